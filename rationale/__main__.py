@@ -1,0 +1,6 @@
+"""`python -m rationale` is the console script `rationale`."""
+
+from rationale.cli import main
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Tasks (rows plus a scorer), and how rows become batches."""

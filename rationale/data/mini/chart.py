@@ -1,0 +1,131 @@
+"""Bar and line charts of 64 x 64 pixels with coloured items and whole values; the stand-in for ChartQA."""
+
+from __future__ import annotations
+
+from random import Random
+
+from PIL import Image, ImageDraw
+
+from rationale.data.mini.template import Solution, Template, World, no_arguments, running_sum
+
+SIZE = 64
+MAX_VALUE = 20
+COLORS = {
+    "red": (214, 39, 40), "blue": (31, 88, 200), "green": (44, 160, 44), "orange": (255, 140, 0),
+    "purple": (128, 60, 170), "black": (20, 20, 20), "pink": (250, 140, 200), "brown": (130, 80, 40),
+}  # fmt: skip
+KIND, SCORER = "short", "relaxed_accuracy"
+
+
+def draw_world(rng: Random) -> World:
+    """Three to six items in distinct colours, values 1 to 20."""
+    colors = rng.sample(list(COLORS), rng.randint(3, 6))
+    items = [{"color": color, "value": rng.randint(1, MAX_VALUE)} for color in colors]
+    return {"kind": rng.choice(["bar", "line"]), "items": items}
+
+
+def render(world: World) -> Image.Image:
+    """Three pixels a unit over a baseline at y = 62, one column of eight pixels an item; rules at 5, 10, 15 and 20."""
+    image = Image.new("RGB", (SIZE, SIZE), "white")
+    pen = ImageDraw.Draw(image)
+    top = [62 - 3 * item["value"] for item in world["items"]]
+    for value in (5, 10, 15, 20):
+        pen.line([(2, 62 - 3 * value), (63, 62 - 3 * value)], fill=(222, 222, 222))
+    pen.line([(1, 0), (1, 62), (63, 62)], fill=(90, 90, 90))
+    centre = [12 + 8 * i for i in range(len(top))]
+    if world["kind"] == "line":
+        pen.line(list(zip(centre, top, strict=True)), fill=(170, 170, 170))
+    for x, y, item in zip(centre, top, world["items"], strict=True):
+        color = COLORS[item["color"]]
+        if world["kind"] == "bar":
+            pen.rectangle([x - 3, y, x + 2, 61], fill=color)
+        else:
+            pen.rectangle([x - 2, y - 2, x + 2, y + 2], fill=color)
+    return image
+
+
+def listing(world: World, rng: Random) -> str:
+    """Every item from left to right with its value."""
+    noun = "bars" if world["kind"] == "bar" else "points"
+    items = ", ".join(f"{item['color']} {item['value']}" for item in world["items"])
+    return rng.choice((f"From left to right the {noun} are {items}.", f"The {noun} show {items}."))
+
+
+def _values(world: World) -> dict[str, int]:
+    return {item["color"]: item["value"] for item in world["items"]}
+
+
+def _one(world: World, rng: Random) -> dict:
+    return {"a": rng.choice(list(_values(world)))}
+
+
+def _two(world: World, rng: Random) -> dict:
+    a, b = rng.sample(list(_values(world)), 2)
+    return {"a": a, "b": b}
+
+
+def _threshold(world: World, rng: Random) -> dict:
+    return {"t": rng.randint(4, 16)}
+
+
+def _difference(world: World, args: dict) -> Solution:
+    values = _values(world)
+    a, b = values[args["a"]], values[args["b"]]
+    return Solution(
+        str(abs(a - b)),
+        [f"{args['a']} is {a} and {args['b']} is {b}", f"the difference is {max(a, b)} - {min(a, b)} = {abs(a - b)}"],
+    )
+
+
+def _sum_two(world: World, args: dict) -> Solution:
+    values = _values(world)
+    a, b = values[args["a"]], values[args["b"]]
+    return Solution(str(a + b), [f"{args['a']} is {a} and {args['b']} is {b}", f"the sum is {a} + {b} = {a + b}"])
+
+
+def _sum_all(world: World, args: dict) -> Solution:
+    total, steps = running_sum(list(_values(world).values()))
+    return Solution(str(total), [f"adding up, {', '.join(steps)}"])
+
+
+def _range(world: World, args: dict) -> Solution:
+    high, low = max(_values(world).values()), min(_values(world).values())
+    return Solution(
+        str(high - low), [f"the highest is {high} and the lowest is {low}", f"{high} - {low} = {high - low}"]
+    )
+
+
+def _ends(world: World, args: dict) -> Solution:
+    high, low = max(_values(world).values()), min(_values(world).values())
+    return Solution(
+        str(high + low), [f"the highest is {high} and the lowest is {low}", f"{high} + {low} = {high + low}"]
+    )
+
+
+def _count(world: World, args: dict, above: bool) -> Solution:
+    kept = [f"{c} {v}" for c, v in _values(world).items() if (v > args["t"] if above else v < args["t"])]
+    word = "above" if above else "below"
+    seen = f"{word} {args['t']} are {', '.join(kept)}" if kept else f"none is {word} {args['t']}"
+    return Solution(str(len(kept)), [seen, f"the count is {len(kept)}"])
+
+
+TEMPLATES = (
+    Template("difference", _two, ("What is the difference between {a} and {b}?", "How far apart are {a} and {b}?"),
+             _difference),
+    Template("sum_two", _two, ("What is the sum of {a} and {b}?", "What do {a} and {b} add up to?"), _sum_two),
+    Template("sum_all", no_arguments, ("What is the sum of all values?", "What do all values add up to?"), _sum_all),
+    Template("range", no_arguments, ("What is the difference between the highest and the lowest value?",
+             "How far apart are the highest and the lowest value?"), _range),
+    Template("count_above", _threshold, ("How many values are above {t}?", "How many are higher than {t}?"),
+             lambda world, args: _count(world, args, above=True)),
+    Template("count_below", _threshold, ("How many values are below {t}?",),
+             lambda world, args: _count(world, args, above=False), held_out=True),
+    Template("sum_of_ends", no_arguments, ("What is the sum of the highest and the lowest value?",), _ends,
+             held_out=True),
+    Template("value", _one, ("What is the value of {a}?", "How high is {a}?"),
+             lambda world, args: Solution(str(_values(world)[args["a"]])), hop=1),
+    Template("highest", no_arguments, ("What is the highest value?",),
+             lambda world, args: Solution(str(max(_values(world).values()))), hop=1),
+    Template("number", no_arguments, ("How many values are shown?",),
+             lambda world, args: Solution(str(len(world["items"]))), hop=1),
+)  # fmt: skip

@@ -1,0 +1,121 @@
+"""Receipts of 64 x 64 pixels with readable words and digits; the stand-in for DocVQA and TextVQA."""
+
+from __future__ import annotations
+
+from random import Random
+
+from PIL import Image, ImageDraw, ImageFont
+
+from rationale.data.mini.template import Solution, Template, World, no_arguments, running_sum
+
+SIZE = 64
+ITEMS = ("tea", "ham", "egg", "jam", "pie", "rye", "oat", "fig", "nut", "cod")
+KIND, SCORER = "short", "exact"
+INKS = ((0, 0, 0), (20, 20, 120), (90, 20, 20))
+_FONT = ImageFont.load_default_imagefont()  # the bitmap font that ships with Pillow: same pixels everywhere
+
+
+def draw_world(rng: Random) -> World:
+    """A receipt number of three digits and three to five priced items."""
+    names = rng.sample(ITEMS, rng.randint(3, 5))
+    items = [{"name": name, "price": rng.randint(1, 40)} for name in names]
+    return {"number": rng.randint(100, 999), "items": items, "ink": rng.randrange(len(INKS))}
+
+
+def _write(pen: ImageDraw.ImageDraw, row: int, left: str, right: str, ink: tuple[int, int, int]) -> None:
+    """One line of eight characters, each in a cell of 8 x 8 pixels."""
+    for column, letter in enumerate(left + right.rjust(8 - len(left))):
+        pen.text((8 * column + 1, 8 * row - 1), letter, font=_FONT, fill=ink)
+
+
+def render(world: World) -> Image.Image:
+    """The receipt number on the first line, then an item a line, prices flush right."""
+    image = Image.new("RGB", (SIZE, SIZE), (252, 250, 240))
+    pen = ImageDraw.Draw(image)
+    ink = INKS[world["ink"]]
+    _write(pen, 0, "NO", str(world["number"]), ink)
+    for row, item in enumerate(world["items"], start=1):
+        _write(pen, row, item["name"].upper(), str(item["price"]), ink)
+    return image
+
+
+def listing(world: World, rng: Random) -> str:
+    """The number and every line with its price."""
+    items = ", ".join(f"{item['name']} {item['price']}" for item in world["items"])
+    return rng.choice(
+        (f"The receipt {world['number']} lists {items}.", f"On receipt {world['number']} I read {items}.")
+    )
+
+
+def _prices(world: World) -> dict[str, int]:
+    return {item["name"]: item["price"] for item in world["items"]}
+
+
+def _one(world: World, rng: Random) -> dict:
+    return {"a": rng.choice(list(_prices(world)))}
+
+
+def _two(world: World, rng: Random) -> dict:
+    a, b = rng.sample(list(_prices(world)), 2)
+    return {"a": a, "b": b}
+
+
+def _dearer(world: World, rng: Random) -> dict | None:
+    pair = _two(world, rng)
+    prices = _prices(world)
+    a, b = sorted(pair.values(), key=lambda name: -prices[name])
+    return {"a": a, "b": b} if prices[a] > prices[b] else None
+
+
+def _paid(world: World, rng: Random) -> dict:
+    return {"a": rng.choice(list(_prices(world))), "cash": rng.choice((40, 50, 60))}
+
+
+def _total(world: World, args: dict) -> Solution:
+    total, steps = running_sum(list(_prices(world).values()))
+    return Solution(str(total), [f"adding up, {', '.join(steps)}"])
+
+
+def _together(world: World, args: dict) -> Solution:
+    a, b = _prices(world)[args["a"]], _prices(world)[args["b"]]
+    return Solution(str(a + b), [f"{args['a']} costs {a} and {args['b']} costs {b}", f"together {a} + {b} = {a + b}"])
+
+
+def _change(world: World, args: dict) -> Solution:
+    price = _prices(world)[args["a"]]
+    left = args["cash"] - price
+    return Solution(str(left), [f"{args['a']} costs {price}", f"the change is {args['cash']} - {price} = {left}"])
+
+
+def _more(world: World, args: dict) -> Solution:
+    a, b = _prices(world)[args["a"]], _prices(world)[args["b"]]
+    return Solution(str(a - b), [f"{args['a']} costs {a} and {args['b']} costs {b}", f"{a} - {b} = {a - b}"])
+
+
+def _dearest(world: World, args: dict) -> Solution:
+    prices = _prices(world)
+    name = max(prices, key=prices.get)
+    return Solution(name, [f"the highest price is {prices[name]}", f"it belongs to {name}"])
+
+
+def _unique_dearest(world: World, rng: Random) -> dict | None:
+    prices = sorted(_prices(world).values())
+    return {} if prices[-1] > prices[-2] else None
+
+
+TEMPLATES = (
+    Template("total", no_arguments, ("What is the total?", "What do all items cost together?"), _total),
+    Template("together", _two, ("What do {a} and {b} cost together?", "What is the price of {a} and {b}?"), _together),
+    Template("change", _paid, ("How much is left of {cash} after buying {a}?",
+             "What is the change from {cash} for {a}?"), _change),
+    Template("dearest", _unique_dearest, ("Which item costs the most?",), _dearest),
+    Template("number", no_arguments, ("What is the receipt number?",),
+             lambda world, args: Solution(str(world["number"]), ["the number stands in the first line"])),
+    Template("more", _dearer, ("How much more does {a} cost than {b}?",), _more, held_out=True),
+    Template("price", _one, ("What is the price of {a}?", "How much is {a}?"),
+             lambda world, args: Solution(str(_prices(world)[args["a"]])), hop=1),
+    Template("lines", no_arguments, ("How many items are listed?",),
+             lambda world, args: Solution(str(len(world["items"]))), hop=1),
+    Template("first", no_arguments, ("Which item comes first?",),
+             lambda world, args: Solution(world["items"][0]["name"]), hop=1),
+)  # fmt: skip

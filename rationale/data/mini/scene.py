@@ -1,0 +1,168 @@
+"""Coloured shapes on a 4 x 4 grid of 64 x 64 pixels, asked with choices; the stand-in for A-OKVQA and AI2D."""
+
+from __future__ import annotations
+
+from random import Random
+
+from PIL import Image, ImageDraw
+
+from rationale.data.mini.template import Solution, Template, World
+
+SIZE, GRID, CELL = 64, 4, 16
+SHAPES = ("circle", "square", "triangle", "diamond")
+COLORS = {
+    "red": (214, 39, 40), "blue": (31, 88, 200), "green": (44, 160, 44),
+    "orange": (255, 140, 0), "purple": (128, 60, 170), "black": (20, 20, 20),
+}  # fmt: skip
+KIND, SCORER = "choice", "multiple_choice"
+
+
+def draw_world(rng: Random) -> World:
+    """Four to seven objects, no two alike, in cells read row by row."""
+    looks = rng.sample([(color, shape) for color in COLORS for shape in SHAPES], rng.randint(4, 7))
+    cells = sorted(rng.sample(range(GRID * GRID), len(looks)))
+    objects = [
+        {"color": color, "shape": shape, "row": cell // GRID + 1, "column": cell % GRID + 1}
+        for (color, shape), cell in zip(looks, cells, strict=True)
+    ]
+    return {"objects": objects}
+
+
+def render(world: World) -> Image.Image:
+    """Each object fills most of its cell; no grid is drawn."""
+    image = Image.new("RGB", (SIZE, SIZE), (244, 244, 244))
+    pen = ImageDraw.Draw(image)
+    for thing in world["objects"]:
+        x, y = CELL * (thing["column"] - 1) + 2, CELL * (thing["row"] - 1) + 2
+        box, color = [x, y, x + 11, y + 11], COLORS[thing["color"]]
+        if thing["shape"] == "circle":
+            pen.ellipse(box, fill=color)
+        elif thing["shape"] == "square":
+            pen.rectangle(box, fill=color)
+        elif thing["shape"] == "triangle":
+            pen.polygon([(x, y + 11), (x + 11, y + 11), (x + 5, y)], fill=color)
+        else:
+            pen.polygon([(x + 5, y), (x + 11, y + 6), (x + 6, y + 11), (x, y + 5)], fill=color)
+    return image
+
+
+def listing(world: World, rng: Random) -> str:
+    """Every object row by row, with the number of its column."""
+    rows = {}
+    for thing in world["objects"]:
+        rows.setdefault(thing["row"], []).append(f"{thing['color']} {thing['shape']} {thing['column']}")
+    text = ", ".join(f"row {row} {', '.join(things)}" for row, things in rows.items())
+    return rng.choice((f"The objects by row and column are {text}.", f"I see {text}."))
+
+
+def _numeric_choices(answer: int) -> list[str]:
+    low = max(0, answer - answer % 4)  # a block of four that holds the answer
+    return [str(low + i) for i in range(4)]
+
+
+def _color(world: World, rng: Random) -> dict:
+    return {"c": rng.choice(list(COLORS))}
+
+
+def _shape(world: World, rng: Random) -> dict:
+    return {"s": rng.choice(SHAPES)}
+
+
+def _name(thing: dict) -> str:
+    return f"{thing['color']} {thing['shape']}"
+
+
+def _anchor(world: World, rng: Random) -> dict:
+    thing = rng.choice(world["objects"])
+    return {"c": thing["color"], "s": thing["shape"]}
+
+
+def _find(world: World, args: dict) -> dict:
+    return next(t for t in world["objects"] if t["color"] == args["c"] and t["shape"] == args["s"])
+
+
+def _counted(kept: list[dict], what: str) -> Solution:
+    seen = f"{what} are {', '.join(_name(t) for t in kept)}" if kept else f"{what} are none"
+    return Solution(str(len(kept)), [seen, f"the count is {len(kept)}"], _numeric_choices(len(kept)))
+
+
+def _count_color(world: World, args: dict) -> Solution:
+    return _counted([t for t in world["objects"] if t["color"] == args["c"]], args["c"])
+
+
+def _count_shape(world: World, args: dict) -> Solution:
+    return _counted([t for t in world["objects"] if t["shape"] == args["s"]], f"{args['s']}s")
+
+
+def _relative(world: World, args: dict, side: str) -> Solution:
+    here = _find(world, args)
+    axis, sign = {"left of": ("column", -1), "right of": ("column", 1), "above": ("row", -1)}[side]
+    kept = [t for t in world["objects"] if sign * (t[axis] - here[axis]) > 0]
+    found = f"the {_name(here)} is in {axis} {here[axis]}"
+    counted = _counted(kept, f"{side} it")
+    return Solution(counted.answer, [found, *counted.working], counted.choices)
+
+
+def _same_row(world: World, rng: Random) -> dict | None:
+    """Two objects that share a row with no third: one is asked about, the other is the answer."""
+    rows = {}
+    for thing in world["objects"]:
+        rows.setdefault(thing["row"], []).append(thing)
+    pairs = [things for things in rows.values() if len(things) == 2]
+    if not pairs:
+        return None
+    asked, other = rng.sample(rng.choice(pairs), 2)
+    colors = [*rng.sample([c for c in COLORS if c != other["color"]], 3), other["color"]]
+    rng.shuffle(colors)
+    return {"c": asked["color"], "s": asked["shape"], "choices": colors}
+
+
+def _row_mate(world: World, args: dict) -> Solution:
+    here = _find(world, args)
+    mate = next(t for t in world["objects"] if t["row"] == here["row"] and t is not here)
+    working = [f"the {_name(here)} is in row {here['row']}", f"beside it is the {_name(mate)}"]
+    return Solution(mate["color"], working, args["choices"])
+
+
+def _shape_at(world: World, rng: Random) -> dict:
+    thing = rng.choice(world["objects"])
+    return {"r": thing["row"], "k": thing["column"]}
+
+
+def _at(world: World, args: dict) -> dict:
+    return next(t for t in world["objects"] if t["row"] == args["r"] and t["column"] == args["k"])
+
+
+def _more_shapes(world: World, rng: Random) -> dict:
+    a, b = rng.sample(SHAPES, 2)
+    return {"a": a, "b": b}
+
+
+def _compare(world: World, args: dict) -> Solution:
+    counts = [sum(t["shape"] == args[key] for t in world["objects"]) for key in "ab"]
+    answer = "more" if counts[0] > counts[1] else "fewer" if counts[0] < counts[1] else "as many"
+    working = [f"{args['a']}s are {counts[0]}", f"{args['b']}s are {counts[1]}", f"that is {answer}"]
+    return Solution(answer, working, ["more", "fewer", "as many"])
+
+
+TEMPLATES = (
+    Template("count_color", _color, ("How many objects are {c}?", "How many {c} things are there?"), _count_color),
+    Template("count_shape", _shape, ("How many {s}s are there?", "What is the number of {s}s?"), _count_shape),
+    Template("left_of", _anchor, ("How many objects are left of the {c} {s}?",),
+             lambda world, args: _relative(world, args, "left of")),
+    Template("right_of", _anchor, ("How many objects are right of the {c} {s}?",),
+             lambda world, args: _relative(world, args, "right of")),
+    Template("row_mate", _same_row, ("What color is the object in the same row as the {c} {s}?",
+             "Which color stands beside the {c} {s}?"), _row_mate),
+    Template("compare", _more_shapes, ("Are there more {a}s than {b}s, or fewer?",), _compare),
+    Template("above", _anchor, ("How many objects are above the {c} {s}?",),
+             lambda world, args: _relative(world, args, "above"), held_out=True),
+    Template("color_at", _shape_at, ("What color is in row {r} column {k}?",),
+             lambda world, args: Solution(_at(world, args)["color"]), hop=1),
+    Template("shape_at", _shape_at, ("What shape is in row {r} column {k}?",),
+             lambda world, args: Solution(_at(world, args)["shape"]), hop=1),
+    Template("row_of", _anchor, ("Which row holds the {c} {s}?",),
+             lambda world, args: Solution(str(_find(world, args)["row"])), hop=1),
+    Template("number", lambda world, rng: {}, ("How many objects are there?",),
+             lambda world, args: Solution(str(len(world["objects"]))), hop=1),
+)  # fmt: skip

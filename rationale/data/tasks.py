@@ -1,0 +1,171 @@
+"""Tasks: functions that yield questions with their images, from drawn worlds or from a folder of rows."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from random import Random
+from typing import Any
+
+from rationale.artifacts import UserError
+from rationale.data.images import open_image, resolve
+from rationale.data.mini import WORLDS, split_of
+from rationale.schema import Question, RowError, from_dict
+
+Sourced = tuple[Question, bytes, str]  # a question, the bytes of its image file, the file's suffix
+
+
+def _png(image: Any) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, format="PNG")
+    return buffer.getvalue()
+
+
+def _draw(world_name: str, split: str, seed: int, index: int) -> tuple[dict, Random]:
+    """The index-th world of a split; drawn again until its content hash falls into that split."""
+    rng = Random(f"{seed}/{world_name}/{split}/{index}")
+    while True:
+        world = WORLDS[world_name].draw_world(rng)
+        if split_of(world) == split:
+            return world, rng
+
+
+def mini(images: dict[str, int], questions_per_image: int, held_out_per_image: int, seed: int) -> Iterator[Sourced]:
+    """Multi-step questions about drawn images; `images` counts images of each world by split.
+
+    Test images carry questions of the held-out templates as well, under the data set name `<world>_held_out`.
+    The world and the question's arguments stay in `meta`: from them `teacher=program` works out a rationale.
+    """
+    for name, world_module in WORLDS.items():
+        for split, count in images.items():
+            for index in range(count):
+                world, rng = _draw(name, split, seed, index)
+                data = _png(world_module.render(world))
+                asked = 0
+                known = [t for t in world_module.TEMPLATES if t.hop == 2 and not t.held_out]
+                chosen = rng.sample(known, len(known))[:questions_per_image]
+                if split == "test":
+                    unseen = [t for t in world_module.TEMPLATES if t.held_out]
+                    chosen += rng.sample(unseen, min(held_out_per_image, len(unseen)))
+                for template in chosen:
+                    args = template.pick(world, rng)
+                    if args is None:
+                        continue
+                    solution = template.solve(world, args)
+                    yield (
+                        Question(
+                            question_id=f"{name}-{split}-{index:05d}-{asked}",
+                            dataset=f"{name}_held_out" if template.held_out else name,
+                            split=split,
+                            image="",
+                            question=rng.choice(template.ask).format(**args),
+                            answers=[solution.answer],
+                            kind=world_module.KIND,
+                            scorer=world_module.SCORER,
+                            choices=solution.choices,
+                            meta={"world": world, "task": name, "template": template.name, "args": args},
+                        ),
+                        data,
+                        ".png",
+                    )
+                    asked += 1
+
+
+DESCRIBE = ("Describe the image.", "List what the image shows.")
+
+
+def mini_base(images: int, one_hop_per_image: int, sums_share: float, seed: int) -> Iterator[Sourced]:
+    """What the base model knows: describing an image, reading off one thing, adding and subtracting two numbers.
+
+    `sums_share` of the images carry a sum besides. Drawn from the train split of the worlds with its own seed; no
+    multi-step question and no rationale.
+    """
+    for name, module in WORLDS.items():
+        for index in range(images):
+            world, rng = _draw(name, "train", seed, index)
+            data = _png(module.render(world))
+            rows = [("describe", rng.choice(DESCRIBE), module.listing(world, rng))]
+            readings = [t for t in module.TEMPLATES if t.hop == 1]
+            for template in rng.sample(readings, min(one_hop_per_image, len(readings))):
+                args = template.pick(world, rng)
+                rows.append(("one_hop", rng.choice(template.ask).format(**args), template.solve(world, args).answer))
+            if rng.random() < sums_share:
+                a, b = rng.randint(0, 99), rng.randint(1, 40)
+                high, low = max(a % 61, b), min(a % 61, b)
+                plus = rng.random() < 0.5
+                rows.append(
+                    (
+                        "one_hop",
+                        f"What is {a} + {b}?" if plus else f"What is {high} - {low}?",
+                        str(a + b if plus else high - low),
+                    )
+                )
+            for number, (skill, question, answer) in enumerate(rows):
+                yield (
+                    Question(
+                        question_id=f"base-{name}-{index:05d}-{number}", dataset=name, split="train", image="",
+                        question=question, answers=[answer], kind="open", meta={"skill": skill},
+                    ),
+                    data,
+                    ".png",
+                )  # fmt: skip
+
+
+def chain(*tasks: Iterator[Sourced]) -> Iterator[Sourced]:
+    """Several tasks as one."""
+    for task in tasks:
+        yield from task
+
+
+def folder(
+    root: str, dataset: str, scorer: str, limit: dict[str, int] | None = None, **columns: str
+) -> Iterator[Sourced]:
+    """Questions of a local folder: `data.jsonl` rows and the images they name.
+
+    `columns` maps our field names to the folder's (question_id, question, answer, image, split, choices, rationale);
+    a recorded rationale travels in `meta["rationale"]`. `limit` caps the rows of a split.
+    """
+    base = Path(root).expanduser()
+    rows = base / "data.jsonl"
+    if not rows.is_file():
+        raise RowError(f"{base}: no data.jsonl there; set data_root to a folder with data.jsonl and its images")
+    names = {"question_id": "id", "question": "question", "answer": "answer", "image": "image", "split": "split",
+             "choices": "choices", "rationale": "rationale"}  # fmt: skip
+    if unknown := sorted(set(columns) - set(names)):
+        raise UserError(f"dataset: no column is called {unknown}; those that can be renamed are {list(names)}")
+    names |= columns
+    taken: dict[str, int] = {}
+    with rows.open("rb") as file:
+        for number, line in enumerate(file, start=1):
+            where = f"{rows}:{number}"
+            try:
+                row = json.loads(line)
+            except ValueError as error:
+                raise RowError(f"{where}: not a whole JSON line ({error}); mend or remove the line") from error
+            if not isinstance(row, dict):
+                raise RowError(f"{where}: a row is a JSON object, found {type(row).__name__}")
+            for needed in ("question_id", "question", "answer", "image", "split"):
+                if row.get(names[needed]) in (None, "", []):
+                    raise RowError(f"{where}: no {names[needed]!r} in this row; add it or remove the row")
+            split = str(row[names["split"]])
+            taken[split] = taken.get(split, 0) + 1
+            if limit is not None and taken[split] > limit.get(split, 0):
+                continue
+            choices = row.get(names["choices"]) or []
+            answer = row[names["answer"]]
+            question = from_dict(
+                Question,
+                {
+                    "question_id": row[names["question_id"]], "dataset": dataset, "split": split, "image": "",
+                    "question": row[names["question"]],
+                    "answers": [str(a) for a in answer] if isinstance(answer, list) else [str(answer)],
+                    "kind": "choice" if choices else "short", "scorer": "multiple_choice" if choices else scorer,
+                    "choices": choices, "meta": {"rationale": row.get(names["rationale"])},
+                },
+                where,
+            )  # fmt: skip
+            path = resolve(base, row[names["image"]], where)
+            open_image(path, where)
+            yield question, path.read_bytes(), path.suffix.lower()

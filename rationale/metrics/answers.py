@@ -1,0 +1,105 @@
+"""The answer in a response: the text behind the marker, and the option it names."""
+
+from __future__ import annotations
+
+import re
+
+from rationale.schema import LETTERS
+
+_MARKER = re.compile(r"###\s*Answer:")
+_DECORATION = re.compile(r'\\(?:boxed|textbf|text|mathrm|mathbf)\b|[*{}$`"]')
+_EDGES = " \t\r\n.,:;!?'()[]"
+_CUE = re.compile(
+    r"\b(?i:answer|(?:correct|right|best) (?:option|choice|letter))\b(?i:\s+(?:is|would be|should be|must be))?"
+    r"\s*[:=]?\s*(?i:the\s+)?(?i:(?:option|choice|letter)\b)?\s*"
+)
+_BARE = r"(?<![\w.'-])([A-Z])(?![\w'\u2019-]|\.\w)"
+_NAMED = re.compile(rf"[(\[]\s*([A-Za-z])\s*[)\]]|{_BARE}")
+_LINE_START = re.compile(
+    r"(?m)^[ \t]*(?:[(\[]?([A-Z])[)\].:](?!\w)|[(\[]?([a-z])[)\]](?!\w)|([A-Z])\s+[-\u2013\u2014]\s)"
+)
+_MARKED = re.compile(r"(?<!\w)(?i:not )?(?:\(([A-Z])\)|(?i:option|choice) ([A-Z])\b)")
+_STANDALONE = re.compile(rf"(?i:\bnot )?{_BARE}")
+_NEXT_WORD = re.compile(r"[ \t]+([^\W\d_]+)")
+# After an option these words are grammatical; after an article or a pronoun they hardly are.
+_AFTER_OPTION = frozenset(["and", "as", "because", "but", "due", "for", "given", "is", "or", "since", "which"])
+
+
+def plain_text(text: str) -> str:
+    """Lower case, single spaces, without one trailing full stop."""
+    return " ".join(text.lower().split()).removesuffix(".").rstrip()
+
+
+def extract_answer(text: str, style: str) -> str | None:
+    """The final answer of a response in `style` ("direct" or "cot"), or None where it gives none.
+
+    "cot": the first line with text behind the last "### Answer:" ("###Answer:" too); no marker, or nothing
+    behind it, is no answer. "direct": the whole text; if the marker is there, what follows it.
+    """
+    if style not in ("direct", "cot"):
+        raise ValueError(f"style {style!r} is neither 'direct' nor 'cot'")
+    before, *after = _MARKER.split(text)
+    if after:
+        return next((line.strip() for line in after[-1].splitlines() if line.strip()), None)
+    return (before.strip() or None) if style == "direct" else None
+
+
+def extract_choice(answer: str, choices: list[str]) -> str | None:
+    """The letter of the option that `answer` names, or None.
+
+    In this order: a lone letter ("C", "C.", "(C)", "**C**", "\\boxed{C}"); the exact text of one choice; the last
+    "answer is ..." naming either; a line that opens with "C)" or "C."; one single letter in the last five words
+    (the reach of VLMEvalKit's can_infer), or marked "(C)" or "option C" anywhere. A lone lower-case letter counts,
+    where VLMEvalKit gives up. "A" and "I" before a word are an article and a pronoun. A letter beyond the number
+    of choices is None.
+    """
+    clean = _DECORATION.sub("", answer).strip()
+    lone = clean.strip(_EDGES).upper()
+    if len(lone) == 1 and lone in LETTERS[: len(choices)]:
+        return lone
+    by_text = _letter_of_text(answer, choices) or _letter_of_text(clean, choices)
+    if by_text:
+        return by_text
+    for cue in reversed(list(_CUE.finditer(clean))):
+        rest = clean[cue.end() :]
+        named = _NAMED.match(rest)
+        if named and not _reads_as_word(named, choices):
+            return _within((named[1] or named[2]).upper(), choices)
+        by_text = _letter_of_text(rest.split("\n")[0], choices)
+        if by_text:
+            return by_text
+    opening = {(a or b or c).upper() for a, b, c in _LINE_START.findall(clean)}
+    if len(opening) == 1:
+        return _within(opening.pop(), choices)
+    return _single_letter(clean, choices)
+
+
+def _within(letter: str, choices: list[str]) -> str | None:
+    return letter if letter in LETTERS[: len(choices)] else None
+
+
+def _letter_of_text(text: str, choices: list[str]) -> str | None:
+    wanted = plain_text(text)
+    places = [i for i, choice in enumerate(choices[: len(LETTERS)]) if plain_text(choice) == wanted]
+    return LETTERS[places[0]] if wanted and len(places) == 1 else None
+
+
+def _reads_as_word(match: re.Match, choices: list[str]) -> bool:
+    """True for a bare "A" or "I" in prose; "A cat" still names the option where choice A is "cat"."""
+    if match[0][-1] not in "AI":
+        return False
+    word = _NEXT_WORD.match(match.string, match.end())
+    if word is None or word[1].lower() in _AFTER_OPTION:
+        return False
+    index = LETTERS.index(match[0][-1])
+    following = plain_text(match.string[match.end() :])
+    return not (index < len(choices) and following == plain_text(choices[index]))
+
+
+def _single_letter(clean: str, choices: list[str]) -> str | None:
+    """The only option letter in `clean`, if it is marked as an option or stands in the last five words."""
+    marked = {m[1] or m[2] for m in _MARKED.finditer(clean) if not m[0].lower().startswith("not ")}
+    bare = [m for m in _STANDALONE.finditer(clean) if not (m[0][:-1] or _reads_as_word(m, choices))]
+    near_end = {m[1] for m in bare if len(clean[m.end() :].split()) < 5}
+    letters = {letter for letter in marked | {m[1] for m in bare} if _within(letter, choices)}
+    return letters.pop() if len(letters) == 1 and letters <= marked | near_end else None

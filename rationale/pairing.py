@@ -1,0 +1,156 @@
+"""Preference pairs from the judged responses of a policy (paper, section 3.3)."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from itertools import pairwise, product
+
+from rationale.schema import Pair, Response
+
+
+@dataclass(frozen=True, slots=True)
+class PairingRule:
+    """Which questions give pairs, how many, and from which responses.
+
+    The paper states the accuracy range [0.25, 0.85] and "up to three pairs". It does not state whether the bounds are
+    inclusive (here both are), nor anything on unparsed, identical or reused responses. An unparsed response counts
+    as incorrect; `drop_unparsed_negatives` keeps it out of the pairs all the same. `deduplicate` counts identical
+    texts once among the candidates for a pair, never in the accuracy. Unless `reuse`, a response is in one pair at
+    most.
+    """
+
+    low: float = 0.25
+    high: float = 0.85
+    max_pairs: int = 3
+    drop_unparsed_negatives: bool = False
+    deduplicate: bool = True
+    reuse: bool = False
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.low <= self.high <= 1:
+            raise ValueError(f"need 0 <= low <= high <= 1, found low={self.low}, high={self.high}")
+        if self.max_pairs < 1:
+            raise ValueError(f"max_pairs must be at least 1, found {self.max_pairs}")
+
+
+def at_least_half(score: float) -> bool:
+    """Correct, for scores that are 0 or 1 and for graded ones alike."""
+    return score >= 0.5
+
+
+def pair_question(
+    responses: list[Response], rule: PairingRule, seed: int, correct: Callable[[float], bool] = at_least_half
+) -> tuple[list[Pair], str]:
+    """Pairs from the responses of one question, and "paired" or why there are none.
+
+    Reasons: no_responses, too_hard (accuracy below `low`), too_easy (above `high`), no_positive, no_negative.
+    The order of the responses is of no account, and a larger `max_pairs` keeps the pairs of a smaller one.
+    """
+    if not responses:
+        return [], "no_responses"
+    responses = sorted(responses, key=lambda response: response.sample_id)
+    question_id, style = _one_question(responses)
+
+    right = [r for r in responses if r.predicted is not None and correct(r.score)]
+    accuracy = len(right) / len(responses)
+    if accuracy < rule.low:
+        return [], "too_hard"
+    if accuracy > rule.high:
+        return [], "too_easy"
+
+    right_ids = {r.sample_id for r in right}
+    wrong = [r for r in responses if r.sample_id not in right_ids]
+    # A text judged both ways says nothing, and a pair of it with itself has no gradient.
+    contradictory = {r.text for r in right} & {r.text for r in wrong}
+    if rule.drop_unparsed_negatives:
+        wrong = [r for r in wrong if r.predicted is not None]
+    right, wrong = (_candidates(side, contradictory, rule.deduplicate) for side in (right, wrong))
+    if not right:
+        return [], "no_positive"
+    if not wrong:
+        return [], "no_negative"
+
+    # The draw depends on (seed, question_id) alone, so adding a question never changes another's pairs.
+    rng = random.Random(f"{seed}/{question_id}")
+    if rule.reuse:
+        drawn = list(product(right, wrong))
+        rng.shuffle(drawn)
+    else:
+        rng.shuffle(right)
+        rng.shuffle(wrong)
+        drawn = list(zip(right, wrong, strict=False))
+    pairs = [
+        Pair(
+            question_id=question_id,
+            pair_id=pair_id,
+            style=style,
+            chosen=chosen.text,
+            rejected=rejected.text,
+            chosen_id=chosen.sample_id,
+            rejected_id=rejected.sample_id,
+            chosen_answer=chosen.predicted,
+            rejected_answer=rejected.predicted,
+        )
+        for pair_id, (chosen, rejected) in enumerate(drawn[: rule.max_pairs])
+    ]
+    return pairs, "paired"
+
+
+def pair_all(
+    responses_by_question: Iterable[list[Response]],
+    rule: PairingRule,
+    seed: int,
+    correct: Callable[[float], bool] = at_least_half,
+) -> tuple[list[Pair], Counter[str]]:
+    """Pairs of every question in the order given, and how many questions met each fate of `pair_question`."""
+    pairs, reasons, seen = [], Counter(), set()
+    for responses in responses_by_question:
+        found, reason = pair_question(responses, rule, seed, correct)
+        pairs += found
+        reasons[reason] += 1
+        if responses:
+            question_id = responses[0].question_id
+            if question_id in seen:
+                raise ValueError(f"{question_id}: its responses come in two groups; sort them by question_id first")
+            seen.add(question_id)
+    return pairs, reasons
+
+
+def truncate_words(text: str, limit: int | None) -> tuple[str, bool]:
+    """The first `limit` words and whether any were cut; no limit (None or 0) leaves the text as it is.
+
+    The paper says 90 tokens, its code counts what single spaces separate: newlines do not split, and a double space
+    makes an empty word. A text that was cut has no natural end, so the caller leaves out its end-of-text token.
+    """
+    if limit is not None and limit < 0:
+        raise ValueError(f"a limit is a number of words, 0 or None for no limit; found {limit}")
+    words = text.split(" ")
+    if not limit or len(words) <= limit:
+        return text, False
+    return " ".join(words[:limit]), True
+
+
+def _one_question(responses: list[Response]) -> tuple[str, str]:
+    """The question_id and style that all responses share; `responses` is sorted by sample_id."""
+    question_id, style = responses[0].question_id, responses[0].style
+    others = {(r.question_id, r.style) for r in responses} - {(question_id, style)}
+    if others:
+        raise ValueError(f"{question_id} ({style}): mixed with {sorted(others)}; pair one question and style at a time")
+    repeated = [a.sample_id for a, b in pairwise(responses) if a.sample_id == b.sample_id]
+    if repeated:
+        raise ValueError(f"{question_id}: sample_id {repeated} occurs more than once; re-run stage=sample")
+    return question_id, style
+
+
+def _candidates(responses: list[Response], excluded: set[str], deduplicate: bool) -> list[Response]:
+    """Responses that may enter a pair; of identical texts the first stands for all."""
+    allowed = [r for r in responses if r.text not in excluded]
+    if not deduplicate:
+        return allowed
+    first: dict[str, Response] = {}
+    for response in allowed:
+        first.setdefault(response.text, response)
+    return list(first.values())

@@ -1,0 +1,181 @@
+"""Figures as SVG text that takes its ink from the page, so one drawing serves light and dark."""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from rationale.reporting.scores import Run
+from rationale.reporting.verifier import METHODS, Verifier
+from rationale.schema import Question, Rationale
+
+REWARDS = {
+    "reward margin": {"margin": "rewards/margins"},
+    "reward accuracy": {"accuracy": "rewards/accuracies"},
+    "rewards": {"chosen": "rewards/chosen", "rejected": "rewards/rejected"},
+    "loss": {"loss": "train/loss"},
+}
+_INK = "#012345"  # stands for the page's own text colour until the drawing is text
+COLORS = ("#3b82c4", "#d9772b", "#2f9e77", "#b65fa5", "#8a8f98", "#c9a227")
+_STYLE = {
+    "svg.fonttype": "none", "font.size": 9, "axes.titlesize": 9, "axes.spines.top": False, "axes.spines.right": False,
+    "axes.grid": True, "grid.alpha": 0.15, "grid.linewidth": 0.6, "axes.axisbelow": True, "lines.linewidth": 1.5,
+    "legend.frameon": False, "legend.fontsize": 8, "axes.linewidth": 0.6, "xtick.major.width": 0.6,
+    "ytick.major.width": 0.6,
+    "text.color": _INK, "axes.labelcolor": _INK, "axes.edgecolor": _INK, "xtick.color": _INK, "ytick.color": _INK,
+    "grid.color": _INK,
+}  # fmt: skip
+_STANDALONE = "<style>svg{color:#1c2024}@media (prefers-color-scheme:dark){svg{color:#e4e6ea}}</style>"
+
+
+@dataclass(frozen=True, slots=True)
+class Drawing:
+    """A figure of the page: SVG text of our own making, so it alone is not escaped."""
+
+    name: str
+    title: str
+    caption: str
+    svg: str
+
+
+def drawn(name: str, panels: int, draw: Callable[[Sequence[Axes]], None], height: float = 2.7) -> str:
+    """SVG of `panels` axes side by side, filled by `draw`; the same data gives the same text."""
+    with mpl.rc_context({**_STYLE, "svg.hashsalt": name}):
+        figure = Figure(figsize=(max(4.6, 2.75 * panels), height), layout="constrained")
+        axes = figure.subplots(1, panels, squeeze=False)[0]
+        draw(axes)
+        file = io.StringIO()
+        figure.savefig(file, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+    svg = file.getvalue()
+    svg = re.sub(r"<metadata>.*?</metadata>", "", svg[svg.index("<svg") :], flags=re.DOTALL)
+    return re.sub(r'<g id="[^"]*">', "<g>", svg).replace(_INK, "currentColor").strip()
+
+
+def save(drawing: Drawing, path: Path) -> None:
+    """The figure as a file of its own, with ink for light and dark."""
+    head = drawing.svg.index(">") + 1
+    path.write_text(f"{drawing.svg[:head]}{_STANDALONE}{drawing.svg[head:]}\n", encoding="utf-8")
+
+
+def verifier_figure(found: Verifier) -> Drawing:
+    """Accuracy against the number of candidates, one panel a data set; bands are the 95% intervals."""
+
+    def draw(axes: Sequence[Axes]) -> None:
+        for ax, panel in zip(axes, found.datasets, strict=True):
+            for color, (method, label) in zip(COLORS, METHODS.items(), strict=False):
+                spans = [found.cells[panel, method, n].interval for n in found.sizes]
+                low, high = [s.low for s in spans], [s.high for s in spans]
+                ax.plot(found.sizes, [s.mean for s in spans], color=color, marker="o", markersize=3, label=label)
+                ax.fill_between(found.sizes, low, high, color=color, alpha=0.13, lw=0)
+            labels = [label for where, label in found.greedy if where == panel]
+            for dash, label in zip(("--", ":"), labels, strict=False):
+                ax.axhline(found.greedy[panel, label].interval.mean, color=_INK, ls=dash, lw=1, label=f"greedy {label}")
+            ax.set_xscale("log", base=2)
+            ax.set_xticks(found.sizes, [str(n) for n in found.sizes])
+            ax.minorticks_off()
+            ax.set_title(panel)
+            ax.set_xlabel("candidates N")
+        axes[0].set_ylabel("accuracy, points")
+        axes[0].figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=5)
+
+    caption = (
+        "Lines: mean over questions and seeds; bands: 95% bootstrap intervals over images; horizontal: greedy answers"
+        " to the same questions."
+    )
+    svg = drawn("verifier", len(found.datasets), draw, height=3.1)
+    return Drawing("verifier", "Votes among N candidates (paper, Figure 5)", caption, svg)
+
+
+def histogram_figure(name: str, panels: Mapping[str, Mapping[str, Sequence[float]]], unit: str) -> str:
+    """Histograms, one panel a title, one colour a series; the legend gives each median."""
+
+    def draw(axes: Sequence[Axes]) -> None:
+        for ax, (title, series) in zip(axes, panels.items(), strict=True):
+            high = max(max(values) for values in series.values())
+            width = -(-int(high) // 40) or 1  # whole numbers a bin, or bins would hold unequal shares
+            bins = np.arange(0.5, high + width + 0.5, width)
+            for color, (label, values) in zip(COLORS, series.items(), strict=False):
+                ax.hist(values, bins, color=color, alpha=0.55, label=f"{label}, median {np.median(values):g}")
+            ax.set_title(title)
+            ax.set_xlabel(unit)
+            ax.set_xlim(0, max(high, 5) + 1)
+            ax.xaxis.get_major_locator().set_params(integer=True)
+            ax.set_ylim(top=1.25 * ax.get_ylim()[1])
+            ax.legend(loc="upper right")
+        axes[0].set_ylabel("count")
+
+    return drawn(name, len(panels), draw)
+
+
+Curve = tuple[Sequence[float], Sequence[float]]
+
+
+def curve_figure(name: str, panels: Mapping[str, Mapping[str, Sequence[Curve]]]) -> str:
+    """Logged values against the step, one panel a quantity, one colour a series, one line a seed."""
+
+    def draw(axes: Sequence[Axes]) -> None:
+        for ax, (title, series) in zip(axes, panels.items(), strict=True):
+            for color, (label, lines) in zip(COLORS, series.items(), strict=False):
+                for index, (steps, values) in enumerate(lines):
+                    ax.plot(steps, values, color=color, lw=1.1, alpha=0.85, label=None if index else label)
+            ax.set_title(title)
+            ax.set_xlabel("step")
+            if len(series) > 1:
+                ax.legend(loc="best")
+
+    return drawn(name, len(panels), draw)
+
+
+def lengths(
+    kept: Iterable[Rationale], questions: dict[str, Question], runs: list[Run], compare: dict[str, str]
+) -> list[Drawing]:
+    """Words that a model is trained on in either style, and tokens that the compared models answer with."""
+    found = []
+    if kept := list(kept):
+        words = {
+            "rationales": {"CoT": [len(r.text.split()) for r in kept]},
+            "direct answers": {"direct": [len(questions[r.question_id].answer.split()) for r in kept]},
+        }
+        caption = f"{len(kept)} kept rationales, and the annotations of the same training questions."
+        svg = histogram_figure("lengths", words, "words")
+        found.append(Drawing("lengths", "Words to train on (paper, Figure 3)", caption, svg))
+    tokens = {
+        label: [row.num_tokens for run in runs if run.name == name for row in run.rows if row.style == "cot"]
+        for label, name in compare.items()
+    }
+    if tokens := {label: values for label, values in tokens.items() if values}:
+        caption = "Greedy responses to all test questions, of all seeds."
+        svg = histogram_figure("responses", {"CoT prompt": tokens}, "tokens")
+        found.append(Drawing("responses", "Length of predicted responses", caption, svg))
+    return found
+
+
+Logged = list[tuple[str, dict[str, Curve]]]
+
+
+def trainings(sft: Logged, dpo: Logged) -> list[Drawing]:
+    """Loss of every SFT mixture, and rewards of DPO, as logged during training."""
+    found = []
+    losses: dict[str, list[Curve]] = {}
+    for name, logged in sft:
+        if "train/loss" in logged:
+            losses.setdefault(name, []).append(logged["train/loss"])
+    if losses:
+        caption = "Mean over the tokens of the logged batch, nats; one line a seed."
+        found.append(Drawing("sft", "SFT loss", caption, curve_figure("sft", {"train/loss": losses})))
+    rewards = {
+        title: {label: [m[key] for _, m in dpo if key in m] for label, key in keys.items()}
+        for title, keys in REWARDS.items()
+    }
+    if rewards := {title: series for title, series in rewards.items() if all(series.values())}:
+        caption = "Means of the logged batch; one line a seed. A reward is beta times the log-ratio to the SFT model."
+        found.append(Drawing("dpo", "DPO rewards", caption, curve_figure("dpo", rewards)))
+    return found

@@ -1,0 +1,115 @@
+"""The report: one HTML page that holds its images, figures and code, and fetches nothing."""
+
+from __future__ import annotations
+
+import base64
+import json
+from pathlib import Path
+from random import Random
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from rationale.metrics.scoring import is_correct
+from rationale.reporting.figures import Drawing
+from rationale.reporting.scores import STYLES, Cell, Run
+from rationale.reporting.tables import PROMPTS, Table, interval_text, number
+from rationale.schema import EvalRow, Pair, Question, Rationale
+
+_TYPES = {".png": "image/png", ".jpg": "image/jpeg", ".jpeg": "image/jpeg", ".webp": "image/webp", ".gif": "image/gif"}
+
+
+def data_uri(path: Path) -> str:
+    """An image file as a `data:` address."""
+    kind = _TYPES.get(path.suffix.lower(), "application/octet-stream")
+    return f"data:{kind};base64,{base64.b64encode(path.read_bytes()).decode()}"
+
+
+def json_text(value: Any) -> Markup:
+    """JSON that cannot end the script element it stands in, whatever the texts say."""
+    text = json.dumps(value)
+    for mark in "<>&":
+        text = text.replace(mark, f"\\u{ord(mark):04x}")
+    return Markup(text)
+
+
+def examples(
+    folder: Path,
+    questions: dict[str, Question],
+    rationales: dict[str, Rationale],
+    pairs: dict[str, Pair],
+    runs: list[Run],
+    *,
+    compare: dict[str, str],
+    num: int,
+) -> list[dict[str, Any]]:
+    """`num` questions to leaf through: pairs, what the second of `compare` fixes and breaks in CoT, and the rest.
+
+    The first seed speaks; each kind gets an equal share, and what one kind lacks goes to the others.
+    """
+    rows = _predictions(runs, compare)
+    kinds: dict[str, list[str]] = {"pair": sorted(pairs), "fixes": [], "breaks": [], "other": []}
+    for question_id in sorted({question_id for _, _, question_id in rows}):
+        kinds[_change(rows, list(compare), question_id)].append(question_id)
+    drawn = {kind: Random(f"examples/{kind}").sample(ids, len(ids)) for kind, ids in kinds.items()}
+    chosen: list[tuple[str, str]] = []
+    while len(chosen) < num and any(drawn.values()):
+        chosen += [(kind, ids.pop()) for kind, ids in drawn.items() if ids]
+    order = list(kinds)
+    chosen = sorted(chosen[:num], key=lambda found: order.index(found[0]))
+    return [
+        {
+            "kind": kind, "id": i, "dataset": questions[i].dataset, "split": questions[i].split,
+            "image": data_uri(folder / questions[i].image), "question": questions[i].question,
+            "choices": questions[i].choices, "answer": questions[i].answer,
+            "rationale": rationales[i].text if i in rationales else None,
+            "chosen": pairs[i].chosen if i in pairs else None, "rejected": pairs[i].rejected if i in pairs else None,
+            "predictions": [
+                {"model": label, "prompt": PROMPTS[style], "text": row.text, "right": is_correct(row.score)}
+                for label in compare for style in STYLES if (row := rows.get((label, style, i)))
+            ],
+        }
+        for kind, i in chosen
+    ]  # fmt: skip
+
+
+def _predictions(runs: list[Run], compare: dict[str, str]) -> dict[tuple[str, str, str], EvalRow]:
+    """Rows by (label, style, question_id), of the first seed that most of the compared models share."""
+    names = set(compare.values())
+    have = {seed: {r.name for r in runs if r.seed == seed} & names for seed in {r.seed for r in runs}}
+    seed = min(have, key=lambda s: (-len(have[s]), s))
+    named = {label: r.rows for label, name in compare.items() for r in runs if (r.name, r.seed) == (name, seed)}
+    return {(label, row.style, row.question_id): row for label, rows in named.items() for row in rows}
+
+
+def _change(rows: dict[tuple[str, str, str], EvalRow], labels: list[str], question_id: str) -> str:
+    found = [rows.get((label, "cot", question_id)) for label in labels]
+    if len(found) < 2 or None in found[:2]:
+        return "other"
+    before, after = (is_correct(row.score) for row in found[:2])
+    return "other" if before == after else "fixes" if after else "breaks"
+
+
+def render(
+    *,
+    title: str,
+    facts: list[tuple[str, str]],
+    missing: list[str],
+    tables: list[Table],
+    drawings: list[Drawing],
+    counts: list[Table],
+    shown: list[dict[str, Any]],
+) -> str:
+    """The page. Every text is escaped by the template; figures and JSON come in as safe markup."""
+    env = Environment(
+        loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
+        lstrip_blocks=True,
+    )  # fmt: skip
+    env.tests["cell"] = lambda value: isinstance(value, Cell)
+    env.filters |= {"number": number, "interval": interval_text, "svg": lambda drawing: Markup(drawing.svg)}
+    by_name = {drawing.name: drawing for drawing in drawings}
+    return env.get_template("page.html.j2").render(
+        title=title, facts=facts, missing=missing, tables=tables, drawings=by_name, counts=counts,
+        shown=json_text(shown), num_shown=len(shown),
+    )  # fmt: skip

@@ -1,0 +1,139 @@
+"""The DPO model as verifier: votes among sampled responses, weighted by log pi_dpo - log pi_sft (paper, Figure 5)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from rationale.metrics.aggregate import verifier_curve
+from rationale.metrics.scoring import canonical
+from rationale.reporting.scores import Cell, Scored, Scores, difference, summary
+from rationale.reporting.tables import Table, record
+from rationale.schema import Question, Response, ResponseLogps, RowError
+
+METHODS = {"weighted_vote": "weighted vote", "majority": "majority vote", "best_of": "best of N"}
+AVERAGE = "Avg"
+Key = tuple[str, str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Candidates:
+    """Responses of one seed to test questions, with whole-response log-probs (nats) under the DPO and the SFT model."""
+
+    seed: int
+    responses: list[Response]
+    dpo: dict[Key, float]
+    sft: dict[Key, float]
+
+
+def sequence_sums(rows: Iterable[ResponseLogps]) -> dict[Key, float]:
+    """Summed log-probs by (question_id, style, text)."""
+    return {(r.question_id, r.style, r.text): sum(r.logps) for r in rows}
+
+
+def reward(response: Response, found: Candidates) -> float:
+    """log pi_dpo(y | x) - log pi_sft(y | x) of a whole response, in nats."""
+    key = (response.question_id, response.style, response.text)
+    for side in ("dpo", "sft"):
+        if key not in getattr(found, side):
+            raise RowError(
+                f"{response.question_id}: response {response.sample_id} of seed {found.seed} has no log-probs under"
+                f" the {side} model; re-run stage=score score=verifier of={side}"
+            )
+    return found.dpo[key] - found.sft[key]
+
+
+def sizes_of(num: int) -> list[int]:
+    """1, 2, 4, ... up to `num`."""
+    return [2**i for i in range(num.bit_length())]
+
+
+def curves(
+    all_candidates: list[Candidates], questions: dict[str, Question], num_subsets: int, temperature: float
+) -> dict[tuple[str, int], Scores]:
+    """Score of the chosen response of every question and seed, by (method, N).
+
+    N runs over the powers of two that every question has candidates for.
+    """
+    grouped: dict[tuple[int, str], tuple[Candidates, list[Response]]] = {}
+    for found in all_candidates:
+        for response in found.responses:
+            if response.question_id not in questions:
+                raise RowError(f"{response.question_id}: a candidate without its question; use the one it came from")
+            grouped.setdefault((found.seed, response.question_id), (found, []))[1].append(response)
+    sizes = sizes_of(min(len(responses) for _, responses in grouped.values()))
+    scores: dict[tuple[str, int], Scores] = {(method, size): {} for method in METHODS for size in sizes}
+    for (seed, question_id), (found, responses) in grouped.items():
+        question = questions[question_id]
+        responses.sort(key=lambda r: r.sample_id)
+        answers = [canonical(question, r.predicted) for r in responses]
+        rewards = [reward(r, found) for r in responses]
+        correct = [r.score for r in responses]
+        curve = verifier_curve(question_id, answers, rewards, correct, sizes, num_subsets, temperature=temperature)
+        for (method, size), kept in scores.items():
+            kept[seed, question_id] = Scored(question.dataset, question.image, curve[method][size])
+    return scores
+
+
+@dataclass(frozen=True, slots=True)
+class Verifier:
+    """Cells by (data set or Avg, method, N), greedy accuracy by (data set or Avg, label), and vote differences."""
+
+    sizes: list[int]
+    datasets: list[str]
+    cells: dict[tuple[str, str, int], Cell]
+    greedy: dict[tuple[str, str], Cell]
+    gains: dict[str, Cell]
+
+
+def verify(
+    scores: dict[tuple[str, int], Scores], greedy: dict[str, Scores], paper: dict[str, float], num_resamples: int
+) -> Verifier:
+    """Means with intervals, by data set and averaged over them.
+
+    `greedy` holds a model's scores by label; only questions with candidates count, and a model that lacks one of them
+    is left out. `paper` is its weighted minus majority vote, by data set.
+    """
+    sizes = sorted({size for _, size in scores})
+    everything = scores["majority", 1]
+    datasets = sorted({s.dataset for s in everything.values()})
+    panels = {d: [d] for d in datasets} | ({AVERAGE: datasets} if len(datasets) > 1 else {})
+    once = {}
+    for label, answered in greedy.items():
+        if everything.keys() <= answered.keys():
+            same = {key: answered[key] for key in everything}
+            once |= {(panel, label): summary(same, sets, num_resamples) for panel, sets in panels.items()}
+    gain = difference(scores["weighted_vote", sizes[-1]], scores["majority", sizes[-1]])
+    return Verifier(
+        sizes,
+        list(panels),
+        {(p, m, n): summary(scores[m, n], d, num_resamples) for p, d in panels.items() for m, n in scores},
+        once,
+        {p: summary(gain, d, num_resamples, paper.get(p)) for p, d in panels.items()},
+    )
+
+
+def verifier_table(found: Verifier, num_subsets: int, temperature: float) -> Table:
+    """Every point of the curves; the greedy rows answer the same questions once."""
+    rows, records, top = [], [], found.sizes[-1]
+    for panel in found.datasets:
+        for method, label in METHODS.items():
+            cells = [found.cells[panel, method, n] for n in found.sizes]
+            rows.append([panel, label, *cells])
+            points = zip(found.sizes, cells, strict=True)
+            records += [record(cell, dataset=panel, method=method, candidates=size) for size, cell in points]
+        for (where, label), cell in found.greedy.items():
+            if where == panel:
+                rows.append([panel, f"greedy {label}", cell, *[""] * (len(found.sizes) - 1)])
+                records.append(record(cell, dataset=panel, method=f"greedy {label}", candidates=None))
+        rows.append([panel, f"weighted − majority at {top}", *[""] * (len(found.sizes) - 1), found.gains[panel]])
+        records.append(record(found.gains[panel], dataset=panel, method="weighted_vote - majority", candidates=top))
+    caption = (
+        "Accuracy in points of the response that a vote among N candidates of the SFT model chooses: mean over"
+        " questions and seeds, Avg unweighted over data sets, 95% bootstrap interval over images. Votes weigh"
+        f" exp(r / {temperature:g}), r = log π_dpo(y) − log π_sft(y) of the whole response; the paper does not state"
+        f" its weights. Below the largest N a value is a mean over {num_subsets} random subsets. The paper's number"
+        " beside a difference is at its largest N."
+    )
+    header = ["data", "method", *(f"N={size}" for size in found.sizes)]
+    return Table("verifier", "The DPO model as verifier", caption, header, rows, records)

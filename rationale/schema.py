@@ -1,0 +1,184 @@
+"""The records that stages exchange: frozen, typed, one JSON object a line, the same field order always."""
+
+from __future__ import annotations
+
+import json
+import types
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
+
+LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """One question about one image.
+
+    `image` is a path relative to the folder of the questions. `answers` holds every accepted answer, the
+    preferred one first; for multiple choice it holds the text of the right choice, which is one of `choices`.
+    `scorer` names the function of `metrics.scoring` that judges any response to this question. `kind` picks
+    the prompt suffix (paper, section 3.2): short answer, multiple choice, or open (no suffix).
+    """
+
+    question_id: str
+    dataset: str
+    split: str
+    image: str
+    question: str
+    answers: list[str]
+    kind: str = "short"  # short | choice | open
+    scorer: str = "exact"
+    choices: list[str] = field(default_factory=list)
+    meta: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def answer(self) -> str:
+        """What a model is taught to say: the letter for multiple choice, else the preferred answer."""
+        return LETTERS[self.choices.index(self.answers[0])] if self.kind == "choice" else self.answers[0]
+
+
+@dataclass(frozen=True, slots=True)
+class Rationale:
+    """A teacher's reply to one question. Only `status == "kept"` is trained on; the rest stay, with the reason."""
+
+    question_id: str
+    text: str
+    predicted: str | None
+    status: str  # kept | disagrees | unparsed | empty
+    score: float
+    teacher: str
+
+
+@dataclass(frozen=True, slots=True)
+class Response:
+    """One sampled response of a policy, judged against the annotation. `logps` are filled by stage score."""
+
+    question_id: str
+    sample_id: int
+    style: str  # direct | cot
+    text: str
+    predicted: str | None
+    score: float
+    finished: bool  # ended by itself, not by the token limit
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """A preference between two responses to one question, with the sample each was and what each answered."""
+
+    question_id: str
+    pair_id: int
+    style: str
+    chosen: str
+    rejected: str
+    chosen_id: int
+    rejected_id: int
+    chosen_answer: str | None
+    rejected_answer: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class ResponseLogps:
+    """Per-token log-probabilities (nats) of one text under one model, float32, end-of-text token included."""
+
+    question_id: str
+    style: str
+    text: str
+    logps: list[float]
+
+
+@dataclass(frozen=True, slots=True)
+class EvalRow:
+    """One prediction of one model on one question, kept whole so that any table cell opens onto its rows."""
+
+    question_id: str
+    dataset: str
+    image: str
+    style: str
+    text: str
+    predicted: str | None
+    score: float
+    num_tokens: int
+    finished: bool
+
+
+Record = TypeVar("Record")
+
+
+class RowError(ValueError):
+    """A row that cannot be used; the message names the file, the row, what was found and what to do."""
+
+
+def _matches(value: Any, hint: Any) -> bool:
+    origin = get_origin(hint)
+    if hint is Any:
+        return True
+    if origin in (Union, types.UnionType):
+        return any(_matches(value, option) for option in get_args(hint))
+    if origin is list:
+        return isinstance(value, list) and all(_matches(item, get_args(hint)[0]) for item in value)
+    if origin is dict:
+        return isinstance(value, dict)
+    if hint is float:
+        return isinstance(value, (int, float)) and not isinstance(value, bool)
+    if hint is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    return isinstance(value, hint)
+
+
+def from_dict(kind: type[Record], row: Any, where: str) -> Record:
+    """A record from one decoded JSON object; raises RowError naming `where` and the field at fault."""
+    if not isinstance(row, dict):
+        raise RowError(f"{where}: a {kind.__name__} is a JSON object, found {type(row).__name__}")
+    hints = get_type_hints(kind)
+    unknown = sorted(set(row) - set(hints))
+    if unknown:
+        raise RowError(f"{where}: {kind.__name__} has no field {unknown}; its fields are {list(hints)}")
+    for name, value in row.items():
+        if not _matches(value, hints[name]):
+            raise RowError(f"{where}: field {name!r} of {kind.__name__} should be {hints[name]}, found {value!r:.80}")
+    try:
+        return kind(**row)
+    except TypeError as error:
+        raise RowError(f"{where}: {error} (row {row!r:.120})") from error
+
+
+def iter_jsonl(path: Path, kind: type[Record]) -> Iterator[Record]:
+    """Records of a JSON-lines file in order; a line cut short or of another shape is named with its number."""
+    with Path(path).open("rb") as file:
+        for number, line in enumerate(file, start=1):
+            where = f"{path}:{number}"
+            try:
+                row = json.loads(line)
+            except ValueError as error:
+                raise RowError(
+                    f"{where}: not a whole JSON line ({error}); re-make the file or drop the line"
+                ) from error
+            yield from_dict(kind, row, where)
+
+
+def read_jsonl(path: Path, kind: type[Record]) -> list[Record]:
+    """All records of a JSON-lines file."""
+    return list(iter_jsonl(path, kind))
+
+
+def to_line(record: Any) -> str:
+    """One record as one line of JSON, fields in the order of the class."""
+    return json.dumps(asdict(record), ensure_ascii=False) + "\n"
+
+
+def write_jsonl(path: Path, records: Iterable[Any]) -> int:
+    """Write records, one a line; returns how many. The caller renames the folder when all is whole."""
+    count = 0
+    with Path(path).open("w", encoding="utf-8") as file:
+        for record in records:
+            file.write(to_line(record))
+            count += 1
+    return count
+
+
+def field_names(kind: type) -> list[str]:
+    """Field names of a record class, in their fixed order."""
+    return [f.name for f in fields(kind)]

@@ -1,0 +1,1 @@
+"""Stages: plain functions from artifacts to an artifact. Each fills a folder and returns counts."""

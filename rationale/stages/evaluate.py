@@ -1,0 +1,76 @@
+"""Direct and CoT accuracy of one model, every prediction kept (paper, section 4)."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from rationale.artifacts import in_shards, write_json
+from rationale.data.encode import Example, in_chunks
+from rationale.metrics.scoring import judge
+from rationale.models.generate import generate
+from rationale.models.vlm import VLM
+from rationale.prompts import prompt_text
+from rationale.schema import EvalRow, Question, iter_jsonl, to_line
+from rationale.stages.inputs import questions_by_id
+
+
+def run(
+    questions: str,
+    model: Callable[..., VLM],
+    name: str,
+    seed: int,
+    split: str,
+    styles: list[str],
+    max_new_tokens: dict[str, int],
+    batch_size: int,
+    blind: bool,
+    out: Path,
+) -> dict:
+    """Greedy predictions in each style, scored; `summary.json` has accuracy and unparsed rate by data set.
+
+    `name` and `seed` say which row of a table this is. `blind` blanks every image: what is left is the language prior.
+    """
+    found = [q for q in questions_by_id(questions, split).values() if q.kind != "open"]
+    vlm = model()
+    units: list[tuple[str, list[Question]]] = []
+    for style in styles:
+        ordered = sorted(found, key=lambda q: (len(prompt_text(q, style)), q.question_id))
+        units += [(style, chunk) for chunk in in_chunks(ordered, batch_size)]
+
+    def work(unit: tuple[str, list[Question]]) -> list[str]:
+        style, batch = unit
+        examples = [Example(q.question_id, Path(questions) / q.image, prompt_text(q, style), "") for q in batch]
+        answered = generate(vlm, examples, max_new_tokens[style], blind=blind)
+        lines = []
+        for question, (reply,) in zip(batch, answered, strict=True):
+            verdict = judge(question, reply.text, style)
+            row = EvalRow(
+                question.question_id, question.dataset, question.image, style, reply.text, verdict.predicted,
+                verdict.score, reply.num_tokens, reply.finished,
+            )  # fmt: skip
+            lines.append(to_line(row))
+        return lines
+
+    def progress(units: list[Any]) -> Any:
+        return tqdm(units, desc=f"evaluate {name}", unit="batch", mininterval=2)
+
+    rows = in_shards(out, units, work, progress)
+    cells: dict[tuple[str, str], list[EvalRow]] = defaultdict(list)
+    for row in iter_jsonl(rows, EvalRow):
+        cells[row.style, row.dataset].append(row)
+    summary = {
+        f"{style}/{dataset}": {
+            "accuracy": sum(r.score for r in rows) / len(rows),
+            "unparsed": sum(r.predicted is None for r in rows) / len(rows),
+            "tokens": sum(r.num_tokens for r in rows) / len(rows),
+            "questions": len(rows),
+        }
+        for (style, dataset), rows in sorted(cells.items())
+    }
+    write_json(out / "summary.json", {"name": name, "seed": seed, "blind": blind, "split": split, "cells": summary})
+    return {cell: round(100 * values["accuracy"], 1) for cell, values in summary.items()}

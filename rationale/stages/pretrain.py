@@ -1,0 +1,70 @@
+"""A base model from random weights: describing images first, then single readings (the part of Open-LLaVA-NeXT)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from random import Random
+from typing import Any
+
+from rationale.data.encode import Encoder
+from rationale.data.mixture import open_example
+from rationale.models.mini import build_model, build_processor, train_tokenizer
+from rationale.models.vlm import VLM
+from rationale.prompts import SUFFIXES
+from rationale.schema import Question, Rationale, iter_jsonl
+from rationale.stages.inputs import need, questions_by_id
+from rationale.training.datamodule import Plan
+from rationale.training.fit import fit
+from rationale.training.optim import Optim
+from rationale.training.sft_module import SFTModule, sft_data
+
+
+def curriculum(questions: Iterable[Question], describe_share: float, seed: int) -> list[Question]:
+    """Descriptions alone for the first `describe_share` of all descriptions, then everything else mixed.
+
+    What is listed in text is easy to look up later: a model taught single readings from the start learns to tie a
+    named colour to its bar last of all (experiments/LOG.md).
+    """
+    rng = Random(f"{seed}/curriculum")
+    rows = list(questions)
+    rng.shuffle(rows)
+    describe = [q for q in rows if q.meta["skill"] == "describe"]
+    first = describe[: int(describe_share * len(describe))]
+    rest = describe[len(first) :] + [q for q in rows if q.meta["skill"] != "describe"]
+    rng.shuffle(rest)
+    return first + rest
+
+
+def run(
+    questions: str,
+    tokenizer_texts: str,
+    architecture: dict[str, Any],
+    vocab_size: int,
+    describe_share: float,
+    optim: Optim,
+    order: Callable[..., Plan],
+    trainer: Callable[..., Any],
+    logger: Callable[..., list],
+    save_every: int,
+    seed: int,
+    out: Path,
+) -> dict:
+    """Tokenizer, processor and weights from nothing, trained on rows of kind open; a folder `model/`.
+
+    `tokenizer_texts` is a distill artifact: the tokenizer is made for rationales too, though no weight sees one.
+    """
+    rows = curriculum(questions_by_id(questions).values(), describe_share, seed)
+    texts = [text for q in rows[:20000] for text in (q.question, q.answer)]
+    texts += [r.text for r in iter_jsonl(need(tokenizer_texts, "rows.jsonl"), Rationale)]
+    texts += [suffix for suffix in SUFFIXES.values() for _ in range(500)]
+    processor = build_processor(
+        train_tokenizer(texts, vocab_size), architecture["image_size"], architecture["patch_size"]
+    )
+    sizes = {k: v for k, v in architecture.items() if k not in ("image_size", "patch_size")}
+    vlm = VLM(build_model(processor, **sizes, seed=seed), processor, "random weights")
+    examples = [open_example(q, Path(questions)) for q in rows]
+    data = sft_data(Encoder(processor), examples, order)
+    counts = fit(SFTModule(vlm, optim, data.plan.num_steps), data, trainer, logger, optim, out, save_every)
+    vlm.save(out / "model")
+    return {"examples": len(examples), **counts}

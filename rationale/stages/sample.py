@@ -1,0 +1,76 @@
+"""Responses sampled from a model and judged against the annotation (paper, section 3.3)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from random import Random
+from typing import Any
+
+from tqdm import tqdm
+
+from rationale.artifacts import in_shards
+from rationale.data.encode import Example, in_chunks
+from rationale.metrics.scoring import judge
+from rationale.models.generate import generate
+from rationale.models.vlm import VLM
+from rationale.prompts import prompt_text
+from rationale.schema import Question, Response, iter_jsonl, to_line
+from rationale.stages.inputs import questions_by_id
+
+
+def choose(questions: list[Question], limit: int | None, seed: int) -> list[Question]:
+    """All questions, or `limit` of them drawn by seed, in a fixed order."""
+    ordered = sorted(questions, key=lambda q: q.question_id)
+    return ordered if limit is None or limit >= len(ordered) else Random(f"{seed}/choose").sample(ordered, limit)
+
+
+def run(
+    questions: str,
+    model: Callable[..., VLM],
+    split: str,
+    limit: int | None,
+    exclude: list[str],
+    style: str,
+    num_samples: int,
+    temperature: dict[str, float],
+    top_p: float,
+    max_new_tokens: int,
+    batch_size: int,
+    seed: int,
+    out: Path,
+) -> dict:
+    """`num_samples` responses to each question; `temperature` is by question kind, data sets named in `exclude`
+    are left out. Writes Response rows."""
+    found = [q for q in questions_by_id(questions, split).values() if q.kind != "open" and q.dataset not in exclude]
+    asked = choose(found, limit, seed)
+    vlm = model()
+    # One temperature a batch; prompts of like length together, so that padding is small.
+    asked.sort(key=lambda q: (q.kind, len(prompt_text(q, style)), q.question_id))
+    units = [c for kind in ("short", "choice") for c in in_chunks([q for q in asked if q.kind == kind], batch_size)]
+
+    def work(batch: list[Question]) -> list[str]:
+        examples = [Example(q.question_id, Path(questions) / q.image, prompt_text(q, style), "") for q in batch]
+        answered = generate(vlm, examples, max_new_tokens, num_samples, temperature[batch[0].kind], top_p, seed)
+        return [
+            to_line(Response(q.question_id, i, style, g.text, *verdict_of(q, g.text, style), g.finished))
+            for q, samples in zip(batch, answered, strict=True)
+            for i, g in enumerate(samples)
+        ]
+
+    def progress(units: list[Any]) -> Any:
+        return tqdm(units, desc="sample", unit="batch", mininterval=2)
+
+    rows = in_shards(out, units, work, progress)
+    responses = correct = unparsed = 0
+    for row in iter_jsonl(rows, Response):
+        responses += 1
+        correct += row.score >= 0.5
+        unparsed += row.predicted is None
+    return {"questions": len(asked), "responses": responses, "correct": correct, "unparsed": unparsed}
+
+
+def verdict_of(question: Question, text: str, style: str) -> tuple[str | None, float]:
+    """Extracted answer and score."""
+    verdict = judge(question, text, style)
+    return verdict.predicted, verdict.score

@@ -1,0 +1,73 @@
+"""Per-token log-probabilities of stored responses under a model: DPO's reference, or one side of the verifier."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from rationale.artifacts import UserError, in_shards
+from rationale.data.encode import Encoder, in_chunks
+from rationale.data.response import response_example
+from rationale.models.forward import response_logps
+from rationale.models.vlm import VLM
+from rationale.prompts import prompt_text
+from rationale.schema import Pair, Response, ResponseLogps, iter_jsonl, to_line
+from rationale.stages.inputs import check_known, need, questions_by_id
+
+
+def texts_of(rows: str) -> list[tuple[str, str, str, bool]]:
+    """Distinct (question_id, style, text, ended) of a pair or sample artifact, in order."""
+    pairs = Path(rows) / "pairs.jsonl"
+    if pairs.is_file():
+        found = [
+            (p.question_id, p.style, text, True) for p in iter_jsonl(pairs, Pair) for text in (p.chosen, p.rejected)
+        ]
+    else:
+        found = [(r.question_id, r.style, r.text, r.finished) for r in iter_jsonl(need(rows, "rows.jsonl"), Response)]
+    return list(dict.fromkeys(found))
+
+
+def run(
+    questions: str,
+    rows: str,
+    model: Callable[..., VLM],
+    truncate: dict[str, Any],
+    batch_size: int,
+    out: Path,
+) -> dict:
+    """Write one ResponseLogps row for each distinct response of a pair or sample artifact.
+
+    `truncate` is the rule that DPO trains with (words, tokens, eos): stored values only serve the same cut.
+    """
+    found = questions_by_id(questions)
+    texts = texts_of(rows)
+    check_known(Path(rows), {t[0] for t in texts}, found)
+    if not texts:
+        raise UserError(f"{rows}: no response to score")
+    vlm = model()
+    vlm.model.eval()
+    encoder = Encoder(vlm.processor, truncate["tokens"])
+    texts.sort(key=lambda t: (len(t[2]), t[0], t[2]))
+
+    @torch.inference_mode()
+    def work(batch: list[tuple[str, str, str, bool]]) -> list[str]:
+        examples = [
+            response_example(i, Path(questions) / found[i].image, prompt_text(found[i], style), text, ended, truncate)
+            for i, style, text, ended in batch
+        ]
+        built = encoder.batch(examples).to(vlm.model.device)
+        logps, lengths = response_logps(vlm.model, built).cpu(), built.mask.sum(1).tolist()
+        return [
+            to_line(ResponseLogps(i, style, text, [round(v, 6) for v in row[:n].tolist()]))
+            for (i, style, text, _), row, n in zip(batch, logps, lengths, strict=True)
+        ]
+
+    def progress(units: list[Any]) -> Any:
+        return tqdm(units, desc="score", unit="batch", mininterval=2)
+
+    in_shards(out, in_chunks(texts, batch_size), work, progress)
+    return {"responses": len(texts)}

@@ -1,0 +1,59 @@
+"""Supervised fine-tuning on a mixture of rationales and direct answers (paper, section 3.2 and Figure 4)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from random import Random
+from typing import Any
+
+from rationale.data.encode import Encoder
+from rationale.data.mixture import open_example, sft_examples
+from rationale.models.vlm import VLM, freeze
+from rationale.stages.inputs import kept_rationales, questions_by_id
+from rationale.training.datamodule import Plan
+from rationale.training.fit import fit
+from rationale.training.optim import Optim
+from rationale.training.sft_module import SFTModule, sft_data
+
+
+def run(
+    questions: str,
+    rationales: str,
+    pretrain_questions: str | None,
+    model: Callable[..., VLM],
+    mixture: dict[str, Any],
+    optim: Optim,
+    order: Callable[..., Plan],
+    reduction: str,
+    max_response_tokens: int | None,
+    frozen_parts: Iterable[str],
+    trainer: Callable[..., Any],
+    logger: Callable[..., list],
+    save_every: int,
+    seed: int,
+    out: Path,
+) -> dict:
+    """Train on the mixture and save a plain transformers folder in `model/`.
+
+    `mixture` holds cot and direct (all, format or none), format_per_dataset, and pretrain: how many rows of
+    `pretrain_questions` are mixed in (the paper's 2k). All inputs are checked before weights are read.
+    """
+    found = questions_by_id(questions, split="train")
+    kept = kept_rationales(rationales, questions_by_id(questions))
+    examples = sft_examples(
+        found.values(), kept, Path(questions), mixture["cot"], mixture["direct"], mixture["format_per_dataset"], seed
+    )
+    counts = {"mixture": len(examples)}
+    if pretrain_questions and mixture["pretrain"]:
+        base = list(questions_by_id(pretrain_questions).values())
+        drawn = Random(f"{seed}/pretrain").sample(base, min(mixture["pretrain"], len(base)))
+        examples += [open_example(q, Path(pretrain_questions)) for q in drawn]
+        counts["pretrain"] = len(drawn)
+    vlm = model()
+    freeze(vlm.model, frozen_parts)
+    data = sft_data(Encoder(vlm.processor, max_response_tokens), examples, order, reduction)
+    module = SFTModule(vlm, optim, data.plan.num_steps, reduction)
+    counts |= fit(module, data, trainer, logger, optim, out, save_every)
+    vlm.save(out / "model")
+    return counts

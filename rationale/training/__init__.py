@@ -1,0 +1,1 @@
+"""Training: Lightning modules as thin adapters over the objectives."""

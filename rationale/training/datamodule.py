@@ -1,0 +1,114 @@
+"""The order of training, planned before it starts: the same for the same seed, and resumable at any step."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from random import Random
+from typing import Any
+
+import pytorch_lightning as pl
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Micro-batches of indices in training order; `accumulate` of them make an optimizer step."""
+
+    micro_batches: list[list[int]]
+    accumulate: int
+
+    @property
+    def num_steps(self) -> int:
+        return len(self.micro_batches) // self.accumulate
+
+    def step_of(self, micro: int) -> list[int]:
+        """All indices of the optimizer step that a micro-batch belongs to."""
+        first = micro - micro % self.accumulate
+        return [i for batch in self.micro_batches[first : first + self.accumulate] for i in batch]
+
+
+def plan(
+    lengths: Sequence[int],
+    micro_batch: int,
+    accumulate: int,
+    epochs: int,
+    seed: int,
+    group: int = 16,
+    shuffle: bool = True,
+) -> Plan:
+    """Shuffle, sort by length within windows of `group` steps, cut into steps, shuffle the steps of a window.
+
+    Grouping by length keeps padding low and leaves the composition of the data over a window random. A last step
+    that is not full is dropped, as in the authors' script (dataloader_drop_last); with fewer examples than one
+    step, the step takes them all, in fewer micro-batches if need be: none is empty. `shuffle=False` keeps the given
+    order (a curriculum) and groups nothing.
+    """
+    step = micro_batch * accumulate
+    accumulate = min(accumulate, max(1, len(lengths)))
+    micro_batches: list[list[int]] = []
+    for epoch in range(epochs):
+        order = list(range(len(lengths)))
+        rng = Random(f"{seed}/{epoch}")
+        if shuffle:
+            rng.shuffle(order)
+        window = step * group if shuffle else step
+        for start in range(0, len(order), window):
+            chunk = order[start : start + window]
+            if shuffle:
+                chunk.sort(key=lambda i: lengths[i])
+            steps = [chunk[i : i + step] for i in range(0, len(chunk), step)]
+            steps = [s for s in steps if len(s) == step] or ([chunk] if len(order) < step else [])
+            if shuffle:
+                rng.shuffle(steps)
+            for indices in steps:
+                cuts = [i * len(indices) // accumulate for i in range(accumulate + 1)]
+                micro_batches += [indices[start:end] for start, end in pairwise(cuts)]
+    return Plan(micro_batches, accumulate)
+
+
+class _Planned(Dataset):
+    def __init__(self, plan: Plan, collate: Callable[[list[int], list[int]], Any]):
+        self.plan, self.collate = plan, collate
+
+    def __len__(self) -> int:
+        return len(self.plan.micro_batches)
+
+    def __getitem__(self, micro: int) -> Any:
+        return self.collate(self.plan.micro_batches[micro], self.plan.step_of(micro))
+
+
+class _From(Sampler[int]):
+    """Micro-batches from `start` on; its length is the whole plan's, which is what Lightning counts a resume in."""
+
+    def __init__(self, start: int, total: int):
+        self.start, self.total = start, total
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(range(self.start, self.total))
+
+    def __len__(self) -> int:
+        return self.total
+
+
+class PlannedData(pl.LightningDataModule):
+    """Batches in the planned order. `collate(indices, step_indices)` builds one micro-batch; it is told the whole
+    optimizer step so that a loss can be a mean over the step however it is cut."""
+
+    def __init__(self, plan: Plan, collate: Callable[[list[int], list[int]], Any], num_workers: int = 0):
+        super().__init__()
+        self.plan, self.collate, self.num_workers = plan, collate, num_workers
+        self.start = 0
+
+    def state_dict(self) -> dict[str, int]:
+        return {"micro_batches_seen": self.trainer.global_step * self.plan.accumulate}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        self.start = state["micro_batches_seen"]
+
+    def train_dataloader(self) -> DataLoader:
+        return DataLoader(
+            _Planned(self.plan, self.collate), batch_size=None, sampler=_From(self.start, len(self.plan.micro_batches)),
+            num_workers=self.num_workers, persistent_workers=self.num_workers > 0,
+        )  # fmt: skip

@@ -1,0 +1,146 @@
+"""Direct preference optimisation as a Lightning module: policy, reference, loss, log."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor
+
+from rationale.artifacts import UserError
+from rationale.data.encode import Batch, Encoder, Example
+from rationale.models.forward import response_logps
+from rationale.models.reference import KINDS, as_reference
+from rationale.models.vlm import VLM, disable_dropout
+from rationale.objectives.dpo import DPOTerms, PairLogps, dpo_loss
+from rationale.objectives.logprobs import sequence_logps
+from rationale.objectives.sft import sft_loss
+from rationale.schema import RowError
+from rationale.training.datamodule import Plan, PlannedData
+from rationale.training.optim import Optim, configure
+
+
+@dataclass(frozen=True, slots=True)
+class Objective:
+    """The preference loss and what is added to it. `sft_weight` times the mean NLL of the chosen responses is added
+    (0: the paper's). `length_normalised` averages log-probabilities over tokens instead of summing."""
+
+    beta: float = 0.1
+    loss_type: str = "sigmoid"
+    label_smoothing: float = 0.0
+    sft_weight: float = 0.0
+    length_normalised: bool = False
+
+
+@dataclass(slots=True)
+class PairBatch:
+    """2B rows, the chosen of every pair first, then the rejected; `share` is this micro-batch's part of the step.
+
+    `reference` holds stored per-token reference log-probs (2B, R), or None where a network gives them.
+    """
+
+    rows: Batch
+    share: float
+    reference: Tensor | None = None
+
+    def to(self, device: torch.device) -> PairBatch:
+        """The batch on another device."""
+        reference = None if self.reference is None else self.reference.to(device)
+        return PairBatch(self.rows.to(device), self.share, reference)
+
+
+def dpo_data(
+    encoder: Encoder,
+    pairs: list[tuple[Example, Example]],
+    order: Callable[[list[int]], Plan],
+    stored: Callable[[Example], list[float]] | None = None,
+) -> PlannedData:
+    """Batches of (chosen, rejected) in planned order; `stored` gives per-token reference log-probs of an example."""
+    flat = encoder.response_lengths([example for pair in pairs for example in pair])
+    lengths = [a + b for a, b in zip(flat[::2], flat[1::2], strict=True)]
+
+    def collate(indices: list[int], step: list[int]) -> PairBatch:
+        examples = [pairs[i][0] for i in indices] + [pairs[i][1] for i in indices]
+        rows = encoder.batch(examples)
+        reference = None
+        if stored is not None:
+            reference = torch.zeros(rows.labels.shape)
+            for row, (example, kept) in enumerate(zip(examples, rows.mask.sum(1).tolist(), strict=True)):
+                logps = stored(example)
+                if len(logps) != kept:
+                    raise RowError(
+                        f"{example.question_id}: {len(logps)} stored reference log-probs for {kept} tokens; the texts, "
+                        "truncation or tokenizer changed since; re-run stage=score"
+                    )
+                reference[row, :kept] = torch.tensor(logps)
+        return PairBatch(rows, len(indices) / len(step), reference)
+
+    return PlannedData(order(lengths), collate)
+
+
+class DPOModule(pl.LightningModule):
+    """`reference` is frozen (a copy), adapter_off (the policy without its LoRA) or scored (read from the batch)."""
+
+    def __init__(self, vlm: VLM, objective: Objective, reference: str, optim: Optim, total_steps: int):
+        super().__init__()
+        if reference not in KINDS:
+            raise UserError(f"dpo.reference: {reference!r} is none of {list(KINDS)}")
+        self.policy = vlm.model.train()  # from_pretrained leaves it in evaluation mode
+        disable_dropout(self.policy)
+        # A submodule, so that ZeRO-3 shards it like the policy; frozen, so that no optimizer sees it.
+        self.frozen = copy.deepcopy(self.policy).requires_grad_(False).eval() if reference == "frozen" else None
+        self.objective, self.reference, self.optim, self.total_steps = objective, reference, optim, total_steps
+
+    def on_save_checkpoint(self, checkpoint: dict) -> None:
+        """The frozen copy is the starting model: it is made again from that, not stored."""
+        checkpoint["state_dict"] = {k: v for k, v in checkpoint["state_dict"].items() if not k.startswith("frozen.")}
+
+    def on_load_checkpoint(self, checkpoint: dict) -> None:
+        if self.frozen is not None:
+            checkpoint["state_dict"].update({f"frozen.{k}": v for k, v in self.frozen.state_dict().items()})
+
+    def _pair(self, logps: Tensor, mask: Tensor) -> PairLogps:
+        chosen, rejected = sequence_logps(logps, mask, average=self.objective.length_normalised).chunk(2)
+        return PairLogps(chosen, rejected)
+
+    def training_step(self, batch: PairBatch, index: int) -> Tensor:
+        rows, o = batch.rows, self.objective
+        logps = response_logps(self.policy, rows)
+        policy = self._pair(logps, rows.mask)
+        with as_reference(self.policy, self.frozen, self.reference) as network:
+            stored = batch.reference if network is None else response_logps(network, rows)
+        reference = self._pair(stored, rows.mask)
+        terms = dpo_loss(policy, reference, o.beta, o.loss_type, o.label_smoothing)
+        if self.global_step == 0:
+            self._check_start(policy, reference)
+        self._log(terms, policy, rows)
+        half = len(terms.loss)
+        sft = sft_loss(logps[:half], rows.mask[:half]) if o.sft_weight else 0.0
+        return (terms.loss.mean() + o.sft_weight * sft) * batch.share * self.trainer.accumulate_grad_batches
+
+    def _check_start(self, policy: PairLogps, reference: PairLogps) -> None:
+        """Before the first step policy and reference are one model, so every margin is 0 and the loss log 2."""
+        gap = max((p - r).abs().max().item() for p, r in zip(policy, reference, strict=True))
+        limit = 1e-3 * (1 + max(r.abs().max().item() for r in reference))
+        if not gap <= limit:
+            raise UserError(
+                f"policy and reference differ by {gap:.4g} nats at step 0 (limit {limit:.4g}): the first loss would "
+                "not be log 2. The reference must be the model that training starts from; re-run stage=score for it"
+            )
+
+    def _log(self, terms: DPOTerms, policy: PairLogps, rows: Batch) -> None:
+        margins = terms.chosen_rewards - terms.rejected_rewards
+        shown = {
+            "train/loss": terms.loss.mean().detach(), "rewards/chosen": terms.chosen_rewards.mean(),
+            "rewards/rejected": terms.rejected_rewards.mean(), "rewards/margins": margins.mean(),
+            "rewards/accuracies": (margins > 0).float().mean(), "logps/chosen": policy.chosen.mean().detach(),
+            "logps/rejected": policy.rejected.mean().detach(), "train/tokens": float(rows.mask.sum()),
+        }  # fmt: skip
+        self.log_dict(shown, batch_size=len(terms.loss))
+        self.log("loss", shown["train/loss"], prog_bar=True, logger=False, batch_size=len(terms.loss))
+
+    def configure_optimizers(self) -> dict:
+        return configure(self.policy, self.optim, self.total_steps)

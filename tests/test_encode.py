@@ -1,0 +1,66 @@
+"""Batches: prompts on the left, responses on the right, and log-probs that do not depend on padding."""
+
+from __future__ import annotations
+
+import torch
+
+from rationale.data.encode import Encoder
+from rationale.models.forward import response_logps
+from rationale.objectives.logprobs import IGNORE, shifted, token_logps
+
+
+def test_labels_are_the_response_and_its_end_token(tiny, examples):
+    batch = Encoder(tiny.processor).batch(examples[:2])
+    ids = tiny.tokenizer(examples[0].response, add_special_tokens=False)["input_ids"]
+    assert batch.labels[0][batch.mask[0]].tolist() == [*ids, tiny.tokenizer.eos_token_id]
+
+
+def test_the_last_columns_of_a_row_are_its_response(tiny, examples):
+    batch = Encoder(tiny.processor).batch(examples)
+    width = batch.labels.shape[1]
+    assert torch.equal(batch.inputs["input_ids"][:, -width:][batch.mask], batch.labels[batch.mask])
+
+
+def test_a_response_that_did_not_end_gets_no_end_token(tiny, examples):
+    encoder = Encoder(tiny.processor)
+    assert encoder.response_ids("so it is", ended=False)[-1] != tiny.tokenizer.eos_token_id
+
+
+def test_a_cut_response_keeps_its_first_tokens_and_no_end_token(tiny, examples):
+    whole, cut = (
+        Encoder(tiny.processor).response_ids("so it is so"),
+        Encoder(tiny.processor, 2).response_ids("so it is so"),
+    )
+    assert cut == whole[:2]
+
+
+def test_truncation_never_touches_image_tokens(tiny, examples):
+    count = tiny.processor.image_token_id
+    cut, whole = Encoder(tiny.processor, 1).batch(examples[:1]), Encoder(tiny.processor).batch(examples[:1])
+    assert (cut.inputs["input_ids"] == count).sum() == (whole.inputs["input_ids"] == count).sum() == 16  # (64 / 16)^2
+
+
+def test_logps_do_not_depend_on_what_else_is_in_the_batch(tiny, examples):
+    encoder = Encoder(tiny.processor)
+    tiny.model.eval()
+    together = response_logps(tiny.model, encoder.batch(examples))
+    for row, example in enumerate(examples):
+        alone = response_logps(tiny.model, encoder.batch([example]))[0]
+        torch.testing.assert_close(together[row, : len(alone)], alone, atol=1e-5, rtol=0)
+
+
+def test_logps_equal_those_of_the_whole_sequence_through_the_model(tiny, examples):
+    batch = Encoder(tiny.processor).batch(examples[3:4])
+    tiny.model.eval()
+    ids = batch.inputs["input_ids"]
+    labels = torch.full_like(ids, IGNORE)
+    labels[:, -batch.labels.shape[1] :] = batch.labels
+    naive = token_logps(*shifted(tiny.model(**batch.inputs).logits, labels))
+    torch.testing.assert_close(
+        response_logps(tiny.model, batch)[0], naive[0, -batch.labels.shape[1] :], atol=1e-5, rtol=0
+    )
+
+
+def test_padding_scores_nothing(tiny, examples):
+    batch = Encoder(tiny.processor).batch(examples)
+    assert response_logps(tiny.model, batch)[~batch.mask].abs().max() == 0

@@ -1,0 +1,61 @@
+"""Decoding: greedy does not depend on the batch, sampling depends on seed and question alone."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+
+from rationale.data.encode import Encoder
+from rationale.models.generate import generate
+
+
+def texts(groups):
+    return [[g.text for g in group] for group in groups]
+
+
+def test_greedy_is_the_argmax_of_the_model(tiny, examples):
+    (reply,) = generate(tiny, examples[:1], max_new_tokens=1)[0]
+    inputs = Encoder(tiny.processor).prompts(examples[:1])
+    best = tiny.model(**inputs).logits[0, -1].argmax()
+    assert reply.text == tiny.tokenizer.decode([best], skip_special_tokens=True).strip()
+
+
+def test_sampling_gives_the_asked_number_and_repeats_under_one_seed(tiny, examples):
+    first = generate(tiny, examples[:2], 6, num_samples=5, temperature=1.0, seed=3)
+    again = generate(tiny, examples[:2], 6, num_samples=5, temperature=1.0, seed=3)
+    assert [len(group) for group in first] == [5, 5]
+    assert texts(first) == texts(again)
+
+
+def test_another_seed_draws_other_responses(tiny, examples):
+    a = generate(tiny, examples[:2], 6, num_samples=8, temperature=1.0, seed=3)
+    b = generate(tiny, examples[:2], 6, num_samples=8, temperature=1.0, seed=4)
+    assert texts(a) != texts(b)
+
+
+def test_sampling_leaves_the_global_generator_alone(tiny, examples):
+    torch.manual_seed(5)
+    expected = torch.rand(1)
+    torch.manual_seed(5)
+    generate(tiny, examples[:1], 2, num_samples=2, temperature=1.0, seed=1)
+    assert torch.equal(torch.rand(1), expected)
+
+
+def test_a_response_at_the_limit_is_not_finished(tiny, examples):
+    (reply,) = generate(tiny, examples[:1], max_new_tokens=3)[0]
+    assert (reply.num_tokens, reply.finished) == (3, False)
+
+
+def test_an_end_token_finishes_a_response(tiny, examples):
+    with torch.no_grad():
+        tiny.model.lm_head.weight.zero_()  # every logit alike: greedy takes token 0
+    tiny.model.generation_config.eos_token_id = 0
+    (reply,) = generate(tiny, examples[:1], max_new_tokens=3)[0]
+    assert (reply.num_tokens, reply.finished, reply.text) == (1, True, "")
+
+
+def test_blind_answers_do_not_depend_on_the_image(tiny, examples):
+    other = replace(examples[0], image=examples[5].image)
+    a, b = (generate(tiny, [e], 8, blind=True)[0][0].text for e in (examples[0], other))
+    assert a == b

@@ -1,0 +1,149 @@
+"""The order of training, the learning rate over it, and who gets which rate."""
+
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+
+from rationale.artifacts import UserError
+from rationale.training.datamodule import PlannedData, plan
+from rationale.training.optim import Optim, cosine, parameter_groups
+
+lengths_of = st.lists(st.integers(1, 50), min_size=1, max_size=200)
+small = st.integers(1, 5)
+
+
+def flat(batches):
+    return [i for batch in batches for i in batch]
+
+
+@given(lengths=lengths_of, micro=small, accumulate=small, seed=small, shuffle=st.booleans())
+def test_every_index_comes_once_but_for_the_last_incomplete_step(lengths, micro, accumulate, seed, shuffle):
+    indices = flat(plan(lengths, micro, accumulate, 1, seed, group=2, shuffle=shuffle).micro_batches)
+    step = micro * accumulate
+    dropped = 0 if len(lengths) < step else len(lengths) % step
+    assert len(set(indices)) == len(indices) == len(lengths) - dropped
+
+
+@given(lengths=lengths_of, micro=small, accumulate=small, seed=small)
+def test_no_micro_batch_is_empty_or_over_its_size(lengths, micro, accumulate, seed):
+    found = plan(lengths, micro, accumulate, 1, seed)
+    assert all(1 <= len(batch) <= micro for batch in found.micro_batches)
+    assert len(found.micro_batches) == found.num_steps * found.accumulate
+
+
+@given(lengths=lengths_of, seed=small, epochs=small)
+def test_every_epoch_trains_as_many_steps(lengths, seed, epochs):
+    one, several = plan(lengths, 2, 3, 1, seed), plan(lengths, 2, 3, epochs, seed)
+    assert several.num_steps == epochs * one.num_steps
+    assert several.micro_batches[: len(one.micro_batches)] == one.micro_batches
+
+
+@given(lengths=lengths_of, seed=small)
+def test_cutting_a_step_otherwise_keeps_what_is_in_it(lengths, seed):
+    steps = []
+    for micro, accumulate in ((12, 1), (4, 3), (1, 12)):
+        found = plan(lengths, micro, accumulate, 2, seed)
+        steps.append([sorted(found.step_of(i)) for i in range(0, len(found.micro_batches), found.accumulate)])
+    assert steps[0] == steps[1] == steps[2]
+
+
+def test_the_same_seed_gives_the_same_plan_and_another_another():
+    lengths = list(range(64))
+    assert plan(lengths, 4, 2, 2, seed=1) == plan(lengths, 4, 2, 2, seed=1) != plan(lengths, 4, 2, 2, seed=2)
+
+
+def test_epochs_differ_in_their_order():
+    found = plan([1] * 64, 4, 2, 2, seed=1).micro_batches
+    assert found[:16] != found[16:]
+
+
+def test_without_shuffling_the_given_order_stands():
+    lengths = [9, 1, 8, 2, 7, 3, 6]
+    assert plan(lengths, 2, 1, 1, seed=1, shuffle=False).micro_batches == [[0, 1], [2, 3], [4, 5]]
+
+
+def test_a_step_holds_rows_of_like_length():
+    lengths = [1, 9, 1, 9, 1, 9, 1, 9]  # one window of two steps of four
+    steps = plan(lengths, 4, 1, 1, seed=1).micro_batches
+    assert sorted([lengths[i] for i in step] for step in steps) == [[1, 1, 1, 1], [9, 9, 9, 9]]
+
+
+@pytest.mark.parametrize(
+    ("num", "sizes"), [(1, [1]), (3, [1, 1, 1]), (5, [1, 1, 1, 2]), (7, [1, 2, 2, 2]), (8, [2, 2, 2, 2])]
+)
+def test_fewer_examples_than_one_step_still_train(num, sizes):
+    found = plan([1] * num, micro_batch=2, accumulate=4, epochs=1, seed=1)
+    assert found.num_steps == 1
+    assert [len(batch) for batch in found.micro_batches] == sizes
+
+
+def test_nothing_to_train_on_is_no_step():
+    assert plan([], 2, 4, 1, seed=1).num_steps == 0
+
+
+def test_a_micro_batch_is_told_its_whole_step():
+    found = plan([1] * 8, micro_batch=2, accumulate=2, epochs=1, seed=1, shuffle=False)
+    data = PlannedData(found, lambda indices, step: [indices, step])
+    step_of = {0: [0, 1, 2, 3], 1: [0, 1, 2, 3], 2: [4, 5, 6, 7], 3: [4, 5, 6, 7]}
+    assert list(data.train_dataloader()) == [[found.micro_batches[i], step] for i, step in step_of.items()]
+
+
+def test_a_resumed_run_goes_on_at_its_micro_batch():
+    data = PlannedData(plan([1] * 8, 2, 2, 1, seed=1, shuffle=False), lambda indices, _: indices)
+    data.load_state_dict({"micro_batches_seen": 2})
+    loader = data.train_dataloader()
+    assert list(loader) == [[4, 5], [6, 7]]
+    assert len(loader) == 4
+
+
+def test_the_rate_warms_up_peaks_and_falls_as_a_cosine():
+    # 100 steps, 4 % of warm-up: four steps up, then 96 down; a quarter of them is 24.
+    rates = [cosine(step, 100, 0.04) for step in (0, 1, 3, 4, 28, 52, 76, 100)]
+    quarter = (1 + math.sqrt(0.5)) / 2
+    assert rates == pytest.approx([0.25, 0.5, 1, 1, quarter, 0.5, 1 - quarter, 0])
+
+
+def test_the_rate_falls_to_its_floor():
+    assert [cosine(step, 100, 0.04, floor=0.1) for step in (4, 52, 100)] == pytest.approx([1, 0.55, 0.1])
+
+
+@pytest.mark.parametrize("total", [1, 2])
+def test_a_run_of_a_step_or_two_has_a_rate(total):
+    assert all(0 < cosine(step, total, 0.03) <= 1 for step in range(total))
+
+
+def toy():
+    """Names vision_tower.{weight,bias} and language.{weight,bias}."""
+    return nn.ModuleDict({"vision_tower": nn.Linear(2, 3), "language": nn.Linear(3, 2)})
+
+
+def test_parts_have_their_rate_and_biases_no_decay():
+    groups = parameter_groups(toy(), Optim(lr=5e-6, part_lrs={"vision_tower": 5e-7}, weight_decay=0.1))
+    found = {(g["lr"], g["weight_decay"]): [tuple(p.shape) for p in g["params"]] for g in groups}
+    assert found == {(5e-7, 0.1): [(3, 2)], (5e-7, 0.0): [(3,)], (5e-6, 0.1): [(2, 3)], (5e-6, 0.0): [(2,)]}
+
+
+def test_frozen_parameters_are_left_out():
+    model = toy()
+    model["language"].requires_grad_(False)
+    assert sum(p.numel() for g in parameter_groups(model, Optim(lr=1.0)) for p in g["params"]) == 2 * 3 + 3
+
+
+def test_a_part_that_matches_nothing_is_named():
+    with pytest.raises(UserError, match=r"no trainable parameter name holds \['vision_towre'\]"):
+        parameter_groups(toy(), Optim(lr=1.0, part_lrs={"vision_towre": 0.1}))
+
+
+def test_a_rate_for_a_frozen_part_is_an_error():
+    model = toy()
+    model["vision_tower"].requires_grad_(False)
+    with pytest.raises(UserError, match="it may be frozen"):
+        parameter_groups(model, Optim(lr=1.0, part_lrs={"vision_tower": 0.1}))
+
+
+def test_nothing_to_train_is_an_error():
+    with pytest.raises(UserError, match="every parameter is frozen"):
+        parameter_groups(toy().requires_grad_(False), Optim(lr=1.0))

@@ -1,0 +1,215 @@
+"""Training as a whole: the first preference loss, the three references, accumulation, a cut and a resume."""
+
+from __future__ import annotations
+
+import copy
+import math
+from dataclasses import replace
+from functools import partial
+
+import pytest
+import pytorch_lightning as pl
+import torch
+
+from rationale.artifacts import UserError
+from rationale.data.encode import Encoder
+from rationale.models.forward import response_logps
+from rationale.models.vlm import VLM, freeze, load
+from rationale.schema import RowError
+from rationale.training.datamodule import plan
+from rationale.training.dpo_module import DPOModule, Objective, dpo_data
+from rationale.training.fit import fit
+from rationale.training.loggers import loggers
+from rationale.training.optim import Optim
+from rationale.training.sft_module import SFTModule, sft_data
+
+LORA = {"r": 4, "lora_alpha": 8, "target_modules": ["q_proj", "v_proj"], "lora_dropout": 0.3}
+QUIET = partial(pl.Trainer, accelerator="cpu", devices=1, enable_progress_bar=False, enable_model_summary=False)
+
+
+csv = partial(loggers, project="test", group="test", name="test", mode="disabled", folder="")
+
+
+def weights(vlm: VLM) -> dict:
+    return {name: value.clone() for name, value in vlm.model.state_dict().items()}
+
+
+def furthest(a: dict, b: dict) -> float:
+    return max((a[name] - b[name]).abs().max().item() for name in a)
+
+
+def sft(vlm, examples, out, micro=8, accumulate=1, epochs=1, optim=None, seed=0):
+    optim = optim or Optim(lr=1e-2)
+    order = partial(plan, micro_batch=micro, accumulate=accumulate, epochs=epochs, seed=seed)
+    data = sft_data(Encoder(vlm.processor), examples, order)
+    fit(SFTModule(vlm, optim, data.plan.num_steps), data, QUIET, csv, optim, out, save_every=1)
+    return weights(vlm)
+
+
+def preference(vlm, examples, reference, stored=None, objective=None, micro=4):
+    """A module and its data: four pairs, each two responses to one prompt, three epochs."""
+    pairs = [(a, replace(a, response=b.response)) for a, b in zip(examples[:4], examples[4:], strict=True)]
+    order = partial(plan, micro_batch=micro, accumulate=4 // micro, epochs=3, seed=0)
+    data = dpo_data(Encoder(vlm.processor), pairs, order, stored)
+    return DPOModule(vlm, objective or Objective(), reference, Optim(lr=1e-3), data.plan.num_steps), data
+
+
+class Losses(pl.Callback):
+    """Loss of every step, as the loop saw it."""
+
+    def __init__(self):
+        self.values = []
+
+    def on_train_batch_end(self, trainer, module, outputs, *_):
+        assert module.policy.training
+        self.values.append(outputs["loss"].item())
+
+
+def losses(module, data):
+    seen = Losses()
+    QUIET(max_epochs=1, callbacks=[seen], logger=False, enable_checkpointing=False, enable_model_summary=False).fit(
+        module, data
+    )
+    return seen.values
+
+
+def scorer_of(vlm):
+    """Stored reference log-probs, computed once by the starting model in evaluation mode."""
+    start = copy.deepcopy(vlm)
+    start.model.eval()
+    return lambda example: response_logps(start.model, Encoder(start.processor).batch([example]))[0].tolist()
+
+
+@pytest.fixture
+def with_dropout(tiny_dir):
+    """A LoRA policy whose dropout is live, in adapters and attention, as models come."""
+    torch.manual_seed(0)
+    vlm = load(str(tiny_dir), lora=LORA)
+    for module in vlm.model.modules():
+        if hasattr(module, "attention_dropout"):
+            module.attention_dropout = 0.3
+    return vlm
+
+
+@pytest.mark.parametrize("reference", ["frozen", "adapter_off", "scored"])
+def test_the_first_preference_loss_is_log_2_in_training_mode(reference, with_dropout, examples):
+    stored = scorer_of(with_dropout) if reference == "scored" else None
+    module, data = preference(with_dropout, examples, reference, stored)
+    assert losses(module, data)[0] == pytest.approx(math.log(2), abs=1e-6)
+
+
+def test_the_three_references_give_the_same_losses(tiny_dir, examples):
+    curves = []
+    for reference in ("frozen", "adapter_off", "scored"):
+        torch.manual_seed(0)
+        vlm = load(str(tiny_dir), lora=LORA)
+        stored = scorer_of(vlm) if reference == "scored" else None
+        curves.append(losses(*preference(vlm, examples, reference, stored)))
+    assert curves[0][-1] < math.log(2)
+    torch.testing.assert_close(torch.tensor(curves[1]), torch.tensor(curves[0]), atol=1e-5, rtol=0)
+    torch.testing.assert_close(torch.tensor(curves[2]), torch.tensor(curves[0]), atol=1e-5, rtol=0)
+
+
+def test_the_frozen_reference_does_not_move_and_has_no_gradient(tiny, examples):
+    module, data = preference(tiny, examples, "frozen")
+    before = {k: v.clone() for k, v in module.frozen.state_dict().items()}
+    losses(module, data)
+    assert furthest(before, module.frozen.state_dict()) == 0
+    assert not any(p.requires_grad or p.grad is not None for p in module.frozen.parameters())
+    assert furthest(before, weights(tiny)) > 0
+
+
+def test_adapter_off_without_lora_is_refused(tiny, examples):
+    module, data = preference(tiny, examples, "adapter_off")
+    with pytest.raises(UserError, match="needs a LoRA policy"):
+        losses(module, data)
+
+
+def test_a_stale_stored_reference_stops_before_the_first_step(tiny, examples):
+    lengths = scorer_of(tiny)
+    module, data = preference(tiny, examples, "scored", lambda e: [value - 1.0 for value in lengths(e)])
+    with pytest.raises(UserError, match="at step 0"):
+        losses(module, data)
+
+
+def test_stored_log_probs_of_another_length_are_refused(tiny, examples):
+    module, data = preference(tiny, examples, "scored", lambda e: [0.0])
+    with pytest.raises(RowError, match="1 stored reference log-probs for"):
+        losses(module, data)
+
+
+def test_sft_weights_do_not_depend_on_how_a_step_is_cut(tiny_dir, examples, tmp_path):
+    whole = sft(load(str(tiny_dir)), examples, tmp_path / "a", micro=8, accumulate=1, epochs=3)
+    cut = sft(load(str(tiny_dir)), examples, tmp_path / "b", micro=2, accumulate=4, epochs=3)
+    assert furthest(whole, cut) < 1e-5
+
+
+def test_dpo_losses_do_not_depend_on_how_a_step_is_cut(tiny_dir, examples):
+    after = []
+    for micro in (4, 1):
+        vlm = load(str(tiny_dir))
+        module, data = preference(vlm, examples, "frozen", micro=micro)
+        QUIET(max_epochs=1, accumulate_grad_batches=4 // micro, logger=False, enable_checkpointing=False).fit(
+            module, data
+        )
+        after.append(weights(vlm))
+    assert furthest(*after) < 1e-5
+
+
+def test_training_learns_the_examples(tiny_dir, examples, tmp_path):
+    vlm = load(str(tiny_dir))
+    batch = Encoder(vlm.processor).batch(examples)
+    before = response_logps(vlm.model, batch).sum().item()
+    sft(vlm, examples, tmp_path / "out", epochs=30)
+    assert response_logps(vlm.model, batch).sum().item() > before / 4
+
+
+def test_a_run_cut_in_the_middle_ends_with_the_weights_of_an_uncut_one(tiny_dir, examples, tmp_path):
+    uncut = sft(load(str(tiny_dir)), examples, tmp_path / "uncut", micro=4, epochs=4)
+
+    vlm, optim = load(str(tiny_dir)), Optim(lr=1e-2)
+    order = partial(plan, micro_batch=4, accumulate=1, epochs=4, seed=0)
+    data = sft_data(Encoder(vlm.processor), examples, order)
+    collate, calls = data.collate, iter(range(100))
+
+    def five_batches(*args):
+        if next(calls) == 5:
+            raise OSError("the power went")
+        return collate(*args)
+
+    data.collate = five_batches
+    with pytest.raises(OSError, match="the power went"):
+        fit(SFTModule(vlm, optim, data.plan.num_steps), data, QUIET, csv, optim, tmp_path / "cut", save_every=1)
+    resumed = sft(load(str(tiny_dir)), examples, tmp_path / "cut", micro=4, epochs=4)
+    assert furthest(uncut, resumed) == 0
+
+
+def test_a_frozen_part_does_not_move(tiny_dir, examples, tmp_path):
+    vlm = load(str(tiny_dir))
+    before = weights(vlm)
+    freeze(vlm.model, ["vision_tower"])
+    after = sft(vlm, examples, tmp_path / "out")
+    moved = {name for name in before if not torch.equal(before[name], after[name])}
+    assert moved
+    assert not any("vision_tower" in name for name in moved)
+
+
+def test_each_part_takes_its_own_learning_rate(tiny_dir, examples, tmp_path):
+    vlm = load(str(tiny_dir))
+    before = weights(vlm)
+    after = sft(vlm, examples, tmp_path / "out", optim=Optim(lr=1e-2, part_lrs={"vision_tower": 0.0}))
+    assert all(torch.equal(before[n], after[n]) for n in before if "vision_tower" in n)
+    assert not torch.equal(before["lm_head.weight"], after["lm_head.weight"])
+
+
+def test_a_loss_that_is_not_a_number_stops_the_run(tiny, examples, tmp_path):
+    with torch.no_grad():
+        tiny.model.model.language_model.norm.weight.fill_(float("nan"))
+    with pytest.raises(FloatingPointError, match="loss is nan at step 1"):
+        sft(tiny, examples, tmp_path / "out")
+
+
+def test_the_sft_term_adds_the_likelihood_of_the_chosen(tiny, examples):
+    plain = losses(*preference(copy.deepcopy(tiny), examples, "frozen"))[0]
+    mixed = losses(*preference(tiny, examples, "frozen", objective=Objective(sft_weight=0.5)))[0]
+    assert mixed > plain + 0.5
