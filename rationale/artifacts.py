@@ -22,8 +22,10 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from tqdm import tqdm
+
 MANIFEST = "manifest.json"
-UNKEYED = {"out", "logger", "progress"}  # arguments that cannot change what is written
+UNKEYED = {"out", "logger"}  # arguments that cannot change what is written
 PACKAGES = ("torch", "transformers", "tokenizers", "pytorch-lightning", "peft", "datasets", "deepspeed", "pillow")
 
 
@@ -71,7 +73,7 @@ def find_inputs(node: Any, skip: frozenset[str] | set[str] = frozenset()) -> dic
     elif isinstance(node, str) and "/" in node and "\n" not in node and len(node) < 1024:
         # `glob` passes over hidden names, so another run's lock or half-done folder is no input.
         paths = [Path(match) for match in sorted(glob(node))] if "*" in node else [Path(node)]
-        found.update({str(path): fingerprint(path) for path in paths if path.exists()})
+        found.update({str(path): fingerprint(path) for path in paths if os.path.exists(path)})
     return found
 
 
@@ -169,7 +171,7 @@ def produce(stage: str, arguments: dict[str, Any], work: Callable[[Path], dict],
         return out
 
 
-def in_shards(folder: Path, units: list[Any], work: Callable[[Any], list[str]], progress: Any = None) -> Path:
+def in_shards(folder: Path, units: list[Any], work: Callable[[Any], list[str]], label: str = "") -> Path:
     """Lines of `work(unit)` for every unit, in order, as `rows.jsonl`; each unit is a shard renamed when whole.
 
     A run that is cut goes on with the first unit that has no shard, so no line is lost or written twice.
@@ -179,7 +181,7 @@ def in_shards(folder: Path, units: list[Any], work: Callable[[Any], list[str]], 
         shutil.rmtree(shards, ignore_errors=True)
         return rows
     shards.mkdir(exist_ok=True)
-    for index, unit in enumerate(progress(units) if progress else units):
+    for index, unit in enumerate(tqdm(units, desc=label, unit="batch", mininterval=2)):
         shard = shards / f"{index:06d}.jsonl"
         if not shard.exists():
             partial = shard.with_suffix(".partial")

@@ -137,7 +137,7 @@ def test_unknown_loss_type_is_named_with_what_exists():
     ("loss_type", "epsilon"), [("sigmoid", -0.1), ("sigmoid", 0.6), ("robust", 0.5), ("hinge", 0.1), ("ipo", 0.1)]
 )
 def test_smoothing_that_does_not_fit_the_loss_is_refused(loss_type, epsilon):
-    with pytest.raises(ValueError, match="sigmoid takes 0 to 0.5, robust 0 to below 0.5, the others only 0"):
+    with pytest.raises(ValueError, match=r"sigmoid takes 0 to 0.5, robust 0 to below 0.5, the others only 0"):
         dpo_loss(*TORCHTUNE, beta=0.1, loss_type=loss_type, label_smoothing=epsilon)
 
 

@@ -64,3 +64,9 @@ def test_logps_equal_those_of_the_whole_sequence_through_the_model(tiny, example
 def test_padding_scores_nothing(tiny, examples):
     batch = Encoder(tiny.processor).batch(examples)
     assert response_logps(tiny.model, batch)[~batch.mask].abs().max() == 0
+
+
+def test_lengths_counted_without_images_are_those_of_the_batch(tiny, examples):
+    for limit in (None, 4):
+        encoder = Encoder(tiny.processor, limit)
+        assert encoder.response_lengths(examples) == encoder.batch(examples).mask.sum(1).tolist()

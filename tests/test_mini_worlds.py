@@ -1,4 +1,4 @@
-"""The drawn worlds: answers worked out by hand, splits that share nothing, a teacher that the annotation agrees with."""
+"""The drawn worlds: answers worked out by hand, splits that share nothing, a teacher that gets them right."""
 
 import io
 from functools import partial
@@ -9,7 +9,7 @@ from PIL import Image
 
 from rationale.artifacts import produce
 from rationale.data.mini import WORLDS, chart, form, scene, split_of
-from rationale.data.tasks import chain, mini, mini_base
+from rationale.data.tasks import mini, mini_base
 from rationale.metrics.scoring import judge
 from rationale.models.teacher import ProgramTeacher, misread
 from rationale.prompts import ANSWER_MARKER
@@ -170,7 +170,7 @@ def test_images_are_64_pixels_wide_and_high():
 
 
 def test_the_teacher_agrees_with_the_annotation_of_every_prepared_question(tmp_path):
-    task = chain(mini({"train": 20, "test": 8}, 3, 2, seed=3))
+    task = mini({"train": 20, "test": 8}, 3, 2, seed=3)
     out = produce("prepare", {"out": str(tmp_path / "questions")}, partial(prepare.run, task))
     prepared = read_jsonl(out / "questions.jsonl", Question)
     teacher = ProgramTeacher(slip=0.0)

@@ -98,7 +98,12 @@ class Encoder:
 
     def response_lengths(self, examples: Sequence[Example]) -> list[int]:
         """Number of response tokens of each example, without reading any image."""
-        return [len(self.response_ids(e.response, e.ended)) for e in examples]
+        texts = (
+            self.tokenizer([e.response for e in examples], add_special_tokens=False)["input_ids"] if examples else []
+        )
+        limit = self.max_response_tokens
+        counts = [(len(ids), e.ended) for ids, e in zip(texts, examples, strict=True)]
+        return [limit if limit is not None and n > limit else n + ended for n, ended in counts]
 
 
 def in_chunks(items: Sequence[Any], size: int) -> list[list[Any]]:

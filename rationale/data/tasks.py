@@ -113,20 +113,16 @@ def mini_base(images: int, one_hop_per_image: int, sums_share: float, seed: int)
                 )  # fmt: skip
 
 
-def chain(*tasks: Iterator[Sourced]) -> Iterator[Sourced]:
-    """Several tasks as one."""
-    for task in tasks:
-        yield from task
-
-
 def folder(
-    root: str, dataset: str, scorer: str, limit: dict[str, int] | None = None, **columns: str
+    root: str | None, dataset: str, scorer: str, limit: dict[str, int] | None = None, **columns: str
 ) -> Iterator[Sourced]:
     """Questions of a local folder: `data.jsonl` rows and the images they name.
 
     `columns` maps our field names to the folder's (question_id, question, answer, image, split, choices, rationale);
     a recorded rationale travels in `meta["rationale"]`. `limit` caps the rows of a split.
     """
+    if not root:
+        raise UserError("no data_root: set data_root=<folder with data.jsonl and its images>")
     base = Path(root).expanduser()
     rows = base / "data.jsonl"
     if not rows.is_file():

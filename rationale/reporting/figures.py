@@ -14,6 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from rationale.reporting.scores import Run
+from rationale.reporting.tables import Table
 from rationale.reporting.verifier import METHODS, Verifier
 from rationale.schema import Question, Rationale
 
@@ -46,10 +47,12 @@ class Drawing:
     svg: str
 
 
-def drawn(name: str, panels: int, draw: Callable[[Sequence[Axes]], None], height: float = 2.7) -> str:
+def drawn(
+    name: str, panels: int, draw: Callable[[Sequence[Axes]], None], height: float = 2.7, width: float = 2.75
+) -> str:
     """SVG of `panels` axes side by side, filled by `draw`; the same data gives the same text."""
     with mpl.rc_context({**_STYLE, "svg.hashsalt": name}):
-        figure = Figure(figsize=(max(4.6, 2.75 * panels), height), layout="constrained")
+        figure = Figure(figsize=(max(4.6, width * panels), height), layout="constrained")
         axes = figure.subplots(1, panels, squeeze=False)[0]
         draw(axes)
         file = io.StringIO()
@@ -63,6 +66,38 @@ def save(drawing: Drawing, path: Path) -> None:
     """The figure as a file of its own, with ink for light and dark."""
     head = drawing.svg.index(">") + 1
     path.write_text(f"{drawing.svg[:head]}{_STANDALONE}{drawing.svg[head:]}\n", encoding="utf-8")
+
+
+def overview_figure(tables: Iterable[Table], column: str) -> Drawing:
+    """One column of the accuracy tables, ours with intervals beside the paper's: a dot a model and prompt."""
+    cells = {}
+    for table in tables:
+        for r in table.records:
+            if r.get("column") == column and r["num"] and r["paper"] is not None:
+                cells.setdefault((r["model"], r["prompt"]), r)
+    models = list(dict.fromkeys(model for model, _ in cells))
+
+    def draw(axes: Sequence[Axes]) -> None:
+        for ax, title in zip(axes, ("here, in miniature", "the paper, 8B"), strict=True):
+            for color, prompt, side in zip(COLORS, ("direct", "cot"), (-0.12, 0.12), strict=False):
+                for x, model in enumerate(models):
+                    r = cells[model, prompt]
+                    ours = ax is axes[0]
+                    y = r["value"] if ours else r["paper"]
+                    error = [[y - r["low"]], [r["high"] - y]] if ours else None
+                    label = f"{prompt} prompt" if x == 0 else None
+                    ax.errorbar(x + side, y, error, fmt="o", color=color, markersize=5, capsize=2, label=label)
+                    ax.annotate(f"{y:.1f}", (x + side, y), (0, 8), textcoords="offset points", ha="center", fontsize=7)
+            ax.set_title(title)
+            ax.set_xticks(range(len(models)), models)
+            ax.set_xlim(-0.6, len(models) - 0.4)
+            ax.margins(y=0.18)
+        axes[0].set_ylabel(f"{column} accuracy, points")
+        axes[0].legend(loc="lower right")
+
+    svg = drawn("overview", 2, draw, height=3.2, width=4.2)
+    caption = "Ours with 95% intervals over images; the paper gives none, and its Avg is over eight benchmarks."
+    return Drawing("overview", "Tables 2 and 3 at a glance", caption, svg)
 
 
 def verifier_figure(found: Verifier) -> Drawing:

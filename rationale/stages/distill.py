@@ -5,9 +5,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
-
-from tqdm import tqdm
 
 from rationale.artifacts import in_shards
 from rationale.data.encode import in_chunks
@@ -34,10 +31,7 @@ def run(questions: str, teacher: Callable[[Question], str], split: str, chunk: i
     def work(rows: list[Question]) -> list[str]:
         return [to_line(status(q, teacher(q), teacher.name)) for q in rows]
 
-    def progress(units: list[Any]) -> Any:
-        return tqdm(units, desc="distill", unit="chunk", mininterval=2)
-
-    rows = in_shards(out, in_chunks(asked, chunk), work, progress)
+    rows = in_shards(out, in_chunks(asked, chunk), work, "distill")
     datasets = {q.question_id: q.dataset for q in asked}
     counts = Counter(f"{datasets[r.question_id]}/{r.status}" for r in iter_jsonl(rows, Rationale))
     total = Counter()

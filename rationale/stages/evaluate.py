@@ -5,9 +5,6 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
-
-from tqdm import tqdm
 
 from rationale.artifacts import in_shards, write_json
 from rationale.data.encode import Example, in_chunks
@@ -56,10 +53,7 @@ def run(
             lines.append(to_line(row))
         return lines
 
-    def progress(units: list[Any]) -> Any:
-        return tqdm(units, desc=f"evaluate {name}", unit="batch", mininterval=2)
-
-    rows = in_shards(out, units, work, progress)
+    rows = in_shards(out, units, work, f"evaluate {name}")
     cells: dict[tuple[str, str], list[EvalRow]] = defaultdict(list)
     for row in iter_jsonl(rows, EvalRow):
         cells[row.style, row.dataset].append(row)

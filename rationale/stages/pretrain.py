@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from random import Random
@@ -20,8 +21,12 @@ from rationale.training.optim import Optim
 from rationale.training.sft_module import SFTModule, sft_data
 
 
-def curriculum(questions: Iterable[Question], describe_share: float, seed: int) -> list[Question]:
+def curriculum(
+    questions: Iterable[Question], describe_share: float, keep: dict[str, float], seed: int
+) -> list[Question]:
     """Descriptions alone for the first `describe_share` of all descriptions, then everything else mixed.
+
+    `keep` is the share of rows taken, by "<skill>/<data set>" (all where it is silent).
 
     What is listed in text is easy to look up later: a model taught single readings from the start learns to tie a
     named colour to its bar last of all (experiments/LOG.md).
@@ -29,6 +34,11 @@ def curriculum(questions: Iterable[Question], describe_share: float, seed: int) 
     rng = Random(f"{seed}/curriculum")
     rows = list(questions)
     rng.shuffle(rows)
+    groups: dict[str, list[Question]] = defaultdict(list)
+    for q in rows:
+        groups[f"{q.meta['skill']}/{q.dataset}"].append(q)
+    kept = {q.question_id for name, group in groups.items() for q in group[: round(keep.get(name, 1.0) * len(group))]}
+    rows = [q for q in rows if q.question_id in kept]
     describe = [q for q in rows if q.meta["skill"] == "describe"]
     first = describe[: int(describe_share * len(describe))]
     rest = describe[len(first) :] + [q for q in rows if q.meta["skill"] != "describe"]
@@ -38,10 +48,13 @@ def curriculum(questions: Iterable[Question], describe_share: float, seed: int) 
 
 def run(
     questions: str,
+    start: Callable[..., VLM] | None,
     tokenizer_texts: str,
     architecture: dict[str, Any],
     vocab_size: int,
     describe_share: float,
+    keep: dict[str, float],
+    stop_after: int | None,
     optim: Optim,
     order: Callable[..., Plan],
     trainer: Callable[..., Any],
@@ -50,11 +63,24 @@ def run(
     seed: int,
     out: Path,
 ) -> dict:
-    """Tokenizer, processor and weights from nothing, trained on rows of kind open; a folder `model/`.
+    """Trained on rows of kind open, from `start` or, without one, from nothing: tokenizer, processor and weights.
 
     `tokenizer_texts` is a distill artifact: the tokenizer is made for rationales too, though no weight sees one.
     """
-    rows = curriculum(questions_by_id(questions).values(), describe_share, seed)
+    rows = curriculum(questions_by_id(questions).values(), describe_share, keep, seed)
+    vlm = start() if start else from_nothing(rows, tokenizer_texts, architecture, vocab_size, seed)
+    examples = [open_example(q, Path(questions)) for q in rows]
+    data = sft_data(Encoder(vlm.processor), examples, order)
+    module = SFTModule(vlm, optim, data.plan.num_steps)
+    counts = fit(module, data, trainer, logger, optim, out, save_every, stop_after)
+    vlm.save(out / "model")
+    return {"examples": len(examples), **counts}
+
+
+def from_nothing(
+    rows: list[Question], tokenizer_texts: str, architecture: dict[str, Any], vocab_size: int, seed: int
+) -> VLM:
+    """A tokenizer of what the rows and the rationales say, and random weights."""
     texts = [text for q in rows[:20000] for text in (q.question, q.answer)]
     texts += [r.text for r in iter_jsonl(need(tokenizer_texts, "rows.jsonl"), Rationale)]
     texts += [suffix for suffix in SUFFIXES.values() for _ in range(500)]
@@ -62,9 +88,4 @@ def run(
         train_tokenizer(texts, vocab_size), architecture["image_size"], architecture["patch_size"]
     )
     sizes = {k: v for k, v in architecture.items() if k not in ("image_size", "patch_size")}
-    vlm = VLM(build_model(processor, **sizes, seed=seed), processor, "random weights")
-    examples = [open_example(q, Path(questions)) for q in rows]
-    data = sft_data(Encoder(processor), examples, order)
-    counts = fit(SFTModule(vlm, optim, data.plan.num_steps), data, trainer, logger, optim, out, save_every)
-    vlm.save(out / "model")
-    return {"examples": len(examples), **counts}
+    return VLM(build_model(processor, **sizes, seed=seed), processor, "random weights")

@@ -5,9 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 from random import Random
-from typing import Any
-
-from tqdm import tqdm
 
 from rationale.artifacts import in_shards
 from rationale.data.encode import Example, in_chunks
@@ -58,10 +55,7 @@ def run(
             for i, g in enumerate(samples)
         ]
 
-    def progress(units: list[Any]) -> Any:
-        return tqdm(units, desc="sample", unit="batch", mininterval=2)
-
-    rows = in_shards(out, units, work, progress)
+    rows = in_shards(out, units, work, "sample")
     responses = correct = unparsed = 0
     for row in iter_jsonl(rows, Response):
         responses += 1

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tqdm import tqdm
 
 from rationale.artifacts import UserError, in_shards
 from rationale.data.encode import Encoder, in_chunks
@@ -66,8 +65,5 @@ def run(
             for (i, style, text, _), row, n in zip(batch, logps, lengths, strict=True)
         ]
 
-    def progress(units: list[Any]) -> Any:
-        return tqdm(units, desc="score", unit="batch", mininterval=2)
-
-    in_shards(out, in_chunks(texts, batch_size), work, progress)
+    in_shards(out, in_chunks(texts, batch_size), work, "score")
     return {"responses": len(texts)}

@@ -52,6 +52,7 @@ def run(
     `evals`, `candidates`, `logps`, `pairs` and `trainings` are glob patterns over the seeds of one experiment.
     `compare` names two evaluations by label, before and after DPO.
     """
+    tables = {name: spec for name, spec in tables.items() if spec is not None}  # a preset may drop another's table
     runs = load_runs(evals)
     found = questions_by_id(questions)
     replies = rows(Path(rationales), Rationale) if Path(rationales).is_dir() else []
@@ -72,7 +73,9 @@ def run(
         checked = check(sampled, found, greedy, verifier, num_resamples)
         made.append(verifier_table(checked, verifier["num_subsets"], verifier["temperature"]))
 
-    drawings = figures.lengths(kept.values(), found, runs, compare) + figures.trainings(sft, dpo)
+    mean = next((c["label"] for c in columns if c["datasets"] == average), columns[0]["label"])
+    drawings = [figures.overview_figure(made[: len(tables)], mean)]
+    drawings += figures.lengths(kept.values(), found, runs, compare) + figures.trainings(sft, dpo)
     if checked:
         drawings.append(figures.verifier_figure(checked))
     for table in made:
@@ -103,7 +106,7 @@ def run(
         title=title, facts=facts(evals), missing=missing, tables=made, drawings=drawings, counts=counts, shown=shown
     )
     (out / "index.html").write_text(page, encoding="utf-8")
-    return headline(made, columns, average) | {"missing": len(missing)}
+    return headline(made, mean) | {"missing": len(missing)}
 
 
 def check(
@@ -118,9 +121,8 @@ def check(
     return verify(scores, greedy, spec["paper"], num_resamples)
 
 
-def headline(made: list[Table], columns: list[dict], average: list[str]) -> dict[str, Any]:
-    """The numbers that a log line should show: Avg of every row, and verdicts."""
-    mean = next((c["label"] for c in columns if c["datasets"] == average), None)
+def headline(made: list[Table], mean: str) -> dict[str, Any]:
+    """The numbers that a log line should show: the column `mean` of every row, and verdicts."""
     records = [r for table in made for r in table.records]
     ours = [r for r in records if r.get("column") == mean and r["num"]]
     verdicts = Counter(r["verdict"] for r in records if "verdict" in r)

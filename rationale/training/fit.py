@@ -44,10 +44,12 @@ def fit(
     optim: Optim,
     out: Path,
     save_every: int,
+    stop_after: int | None = None,
 ) -> dict:
     """Train to the end of the plan in `out`; a run cut off goes on from its last checkpoint there.
 
     `trainer` is a partial of pytorch_lightning.Trainer, `logger` makes the loggers for a folder. Returns counts.
+    `stop_after` ends at a step of the same schedule, which stays that of the whole plan.
     """
     state = out / "state"
     last = state / "last.ckpt"
@@ -59,18 +61,17 @@ def fit(
     if getattr(trainer, "keywords", {}).get("enable_progress_bar", True):
         callbacks.append(TQDMProgressBar(refresh_rate=20))
     run = trainer(
-        max_epochs=1, accumulate_grad_batches=data.plan.accumulate, gradient_clip_val=optim.clip,
-        callbacks=callbacks,
-        logger=logger(out), default_root_dir=str(out), num_sanity_val_steps=0, use_distributed_sampler=False,
+        max_epochs=1, max_steps=stop_after or -1, accumulate_grad_batches=data.plan.accumulate,
+        gradient_clip_val=optim.clip, callbacks=callbacks, logger=logger(out), default_root_dir=str(out),
+        num_sanity_val_steps=0, use_distributed_sampler=False,
         enable_model_summary=False, log_every_n_steps=10,
     )  # fmt: skip
     run.fit(module, datamodule=data, ckpt_path=str(last) if last.exists() else None, weights_only=False)
     for one in run.loggers:
         one.finalize("success")
-    if run.global_step != data.plan.num_steps:
-        raise RuntimeError(
-            f"trained {run.global_step} of {data.plan.num_steps} steps; run the same command again to go on"
-        )
+    steps = stop_after or data.plan.num_steps
+    if run.global_step != steps:
+        raise RuntimeError(f"trained {run.global_step} of {steps} steps; run the same command again to go on")
     shutil.rmtree(state)
     return {
         "steps": run.global_step,

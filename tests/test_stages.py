@@ -1,0 +1,220 @@
+"""Sample, pair, score, dpo and evaluate as stages: files in, files out, and on again after a cut."""
+
+from __future__ import annotations
+
+import json
+from functools import partial
+
+import pytest
+import pytorch_lightning as pl
+import torch
+
+from rationale.artifacts import UserError
+from rationale.data.encode import Encoder
+from rationale.data.response import response_example
+from rationale.models.forward import response_logps
+from rationale.models.vlm import load
+from rationale.pairing import PairingRule
+from rationale.prompts import prompt_text
+from rationale.schema import EvalRow, Pair, Response, ResponseLogps, RowError, read_jsonl, write_jsonl
+from rationale.stages import dpo, evaluate, pair, sample, score
+from rationale.training.datamodule import plan
+from rationale.training.dpo_module import Objective
+from rationale.training.loggers import loggers
+from rationale.training.optim import Optim
+
+WHOLE = {"words": None, "tokens": None, "eos": "uncut"}
+QUIET = partial(pl.Trainer, accelerator="cpu", devices=1, enable_progress_bar=False, enable_model_summary=False)
+CSV = partial(loggers, project="test", group="test", name="test", mode="disabled", folder="")
+
+
+@pytest.fixture
+def model(tiny_dir):
+    return partial(load, str(tiny_dir))
+
+
+@pytest.fixture
+def sampled(questions_dir, model):
+    """Arguments of stage sample: two candidates a question, four questions a batch."""
+    return {
+        "questions": str(questions_dir),
+        "model": model,
+        "split": "train",
+        "limit": 10,
+        "exclude": ["mini_form"],
+        "style": "cot",
+        "num_samples": 2,
+        "temperature": {"short": 1.0, "choice": 1.2},
+        "top_p": 1.0,
+        "max_new_tokens": 5,
+        "batch_size": 4,
+        "seed": 1,
+    }
+
+
+@pytest.fixture
+def pairs_dir(questions, tmp_path):
+    """Eight pairs of made-up responses."""
+    folder = tmp_path / "pairs"
+    folder.mkdir()
+    rows = [q for q in questions if q.split == "train"][:8]
+    write_jsonl(
+        folder / "pairs.jsonl",
+        [
+            Pair(q.question_id, 0, "cot", f"so it is {i}", f"it is not {i} at all", 0, 1, "1", "2")
+            for i, q in enumerate(rows)
+        ],
+    )
+    return folder
+
+
+def test_sample_draws_the_asked_number_for_each_question(sampled, tmp_path):
+    counts = sample.run(**sampled, out=tmp_path)
+    rows = read_jsonl(tmp_path / "rows.jsonl", Response)
+    assert counts["questions"] == 10
+    assert [r.sample_id for r in rows] == [0, 1] * 10
+    assert not any(r.question_id.startswith("mini_form") for r in rows)
+
+
+def test_sample_goes_on_after_a_cut_and_ends_with_the_same_bytes(sampled, tmp_path, monkeypatch):
+    (tmp_path / "uncut").mkdir()
+    (tmp_path / "cut").mkdir()
+    sample.run(**sampled, out=tmp_path / "uncut")
+    calls, real = iter(range(100)), sample.generate
+
+    def failing(*args):
+        if next(calls) == 2:
+            raise OSError("the power went")
+        return real(*args)
+
+    monkeypatch.setattr(sample, "generate", failing)
+    with pytest.raises(OSError, match="the power went"):
+        sample.run(**sampled, out=tmp_path / "cut")
+    before = next(calls)
+    sample.run(**sampled, out=tmp_path / "cut")
+    assert (tmp_path / "cut" / "rows.jsonl").read_bytes() == (tmp_path / "uncut" / "rows.jsonl").read_bytes()
+    assert next(calls) - before == 2  # only the one batch that was left
+
+
+def test_pair_without_any_pair_says_why(sampled, questions_dir, tmp_path):
+    (tmp_path / "responses").mkdir()
+    sample.run(**sampled, out=tmp_path / "responses")
+    with pytest.raises(UserError, match=r"no pair under .* reasons: .*too_hard"):
+        pair.run(str(questions_dir), str(tmp_path / "responses"), PairingRule(), 1, tmp_path)
+
+
+def test_pair_counts_what_became_of_every_question(questions, questions_dir, tmp_path):
+    first, second = [q.question_id for q in questions if q.split == "train"][:2]
+    rows = [Response(first, i, "cot", f"text {i}", "1", float(i == 0), True) for i in range(4)]
+    rows += [Response(second, i, "cot", f"text {i}", "1", 1.0, True) for i in range(4)]
+    (tmp_path / "responses").mkdir()
+    write_jsonl(tmp_path / "responses" / "rows.jsonl", rows)
+    counts = pair.run(str(questions_dir), str(tmp_path / "responses"), PairingRule(), 1, tmp_path)
+    assert counts == {"pairs": 1, "questions": 2, "questions_paired": 1, "questions_too_easy": 1}
+
+
+def test_score_stores_what_the_model_says_of_each_distinct_response(
+    questions, questions_dir, pairs_dir, model, tmp_path
+):
+    counts = score.run(str(questions_dir), str(pairs_dir), model, WHOLE, batch_size=3, out=tmp_path)
+    rows = read_jsonl(tmp_path / "rows.jsonl", ResponseLogps)
+    assert counts == {"responses": 16}
+    by_id = {q.question_id: q for q in questions}
+    vlm = model()
+    vlm.model.eval()
+    for row in rows[:3]:
+        q = by_id[row.question_id]
+        example = response_example(q.question_id, questions_dir / q.image, prompt_text(q, "cot"), row.text, True, WHOLE)
+        alone = response_logps(vlm.model, Encoder(vlm.processor).batch([example]))[0]
+        torch.testing.assert_close(torch.tensor(row.logps), alone, atol=1e-5, rtol=0)
+
+
+def test_score_of_a_response_whose_question_is_absent_is_refused(questions_dir, model, tmp_path):
+    write_jsonl(tmp_path / "rows.jsonl", [Response("nobody", 0, "cot", "text", None, 0.0, True)])
+    with pytest.raises(RowError, match="1 rows without their question, first 'nobody'"):
+        score.run(str(questions_dir), str(tmp_path), model, WHOLE, batch_size=2, out=tmp_path)
+
+
+def train_dpo(questions_dir, pairs_dir, model, out, reference, logps=None, truncate=WHOLE):
+    out.mkdir()
+    dpo.run(
+        questions=str(questions_dir),
+        pairs=str(pairs_dir),
+        reference_logps=logps,
+        model=model,
+        objective=Objective(),
+        reference=reference,
+        truncate=truncate,
+        optim=Optim(lr=1e-3),
+        frozen_parts=[],
+        order=partial(plan, micro_batch=4, accumulate=1, epochs=2, seed=0),
+        trainer=QUIET,
+        logger=CSV,
+        save_every=1,
+        out=out,
+    )
+    return load(str(out / "model")).model.state_dict()
+
+
+def test_dpo_with_a_stored_reference_ends_where_a_frozen_one_ends(questions_dir, pairs_dir, model, tmp_path):
+    (tmp_path / "logps").mkdir()
+    score.run(str(questions_dir), str(pairs_dir), model, WHOLE, batch_size=4, out=tmp_path / "logps")
+    frozen = train_dpo(questions_dir, pairs_dir, model, tmp_path / "frozen", "frozen")
+    scored = train_dpo(questions_dir, pairs_dir, model, tmp_path / "scored", "scored", str(tmp_path / "logps"))
+    assert max((frozen[n] - scored[n]).abs().max().item() for n in frozen) < 1e-4
+    assert any(not torch.equal(value, frozen[name]) for name, value in model().model.state_dict().items())
+
+
+def test_a_reference_stored_under_another_truncation_is_refused(questions_dir, pairs_dir, model, tmp_path):
+    (tmp_path / "logps").mkdir()
+    score.run(str(questions_dir), str(pairs_dir), model, WHOLE, batch_size=4, out=tmp_path / "logps")
+    with pytest.raises(RowError, match="truncation or tokenizer changed"):
+        train_dpo(
+            questions_dir, pairs_dir, model, tmp_path / "o", "scored", str(tmp_path / "logps"), {**WHOLE, "words": 2}
+        )
+
+
+def test_scored_without_a_stored_reference_says_which_stage_makes_it(questions_dir, pairs_dir, model, tmp_path):
+    with pytest.raises(UserError, match="run stage=score on the pairs"):
+        train_dpo(questions_dir, pairs_dir, model, tmp_path / "out", "scored")
+
+
+def test_evaluate_keeps_a_row_for_every_question_and_style(questions, questions_dir, model, tmp_path):
+    evaluate.run(
+        str(questions_dir),
+        model,
+        "tiny",
+        1,
+        "test",
+        ["direct", "cot"],
+        {"direct": 2, "cot": 4},
+        batch_size=5,
+        blind=False,
+        out=tmp_path,
+    )
+    rows = read_jsonl(tmp_path / "rows.jsonl", EvalRow)
+    asked = {q.question_id for q in questions if q.split == "test"}
+    assert sorted((r.question_id, r.style) for r in rows) == sorted((i, s) for i in asked for s in ("direct", "cot"))
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert sum(cell["questions"] for cell in summary["cells"].values()) == len(rows)
+    assert (summary["name"], summary["seed"], summary["blind"]) == ("tiny", 1, False)
+
+
+@pytest.mark.parametrize(
+    ("rule", "limit", "ended", "expected"),
+    [
+        ("uncut", None, True, True),
+        ("uncut", 2, True, False),
+        ("uncut", None, False, False),
+        ("always", 2, True, True),
+        ("never", None, True, False),
+    ],
+)
+def test_the_end_token_follows_the_stated_rule(rule, limit, ended, expected, tmp_path):
+    cut = {"words": limit, "tokens": None, "eos": rule}
+    assert response_example("q", tmp_path, "p", "one two three", ended, cut).ended is expected
+
+
+def test_an_unknown_end_token_rule_is_refused(tmp_path):
+    with pytest.raises(UserError, match="'sometimes' is none of"):
+        response_example("q", tmp_path, "p", "one", True, {"words": None, "tokens": None, "eos": "sometimes"})
