@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import pytest
 import torch
 
 from rationale.data.encode import Encoder
-from rationale.models.generate import generate
+from rationale.models.generate import decode, generate
 
 
 def texts(groups):
@@ -59,3 +60,26 @@ def test_blind_answers_do_not_depend_on_the_image(tiny, examples):
     other = replace(examples[0], image=examples[5].image)
     a, b = (generate(tiny, [e], 8, blind=True)[0][0].text for e in (examples[0], other))
     assert a == b
+
+
+@pytest.mark.parametrize(("temperature", "top_p"), [(0.0, 1.0), (1.0, 1.0), (1.2, 0.9)])
+def test_tokens_are_those_of_the_library_under_the_same_seed(temperature, top_p, tiny, examples):
+    tiny.model.eval()
+    inputs = Encoder(tiny.processor).prompts(examples[:3])
+    sampled = (
+        {"do_sample": True, "temperature": temperature, "top_p": top_p, "top_k": 0}
+        if temperature
+        else {"do_sample": False}
+    )
+    num = 6 if temperature else 1
+    ends = list(range(100))  # of about 400 tokens a quarter ends a response, so rows leave at many lengths
+    tiny.model.generation_config.eos_token_id = ends
+    with torch.inference_mode():
+        torch.manual_seed(7)
+        theirs = tiny.model.generate(**inputs, **sampled, max_new_tokens=12, num_return_sequences=num, pad_token_id=0)
+        torch.manual_seed(7)
+        ours = decode(tiny.model, inputs, num, 12, temperature, top_p)
+    theirs = theirs[:, inputs["input_ids"].shape[1] :]
+    assert torch.equal(ours[:, : theirs.shape[1]].clamp(min=0), theirs.masked_fill(ours[:, : theirs.shape[1]] < 0, 0))
+    lengths = (ours >= 0).sum(1)
+    assert len(lengths.unique()) > 1 or not temperature

@@ -6,6 +6,8 @@ import hashlib
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor, nn
+from transformers import LogitsProcessorList, TemperatureLogitsWarper, TopPLogitsWarper
 
 from rationale.data.encode import Encoder, Example
 from rationale.models.vlm import VLM
@@ -25,6 +27,57 @@ def seed_of(seed: int, *names: str) -> int:
     return int.from_bytes(hashlib.sha256("/".join([str(seed), *names]).encode()).digest()[:7], "big")
 
 
+def _warp(temperature: float, top_p: float) -> LogitsProcessorList:
+    warpers = [TemperatureLogitsWarper(temperature)] if temperature not in (0.0, 1.0) else []
+    return LogitsProcessorList(warpers + ([TopPLogitsWarper(top_p)] if top_p < 1 else []))
+
+
+def decode(
+    model: nn.Module, inputs: dict[str, Tensor], num_samples: int, max_new_tokens: int, temperature: float, top_p: float
+) -> Tensor:
+    """Tokens (prompts * num_samples, T), the samples of a prompt side by side, -1 after the end token.
+
+    Each prompt and its image are computed once; their cache is repeated for the samples, and rows that have ended
+    leave the batch. The noise is drawn for every row, ended or not, so the tokens are those of transformers' own
+    `generate(num_return_sequences=...)` under the same seed.
+    """
+    ends = torch.as_tensor(model.generation_config.eos_token_id, device=model.device).reshape(-1)
+    warp = _warp(temperature, top_p)
+    mask = inputs["attention_mask"]
+    positions = (mask.cumsum(-1) - 1).clamp(min=0)
+    out = model(**inputs, position_ids=positions, use_cache=True, logits_to_keep=1)
+    cache, logits = out.past_key_values, out.logits[:, -1].repeat_interleave(num_samples, 0).float()
+    cache.batch_repeat_interleave(num_samples)
+    mask = mask.repeat_interleave(num_samples, 0)
+    rows = len(mask)
+    alive = torch.arange(rows, device=mask.device)  # rows still in the batch, by their place in the result
+    tokens = torch.full((rows, max_new_tokens), -1, dtype=torch.long, device=mask.device)
+    probs = torch.full((rows, logits.shape[-1]), 1 / logits.shape[-1], device=mask.device)
+    done = torch.zeros(rows, dtype=torch.bool, device=mask.device)
+    for step in range(max_new_tokens):
+        if temperature > 0:
+            probs[alive] = warp(None, logits).softmax(-1)
+            chosen = torch.multinomial(probs, 1)[alive]
+        else:
+            chosen = logits.argmax(-1, keepdim=True)
+        going = ~done[alive]
+        tokens[alive[going], step] = chosen[going, 0]
+        done[alive] |= torch.isin(chosen[:, 0], ends)
+        if done.all() or step + 1 == max_new_tokens:
+            break
+        if done[alive].float().mean() > 0.2:  # the smaller steps pay for the copy of the cache
+            stay = (~done[alive]).nonzero()[:, 0]
+            alive, chosen, mask = alive[stay], chosen[stay], mask[stay]
+            cache.batch_select_indices(stay)
+        mask = torch.cat([mask, mask.new_ones(len(mask), 1)], 1)
+        positions = mask.sum(-1, keepdim=True) - 1
+        out = model(
+            input_ids=chosen, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True
+        )
+        logits = out.logits[:, -1].float()
+    return tokens
+
+
 @torch.inference_mode()
 def generate(
     vlm: VLM,
@@ -38,29 +91,19 @@ def generate(
 ) -> list[list[Generated]]:
     """`num_samples` responses to each example's prompt (its response is not read); temperature 0 is greedy.
 
-    `blind` replaces every pixel by 0, the mean of the processor's normalisation, which leaves only the language prior.
+    `blind` replaces every pixel by 0, about the mean of the processor's normalisation: the language prior is left.
     """
-    encoder = Encoder(vlm.processor)
     vlm.model.eval()
-    inputs = {k: v.to(vlm.model.device) for k, v in encoder.prompts(examples).items()}
+    inputs = {k: v.to(vlm.model.device) for k, v in Encoder(vlm.processor).prompts(examples).items()}
     if blind:
         inputs["pixel_values"] = torch.zeros_like(inputs["pixel_values"])
-    sampling = {"do_sample": False}
-    if temperature > 0:
-        sampling = {"do_sample": True, "temperature": temperature, "top_p": top_p, "top_k": 0}
     with torch.random.fork_rng():
         torch.manual_seed(seed_of(seed, *(e.question_id for e in examples)))
-        tokens = vlm.model.generate(
-            **inputs, **sampling, max_new_tokens=max_new_tokens, num_return_sequences=num_samples,
-            pad_token_id=vlm.tokenizer.pad_token_id,
-        )  # fmt: skip
-    tokens = tokens[:, inputs["input_ids"].shape[1] :]
-    end = vlm.model.generation_config.eos_token_id
-    end = torch.as_tensor(vlm.tokenizer.eos_token_id if end is None else end).reshape(-1)
-    ended = torch.isin(tokens.cpu(), end)
-    lengths = torch.where(ended.any(1), ended.int().argmax(1) + 1, tokens.shape[1]).tolist()
-    texts = vlm.tokenizer.batch_decode(
-        [row[:n] for row, n in zip(tokens, lengths, strict=True)], skip_special_tokens=True
-    )
-    flat = [Generated(t.strip(), n, bool(e)) for t, n, e in zip(texts, lengths, ended.any(1).tolist(), strict=True)]
+        tokens = decode(vlm.model, inputs, num_samples, max_new_tokens, temperature, top_p).cpu()
+    lengths = (tokens >= 0).sum(1)
+    ends = torch.as_tensor(vlm.model.generation_config.eos_token_id)
+    finished = torch.isin(tokens, ends).any(1).tolist()
+    kept = [row[:n] for row, n in zip(tokens, lengths, strict=True)]
+    texts = vlm.tokenizer.batch_decode(kept, skip_special_tokens=True)
+    flat = [Generated(t.strip(), n, f) for t, n, f in zip(texts, lengths.tolist(), finished, strict=True)]
     return [flat[i : i + num_samples] for i in range(0, len(flat), num_samples)]
