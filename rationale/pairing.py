@@ -93,6 +93,8 @@ def pair_question(
             rejected_id=rejected.sample_id,
             chosen_answer=chosen.predicted,
             rejected_answer=rejected.predicted,
+            chosen_finished=chosen.finished,
+            rejected_finished=rejected.finished,
         )
         for pair_id, (chosen, rejected) in enumerate(drawn[: rule.max_pairs])
     ]

@@ -66,7 +66,8 @@ class Response:
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """A preference between two responses to one question, with the sample each was and what each answered."""
+    """A preference between two responses to one question: which sample each was, what it answered, and whether it
+    ended by itself (one cut at the token limit has no end to learn)."""
 
     question_id: str
     pair_id: int
@@ -77,6 +78,8 @@ class Pair:
     rejected_id: int
     chosen_answer: str | None
     rejected_answer: str | None
+    chosen_finished: bool = True
+    rejected_finished: bool = True
 
 
 @dataclass(frozen=True, slots=True)

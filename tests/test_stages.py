@@ -175,7 +175,7 @@ def test_a_reference_stored_under_another_truncation_is_refused(questions_dir, p
 
 
 def test_scored_without_a_stored_reference_says_which_stage_makes_it(questions_dir, pairs_dir, model, tmp_path):
-    with pytest.raises(UserError, match="run stage=score on the pairs"):
+    with pytest.raises(UserError, match="run stage=score on the pairs first"):
         train_dpo(questions_dir, pairs_dir, model, tmp_path / "out", "scored")
 
 

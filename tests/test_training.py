@@ -50,7 +50,8 @@ def preference(vlm, examples, reference, stored=None, objective=None, micro=4):
     """A module and its data: four pairs, each two responses to one prompt, three epochs."""
     pairs = [(a, replace(a, response=b.response)) for a, b in zip(examples[:4], examples[4:], strict=True)]
     order = partial(plan, micro_batch=micro, accumulate=4 // micro, epochs=3, seed=0)
-    data = dpo_data(Encoder(vlm.processor), pairs, order, stored)
+    logps = [tuple(map(stored, pair)) for pair in pairs] if stored else None
+    data = dpo_data(Encoder(vlm.processor), pairs, order, logps)
     return DPOModule(vlm, objective or Objective(), reference, Optim(lr=1e-3), data.plan.num_steps), data
 
 

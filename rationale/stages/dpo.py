@@ -43,40 +43,32 @@ def run(
     path = need(pairs, "pairs.jsonl")
     rows = list(iter_jsonl(path, Pair))
     check_known(path, {p.question_id for p in rows}, found)
-    stored = stored_logps(reference_logps) if reference == "scored" else None
 
-    def example(pair: Pair, text: str) -> Example:
+    def example(pair: Pair, text: str, finished: bool) -> Example:
         question = found[pair.question_id]
         image = Path(questions) / question.image
-        return response_example(pair.question_id, image, prompt_text(question, pair.style), text, True, truncate)
+        return response_example(pair.question_id, image, prompt_text(question, pair.style), text, finished, truncate)
 
-    examples = [(example(p, p.chosen), example(p, p.rejected)) for p in rows]
-    lookup = None
-    if stored is not None:
-        source = {id(e): (p.question_id, p.style, t) for p, both in zip(rows, examples, strict=True)
-                  for e, t in zip(both, (p.chosen, p.rejected), strict=True)}  # fmt: skip
-        absent = [key for key in source.values() if key not in stored]
-        if absent:
-            raise RowError(
-                f"{reference_logps}: no log-probs of {len(absent)} responses, first {absent[0][0]!r}: run stage=score"
-            )
-
-        def lookup(e: Example) -> list[float]:
-            return stored[source[id(e)]]
-
+    examples = [(example(p, p.chosen, p.chosen_finished), example(p, p.rejected, p.rejected_finished)) for p in rows]
+    stored = stored_logps(reference_logps, rows) if reference == "scored" else None
     vlm = model()
     freeze(vlm.model, frozen_parts)
-    data = dpo_data(Encoder(vlm.processor, truncate["tokens"]), examples, order, lookup)
+    data = dpo_data(Encoder(vlm.processor, truncate["tokens"]), examples, order, stored)
     module = DPOModule(vlm, objective, reference, optim, data.plan.num_steps)
     counts = fit(module, data, trainer, logger, optim, out, save_every)
     vlm.save(out / "model")
     return {"pairs": len(rows), **counts}
 
 
-def stored_logps(folder: str | None) -> dict[tuple[str, str, str], list[float]]:
-    """Per-token log-probs by (question_id, style, text)."""
+def stored_logps(folder: str | None, pairs: list[Pair]) -> list[tuple[list[float], list[float]]]:
+    """Per-token reference log-probs of the chosen and the rejected response of each pair."""
     if folder is None:
-        raise UserError(
-            "dpo.reference=scored needs reference_logps: run stage=score on the pairs with the SFT model first"
+        raise UserError("dpo.reference=scored needs dpo.reference_logps: run stage=score on the pairs first")
+    found = {(r.question_id, r.style, r.text): r.logps for r in iter_jsonl(need(folder, "rows.jsonl"), ResponseLogps)}
+    sides = [[(p.question_id, p.style, text) for text in (p.chosen, p.rejected)] for p in pairs]
+    absent = [key for both in sides for key in both if key not in found]
+    if absent:
+        raise RowError(
+            f"{folder}: no log-probs of {len(absent)} responses, first {absent[0][0]!r}; run stage=score again"
         )
-    return {(r.question_id, r.style, r.text): r.logps for r in iter_jsonl(need(folder, "rows.jsonl"), ResponseLogps)}
+    return [(found[chosen], found[rejected]) for chosen, rejected in sides]

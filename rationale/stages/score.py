@@ -23,7 +23,9 @@ def texts_of(rows: str) -> list[tuple[str, str, str, bool]]:
     pairs = Path(rows) / "pairs.jsonl"
     if pairs.is_file():
         found = [
-            (p.question_id, p.style, text, True) for p in iter_jsonl(pairs, Pair) for text in (p.chosen, p.rejected)
+            (p.question_id, p.style, text, finished)
+            for p in iter_jsonl(pairs, Pair)
+            for text, finished in ((p.chosen, p.chosen_finished), (p.rejected, p.rejected_finished))
         ]
     else:
         found = [(r.question_id, r.style, r.text, r.finished) for r in iter_jsonl(need(rows, "rows.jsonl"), Response)]

@@ -56,9 +56,9 @@ def dpo_data(
     encoder: Encoder,
     pairs: list[tuple[Example, Example]],
     order: Callable[[list[int]], Plan],
-    stored: Callable[[Example], list[float]] | None = None,
+    stored: list[tuple[list[float], list[float]]] | None = None,
 ) -> PlannedData:
-    """Batches of (chosen, rejected) in planned order; `stored` gives per-token reference log-probs of an example."""
+    """Batches of (chosen, rejected) in planned order; `stored` holds each pair's reference log-probs by token."""
     flat = encoder.response_lengths([example for pair in pairs for example in pair])
     lengths = [a + b for a, b in zip(flat[::2], flat[1::2], strict=True)]
 
@@ -68,11 +68,11 @@ def dpo_data(
         reference = None
         if stored is not None:
             reference = torch.zeros(rows.labels.shape)
-            for row, (example, kept) in enumerate(zip(examples, rows.mask.sum(1).tolist(), strict=True)):
-                logps = stored(example)
+            columns = [stored[i][0] for i in indices] + [stored[i][1] for i in indices]
+            for row, (logps, kept) in enumerate(zip(columns, rows.mask.sum(1).tolist(), strict=True)):
                 if len(logps) != kept:
                     raise RowError(
-                        f"{example.question_id}: {len(logps)} stored reference log-probs for {kept} tokens; the texts, "
+                        f"{examples[row].question_id}: {len(logps)} stored reference log-probs for {kept} tokens; the texts, "
                         "truncation or tokenizer changed since; re-run stage=score"
                     )
                 reference[row, :kept] = torch.tensor(logps)
