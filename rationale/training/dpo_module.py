@@ -58,7 +58,7 @@ def dpo_data(
     order: Callable[[list[int]], Plan],
     stored: list[tuple[list[float], list[float]]] | None = None,
 ) -> PlannedData:
-    """Batches of (chosen, rejected) in planned order; `stored` holds each pair's reference log-probs by token."""
+    """Batches of (chosen, rejected) in planned order; `stored` holds the reference log-probs of each pair."""
     flat = encoder.response_lengths([example for pair in pairs for example in pair])
     lengths = [a + b for a, b in zip(flat[::2], flat[1::2], strict=True)]
 
@@ -72,7 +72,7 @@ def dpo_data(
             for row, (logps, kept) in enumerate(zip(columns, rows.mask.sum(1).tolist(), strict=True)):
                 if len(logps) != kept:
                     raise RowError(
-                        f"{examples[row].question_id}: {len(logps)} stored reference log-probs for {kept} tokens; the texts, "
+                        f"{examples[row].question_id}: {len(logps)} stored reference log-probs for {kept} tokens; texts, "
                         "truncation or tokenizer changed since; re-run stage=score"
                     )
                 reference[row, :kept] = torch.tensor(logps)

@@ -12,6 +12,7 @@ import torch
 from pytorch_lightning.callbacks import Callback, ModelCheckpoint, TQDMProgressBar
 
 from rationale.training.datamodule import PlannedData
+from rationale.training.loggers import close
 from rationale.training.optim import Optim
 
 
@@ -67,8 +68,7 @@ def fit(
         enable_model_summary=False, log_every_n_steps=10,
     )  # fmt: skip
     run.fit(module, datamodule=data, ckpt_path=str(last) if last.exists() else None, weights_only=False)
-    for one in run.loggers:
-        one.finalize("success")
+    close(run.loggers)
     steps = stop_after or data.plan.num_steps
     if run.global_step != steps:
         raise RuntimeError(f"trained {run.global_step} of {steps} steps; run the same command again to go on")
