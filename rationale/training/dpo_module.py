@@ -72,8 +72,8 @@ def dpo_data(
             for row, (logps, kept) in enumerate(zip(columns, rows.mask.sum(1).tolist(), strict=True)):
                 if len(logps) != kept:
                     raise RowError(
-                        f"{examples[row].question_id}: {len(logps)} stored reference log-probs for {kept} tokens; texts, "
-                        "truncation or tokenizer changed since; re-run stage=score"
+                        f"{examples[row].question_id}: {len(logps)} stored reference log-probs for {kept} tokens; "
+                        "texts, truncation or tokenizer changed since; re-run stage=score"
                     )
                 reference[row, :kept] = torch.tensor(logps)
         return PairBatch(rows, len(indices) / len(step), reference)

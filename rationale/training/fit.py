@@ -68,7 +68,7 @@ def fit(
         enable_model_summary=False, log_every_n_steps=10,
     )  # fmt: skip
     run.fit(module, datamodule=data, ckpt_path=str(last) if last.exists() else None, weights_only=False)
-    close(run.loggers)
+    close(run.loggers, out)
     steps = stop_after or data.plan.num_steps
     if run.global_step != steps:
         raise RuntimeError(f"trained {run.global_step} of {steps} steps; run the same command again to go on")
