@@ -11,7 +11,7 @@ from typing import Any
 
 from rationale.artifacts import UserError
 from rationale.data.images import open_image, resolve
-from rationale.data.mini import WORLDS, split_of
+from rationale.data.mini import WORLDS, drill, split_of
 from rationale.schema import Question, RowError, from_dict
 
 Sourced = tuple[Question, bytes, str]  # a question, the bytes of its image file, the file's suffix
@@ -74,13 +74,24 @@ def mini(images: dict[str, int], questions_per_image: int, held_out_per_image: i
 
 
 DESCRIBE = ("Describe the image.", "List what the image shows.")
+FILLERS = (
+    "Here is an image.", "Look at the image first.", "What is in it?", "I want to see what the image shows.",
+    "Read it from left to right, row by row.", "There are red, blue and green things.", "Let me see what you read.",
+    "Take a look and then answer.", "How many are there and which?", "A. one\nB. two\nC. three",
+    "The answer is in the image.", "What is the value of each and which is first?",
+)  # fmt: skip
+STARTS = ("", "", "Here is what it shows. ", "I see this. ", "This is the list. ", "First the list. ")
 
 
-def mini_base(images: int, one_hop_per_image: int, sums_share: float, seed: int) -> Iterator[Sourced]:
+def mini_base(
+    images: int, one_hop_per_image: int, sums_share: float, seed: int, varied: bool = False
+) -> Iterator[Sourced]:
     """What the base model knows: describing an image, reading off one thing, adding and subtracting two numbers.
 
     `sums_share` of the images carry a sum besides. Drawn from the train split of the worlds with its own seed; no
-    multi-step question and no rationale.
+    multi-step question and no rationale. `varied` puts up to five filler sentences before each request and starts some
+    descriptions with a phrase, so that where a description begins differs: with two wordings of like length a model
+    learns to read at fixed distances from the image, and fails at any other prompt (experiments/LOG.md).
     """
     for name, module in WORLDS.items():
         for index in range(images):
@@ -102,11 +113,35 @@ def mini_base(images: int, one_hop_per_image: int, sums_share: float, seed: int)
                         str(a + b if plus else high - low),
                     )
                 )
-            for number, (skill, question, answer) in enumerate(rows):
+            for number, (skill, asked, said) in enumerate(rows):
+                question, answer = asked, said
+                if varied:
+                    question = " ".join([*rng.choices(FILLERS, k=rng.randint(0, 5)), asked])
+                    answer = rng.choice(STARTS) + said if skill == "describe" else said
                 yield (
                     Question(
                         question_id=f"base-{name}-{index:05d}-{number}", dataset=name, split="train", image="",
                         question=question, answers=[answer], kind="open", meta={"skill": skill},
+                    ),
+                    data,
+                    ".png",
+                )  # fmt: skip
+
+
+def mini_drills(images: int, drills_per_image: int, seed: int) -> Iterator[Sourced]:
+    """Descriptions with one thing looked up in them, and single steps of language beside an image (`data.mini.drill`)."""
+    for name, module in WORLDS.items():
+        for index in range(images):
+            world, rng = _draw(name, "train", seed, index)
+            data = _png(module.render(world))
+            rows = [("describe", *drill.describe_and_say(module, world, rng))]
+            rows += [("drill", *rng.choice(drill.DRILLS)(rng)) for _ in range(drills_per_image)]
+            for number, (skill, asked, said) in enumerate(rows):
+                yield (
+                    Question(
+                        question_id=f"drill-{name}-{index:05d}-{number}", dataset=name, split="train", image="",
+                        question=" ".join([*rng.choices(FILLERS, k=rng.randint(0, 3)), asked]), answers=[said],
+                        kind="open", meta={"skill": skill},
                     ),
                     data,
                     ".png",
