@@ -129,7 +129,7 @@ def mini_base(
 
 
 def mini_drills(images: int, drills_per_image: int, seed: int) -> Iterator[Sourced]:
-    """Descriptions with one thing looked up in them, and single steps of language beside an image (`data.mini.drill`)."""
+    """Descriptions with one thing looked up in them, and single steps of language (`data.mini.drill`)."""
     for name, module in WORLDS.items():
         for index in range(images):
             world, rng = _draw(name, "train", seed, index)
