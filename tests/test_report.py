@@ -108,7 +108,7 @@ def test_the_report_is_whole(experiment):
     rows = {f"{name}/{style}": 75 for name in ("sft_both", "dpo") for style in ("direct", "cot")}
     assert counts == {**rows, "claims open": 1, "missing": 0}
     stems = "table_3.md table_3.tex table_3.csv orderings.md orderings.csv verifier.md verifier.csv index.html"
-    figures = "verifier.svg lengths.svg responses.svg sft.svg dpo.svg"
+    figures = "overview.svg verifier.svg lengths.svg responses.svg sft.svg dpo.svg"
     assert {p.name for p in (experiment / "report").iterdir()} == {*stems.split(), *figures.split()}
     assert page.count("<svg") == 5 and ">41<" in page and "Left out" not in page
 

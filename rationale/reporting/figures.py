@@ -74,14 +74,15 @@ def overview_figure(tables: Iterable[Table], column: str) -> Drawing:
     for table in tables:
         for r in table.records:
             if r.get("column") == column and r["num"] and r["paper"] is not None:
-                cells.setdefault((r["model"], r["prompt"]), r)
-    models = list(dict.fromkeys(model for model, _ in cells))
+                cells.setdefault((r["name"], r["prompt"]), r)  # a model that stands in two tables is one dot
+    models = list(dict.fromkeys(name for name, _ in cells))
 
     def draw(axes: Sequence[Axes]) -> None:
         for ax, title in zip(axes, ("here, in miniature", "the paper, 8B"), strict=True):
             for color, prompt, side in zip(COLORS, ("direct", "cot"), (-0.12, 0.12), strict=False):
                 for x, model in enumerate(models):
-                    r = cells[model, prompt]
+                    if (r := cells.get((model, prompt))) is None:
+                        continue
                     ours = ax is axes[0]
                     y = r["value"] if ours else r["paper"]
                     error = [[y - r["low"]], [r["high"] - y]] if ours else None
@@ -89,7 +90,8 @@ def overview_figure(tables: Iterable[Table], column: str) -> Drawing:
                     ax.errorbar(x + side, y, error, fmt="o", color=color, markersize=5, capsize=2, label=label)
                     ax.annotate(f"{y:.1f}", (x + side, y), (0, 8), textcoords="offset points", ha="center", fontsize=7)
             ax.set_title(title)
-            ax.set_xticks(range(len(models)), models)
+            labels = {name: r["model"] for (name, _), r in reversed(cells.items())}
+            ax.set_xticks(range(len(models)), [labels[name] for name in models])
             ax.set_xlim(-0.6, len(models) - 0.4)
             ax.margins(y=0.18)
         axes[0].set_ylabel(f"{column} accuracy, points")
