@@ -22,6 +22,8 @@ SMALL = [
     "sampling.num_samples=8",
     "pairing.low=0.03",
     "sft.mixture.pretrain=32",
+    "sft.batch.micro=8",
+    "sft.epochs=4",
     "evaluation.batch_size=32",
 ]
 
