@@ -73,6 +73,14 @@ def mini(images: dict[str, int], questions_per_image: int, held_out_per_image: i
                     asked += 1
 
 
+def _open(question_id: str, world_name: str, skill: str, question: str, answer: str) -> Question:
+    """A pre-training row, asked as it stands."""
+    return Question(
+        question_id=question_id, dataset=world_name, split="train", image="", question=question, answers=[answer],
+        kind="open", meta={"skill": skill},
+    )  # fmt: skip
+
+
 DESCRIBE = ("Describe the image.", "List what the image shows.")
 FILLERS = (
     "Here is an image.", "Look at the image first.", "What is in it?", "I want to see what the image shows.",
@@ -118,14 +126,7 @@ def mini_base(
                 if varied:
                     question = " ".join([*rng.choices(FILLERS, k=rng.randint(0, 5)), asked])
                     answer = rng.choice(STARTS) + said if skill == "describe" else said
-                yield (
-                    Question(
-                        question_id=f"base-{name}-{index:05d}-{number}", dataset=name, split="train", image="",
-                        question=question, answers=[answer], kind="open", meta={"skill": skill},
-                    ),
-                    data,
-                    ".png",
-                )  # fmt: skip
+                yield _open(f"base-{name}-{index:05d}-{number}", name, skill, question, answer), data, ".png"
 
 
 def mini_drills(images: int, drills_per_image: int, seed: int) -> Iterator[Sourced]:
@@ -137,15 +138,8 @@ def mini_drills(images: int, drills_per_image: int, seed: int) -> Iterator[Sourc
             rows = [("describe", *drill.describe_and_say(module, world, rng))]
             rows += [("drill", *rng.choice(drill.DRILLS)(rng)) for _ in range(drills_per_image)]
             for number, (skill, asked, said) in enumerate(rows):
-                yield (
-                    Question(
-                        question_id=f"drill-{name}-{index:05d}-{number}", dataset=name, split="train", image="",
-                        question=" ".join([*rng.choices(FILLERS, k=rng.randint(0, 3)), asked]), answers=[said],
-                        kind="open", meta={"skill": skill},
-                    ),
-                    data,
-                    ".png",
-                )  # fmt: skip
+                question = " ".join([*rng.choices(FILLERS, k=rng.randint(0, 3)), asked])
+                yield _open(f"drill-{name}-{index:05d}-{number}", name, skill, question, said), data, ".png"
 
 
 def folder(

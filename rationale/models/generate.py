@@ -32,6 +32,12 @@ def _warp(temperature: float, top_p: float) -> LogitsProcessorList:
     return LogitsProcessorList(warpers + ([TopPLogitsWarper(top_p)] if top_p < 1 else []))
 
 
+def end_tokens(model: nn.Module) -> Tensor:
+    """Ids that end a response: the generation config's, or the text model's where that names none."""
+    ends = model.generation_config.eos_token_id
+    return torch.as_tensor(model.config.get_text_config().eos_token_id if ends is None else ends).reshape(-1)
+
+
 def decode(
     model: nn.Module, inputs: dict[str, Tensor], num_samples: int, max_new_tokens: int, temperature: float, top_p: float
 ) -> Tensor:
@@ -41,7 +47,7 @@ def decode(
     leave the batch. The noise is drawn for every row, ended or not, so the tokens are those of transformers' own
     `generate(num_return_sequences=...)` under the same seed.
     """
-    ends = torch.as_tensor(model.generation_config.eos_token_id, device=model.device).reshape(-1)
+    ends = end_tokens(model).to(model.device)
     warp = _warp(temperature, top_p)
     mask = inputs["attention_mask"]
     positions = (mask.cumsum(-1) - 1).clamp(min=0)
@@ -101,8 +107,7 @@ def generate(
         torch.manual_seed(seed_of(seed, *(e.question_id for e in examples)))
         tokens = decode(vlm.model, inputs, num_samples, max_new_tokens, temperature, top_p).cpu()
     lengths = (tokens >= 0).sum(1)
-    ends = torch.as_tensor(vlm.model.generation_config.eos_token_id)
-    finished = torch.isin(tokens, ends).any(1).tolist()
+    finished = torch.isin(tokens, end_tokens(vlm.model)).any(1).tolist()
     kept = [row[:n] for row, n in zip(tokens, lengths, strict=True)]
     texts = vlm.tokenizer.batch_decode(kept, skip_special_tokens=True)
     flat = [Generated(t.strip(), n, f) for t, n, f in zip(texts, lengths.tolist(), finished, strict=True)]
