@@ -129,16 +129,16 @@ def mini_base(
                 yield _open(f"base-{name}-{index:05d}-{number}", name, skill, question, answer), data, ".png"
 
 
-def mini_drills(images: int, drills_per_image: int, seed: int) -> Iterator[Sourced]:
-    """Descriptions with one thing looked up in them, and single steps of language (`data.mini.drill`)."""
+def mini_drills(images: int, described_per_image: int, drills_per_image: int, seed: int) -> Iterator[Sourced]:
+    """Descriptions with single steps that follow from them, and the same steps on text (`data.mini.drill`)."""
     for name, module in WORLDS.items():
         for index in range(images):
             world, rng = _draw(name, "train", seed, index)
             data = _png(module.render(world))
-            rows = [("describe", *drill.describe_and_say(module, world, rng))]
-            rows += [("drill", *rng.choice(drill.DRILLS)(rng)) for _ in range(drills_per_image)]
+            rows = [("describe", *drill.describe_and_say(module, world, rng)) for _ in range(described_per_image)]
+            rows += [("drill", *rng.choice(drill.IN_TEXT)(rng)) for _ in range(drills_per_image)]
             for number, (skill, asked, said) in enumerate(rows):
-                question = " ".join([*rng.choices(FILLERS, k=rng.randint(0, 3)), asked])
+                question = " ".join([*rng.choices(FILLERS, k=rng.randint(0, 2)), asked])
                 yield _open(f"drill-{name}-{index:05d}-{number}", name, skill, question, said), data, ".png"
 
 

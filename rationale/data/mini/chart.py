@@ -6,7 +6,16 @@ from random import Random
 
 from PIL import Image, ImageDraw
 
-from rationale.data.mini.template import Solution, Template, World, no_arguments, running_sum
+from rationale.data.mini.template import (
+    Solution,
+    Template,
+    World,
+    extremes,
+    looked_up,
+    no_arguments,
+    numbered,
+    running_sum,
+)
 
 SIZE = 64
 MAX_VALUE = 20
@@ -51,16 +60,17 @@ def listing(world: World, rng: Random) -> str:
     return rng.choice((f"From left to right the {noun} are {items}.", f"The {noun} show {items}."))
 
 
-def _values(world: World) -> dict[str, int]:
+def values_of(world: World) -> dict[str, int]:
+    """The values by color."""
     return {item["color"]: item["value"] for item in world["items"]}
 
 
 def _one(world: World, rng: Random) -> dict:
-    return {"a": rng.choice(list(_values(world)))}
+    return {"a": rng.choice(list(values_of(world)))}
 
 
 def _two(world: World, rng: Random) -> dict:
-    a, b = rng.sample(list(_values(world)), 2)
+    a, b = rng.sample(list(values_of(world)), 2)
     return {"a": a, "b": b}
 
 
@@ -69,44 +79,37 @@ def _threshold(world: World, rng: Random) -> dict:
 
 
 def _difference(world: World, args: dict) -> Solution:
-    values = _values(world)
+    values = values_of(world)
     a, b = values[args["a"]], values[args["b"]]
-    return Solution(
-        str(abs(a - b)),
-        [f"{args['a']} is {a} and {args['b']} is {b}", f"the difference is {max(a, b)} - {min(a, b)} = {abs(a - b)}"],
-    )
+    high, low = max(a, b), min(a, b)
+    return Solution(str(high - low), [looked_up(values, args["a"], args["b"]), f"{high} - {low} = {high - low}"])
 
 
 def _sum_two(world: World, args: dict) -> Solution:
-    values = _values(world)
+    values = values_of(world)
     a, b = values[args["a"]], values[args["b"]]
-    return Solution(str(a + b), [f"{args['a']} is {a} and {args['b']} is {b}", f"the sum is {a} + {b} = {a + b}"])
+    return Solution(str(a + b), [looked_up(values, args["a"], args["b"]), f"{a} + {b} = {a + b}"])
 
 
 def _sum_all(world: World, args: dict) -> Solution:
-    total, steps = running_sum(list(_values(world).values()))
-    return Solution(str(total), [f"adding up, {', '.join(steps)}"])
+    total, steps = running_sum(values_of(world))
+    return Solution(str(total), [steps])
 
 
 def _range(world: World, args: dict) -> Solution:
-    high, low = max(_values(world).values()), min(_values(world).values())
-    return Solution(
-        str(high - low), [f"the highest is {high} and the lowest is {low}", f"{high} - {low} = {high - low}"]
-    )
+    high, low, said = extremes(values_of(world))
+    return Solution(str(high - low), [said, f"{high} - {low} = {high - low}"])
 
 
 def _ends(world: World, args: dict) -> Solution:
-    high, low = max(_values(world).values()), min(_values(world).values())
-    return Solution(
-        str(high + low), [f"the highest is {high} and the lowest is {low}", f"{high} + {low} = {high + low}"]
-    )
+    high, low, said = extremes(values_of(world))
+    return Solution(str(high + low), [said, f"{high} + {low} = {high + low}"])
 
 
 def _count(world: World, args: dict, above: bool) -> Solution:
-    kept = [f"{c} {v}" for c, v in _values(world).items() if (v > args["t"] if above else v < args["t"])]
-    word = "above" if above else "below"
-    seen = f"{word} {args['t']} are {', '.join(kept)}" if kept else f"none is {word} {args['t']}"
-    return Solution(str(len(kept)), [seen, f"the count is {len(kept)}"])
+    kept = [f"{c} {v}" for c, v in values_of(world).items() if (v > args["t"] if above else v < args["t"])]
+    said = f"{'above' if above else 'below'} {args['t']} are {numbered(kept)}"
+    return Solution(str(len(kept)), [said, f"the count is {len(kept)}"])
 
 
 TEMPLATES = (
@@ -123,9 +126,9 @@ TEMPLATES = (
     Template("sum_of_ends", no_arguments, ("What is the sum of the highest and the lowest value?",), _ends,
              held_out=True),
     Template("value", _one, ("What is the value of {a}?", "How high is {a}?"),
-             lambda world, args: Solution(str(_values(world)[args["a"]])), hop=1),
+             lambda world, args: Solution(str(values_of(world)[args["a"]])), hop=1),
     Template("highest", no_arguments, ("What is the highest value?",),
-             lambda world, args: Solution(str(max(_values(world).values()))), hop=1),
+             lambda world, args: Solution(str(max(values_of(world).values()))), hop=1),
     Template("number", no_arguments, ("How many values are shown?",),
              lambda world, args: Solution(str(len(world["items"]))), hop=1),
 )  # fmt: skip

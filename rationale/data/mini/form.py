@@ -6,7 +6,14 @@ from random import Random
 
 from PIL import Image, ImageDraw, ImageFont
 
-from rationale.data.mini.template import Solution, Template, World, no_arguments, running_sum
+from rationale.data.mini.template import (
+    Solution,
+    Template,
+    World,
+    looked_up,
+    no_arguments,
+    running_sum,
+)
 
 SIZE = 64
 ITEMS = ("tea", "ham", "egg", "jam", "pie", "rye", "oat", "fig", "nut", "cod")
@@ -47,59 +54,62 @@ def listing(world: World, rng: Random) -> str:
     )
 
 
-def _prices(world: World) -> dict[str, int]:
+def values_of(world: World) -> dict[str, int]:
+    """The prices by item."""
     return {item["name"]: item["price"] for item in world["items"]}
 
 
 def _one(world: World, rng: Random) -> dict:
-    return {"a": rng.choice(list(_prices(world)))}
+    return {"a": rng.choice(list(values_of(world)))}
 
 
 def _two(world: World, rng: Random) -> dict:
-    a, b = rng.sample(list(_prices(world)), 2)
+    a, b = rng.sample(list(values_of(world)), 2)
     return {"a": a, "b": b}
 
 
 def _dearer(world: World, rng: Random) -> dict | None:
     pair = _two(world, rng)
-    prices = _prices(world)
+    prices = values_of(world)
     a, b = sorted(pair.values(), key=lambda name: -prices[name])
     return {"a": a, "b": b} if prices[a] > prices[b] else None
 
 
 def _paid(world: World, rng: Random) -> dict:
-    return {"a": rng.choice(list(_prices(world))), "cash": rng.choice((40, 50, 60))}
+    return {"a": rng.choice(list(values_of(world))), "cash": rng.choice((40, 50, 60))}
 
 
 def _total(world: World, args: dict) -> Solution:
-    total, steps = running_sum(list(_prices(world).values()))
-    return Solution(str(total), [f"adding up, {', '.join(steps)}"])
+    total, steps = running_sum(values_of(world))
+    return Solution(str(total), [steps])
 
 
 def _together(world: World, args: dict) -> Solution:
-    a, b = _prices(world)[args["a"]], _prices(world)[args["b"]]
-    return Solution(str(a + b), [f"{args['a']} costs {a} and {args['b']} costs {b}", f"together {a} + {b} = {a + b}"])
+    prices = values_of(world)
+    a, b = prices[args["a"]], prices[args["b"]]
+    return Solution(str(a + b), [looked_up(prices, args["a"], args["b"]), f"{a} + {b} = {a + b}"])
 
 
 def _change(world: World, args: dict) -> Solution:
-    price = _prices(world)[args["a"]]
-    left = args["cash"] - price
-    return Solution(str(left), [f"{args['a']} costs {price}", f"the change is {args['cash']} - {price} = {left}"])
+    prices = values_of(world)
+    price, cash = prices[args["a"]], args["cash"]
+    return Solution(str(cash - price), [looked_up(prices, args["a"]), f"{cash} - {price} = {cash - price}"])
 
 
 def _more(world: World, args: dict) -> Solution:
-    a, b = _prices(world)[args["a"]], _prices(world)[args["b"]]
-    return Solution(str(a - b), [f"{args['a']} costs {a} and {args['b']} costs {b}", f"{a} - {b} = {a - b}"])
+    prices = values_of(world)
+    a, b = prices[args["a"]], prices[args["b"]]
+    return Solution(str(a - b), [looked_up(prices, args["a"], args["b"]), f"{a} - {b} = {a - b}"])
 
 
 def _dearest(world: World, args: dict) -> Solution:
-    prices = _prices(world)
+    prices = values_of(world)
     name = max(prices, key=prices.get)
-    return Solution(name, [f"the highest price is {prices[name]}", f"it belongs to {name}"])
+    return Solution(name, [f"the highest is {name} {prices[name]}"])
 
 
 def _unique_dearest(world: World, rng: Random) -> dict | None:
-    prices = sorted(_prices(world).values())
+    prices = sorted(values_of(world).values())
     return {} if prices[-1] > prices[-2] else None
 
 
@@ -113,7 +123,7 @@ TEMPLATES = (
              lambda world, args: Solution(str(world["number"]), ["the number stands in the first line"])),
     Template("more", _dearer, ("How much more does {a} cost than {b}?",), _more, held_out=True),
     Template("price", _one, ("What is the price of {a}?", "How much is {a}?"),
-             lambda world, args: Solution(str(_prices(world)[args["a"]])), hop=1),
+             lambda world, args: Solution(str(values_of(world)[args["a"]])), hop=1),
     Template("lines", no_arguments, ("How many items are listed?",),
              lambda world, args: Solution(str(len(world["items"]))), hop=1),
     Template("first", no_arguments, ("Which item comes first?",),

@@ -6,7 +6,7 @@ from random import Random
 
 from PIL import Image, ImageDraw
 
-from rationale.data.mini.template import Solution, Template, World
+from rationale.data.mini.template import Solution, Template, World, numbered
 
 SIZE, GRID, CELL = 64, 4, 16
 SHAPES = ("circle", "square", "triangle", "diamond")
@@ -14,6 +14,8 @@ COLORS = {
     "red": (214, 39, 40), "blue": (31, 88, 200), "green": (44, 160, 44),
     "orange": (255, 140, 0), "purple": (128, 60, 170), "black": (20, 20, 20),
 }  # fmt: skip
+SIDES = {"left of": ("column", -1), "right of": ("column", 1), "above": ("row", -1)}
+VERDICTS = ("more", "fewer", "as many")
 KIND, SCORER = "choice", "multiple_choice"
 
 
@@ -68,7 +70,8 @@ def _shape(world: World, rng: Random) -> dict:
     return {"s": rng.choice(SHAPES)}
 
 
-def _name(thing: dict) -> str:
+def name_of(thing: dict) -> str:
+    """What an object is called."""
     return f"{thing['color']} {thing['shape']}"
 
 
@@ -81,26 +84,42 @@ def _find(world: World, args: dict) -> dict:
     return next(t for t in world["objects"] if t["color"] == args["c"] and t["shape"] == args["s"])
 
 
-def _counted(kept: list[dict], what: str) -> Solution:
-    seen = f"{what} are {', '.join(_name(t) for t in kept)}" if kept else f"{what} are none"
-    return Solution(str(len(kept)), [seen, f"the count is {len(kept)}"], _numeric_choices(len(kept)))
+def alike(objects: list[dict], key: str, look: str) -> tuple[int, str]:
+    """How many objects have a color or shape, and in words which."""
+    kept = [name_of(t) for t in objects if t[key] == look]
+    return len(kept), f"the {look}{' things' if key == 'color' else 's'} are {numbered(kept)}"
 
 
-def _count_color(world: World, args: dict) -> Solution:
-    return _counted([t for t in world["objects"] if t["color"] == args["c"]], args["c"])
+def on_side(objects: list[dict], side: str, limit: int) -> tuple[int, str]:
+    """How many objects stand on one side of a row or column, and in words which."""
+    axis, sign = SIDES[side]
+    kept = [name_of(t) for t in objects if sign * (t[axis] - limit) > 0]
+    return len(kept), f"{side} {axis} {limit} are {numbered(kept)}"
 
 
-def _count_shape(world: World, args: dict) -> Solution:
-    return _counted([t for t in world["objects"] if t["shape"] == args["s"]], f"{args['s']}s")
+def of_row(objects: list[dict], row: int) -> tuple[list[dict], str]:
+    """The objects of a row, and in words which."""
+    kept = [t for t in objects if t["row"] == row]
+    return kept, f"row {row} holds {numbered([name_of(t) for t in kept])}"
+
+
+def verdict(a: int, b: int) -> str:
+    """Whether the first count is more, fewer or as many."""
+    return VERDICTS[0 if a > b else 1 if a < b else 2]
+
+
+def _counted(count: int, *working: str) -> Solution:
+    return Solution(str(count), [*working, f"the count is {count}"], _numeric_choices(count))
+
+
+def _count_alike(world: World, key: str, look: str) -> Solution:
+    return _counted(*alike(world["objects"], key, look))
 
 
 def _relative(world: World, args: dict, side: str) -> Solution:
-    here = _find(world, args)
-    axis, sign = {"left of": ("column", -1), "right of": ("column", 1), "above": ("row", -1)}[side]
-    kept = [t for t in world["objects"] if sign * (t[axis] - here[axis]) > 0]
-    found = f"the {_name(here)} is in {axis} {here[axis]}"
-    counted = _counted(kept, f"{side} it")
-    return Solution(counted.answer, [found, *counted.working], counted.choices)
+    here, axis = _find(world, args), SIDES[side][0]
+    count, said = on_side(world["objects"], side, here[axis])
+    return _counted(count, f"the {name_of(here)} is in {axis} {here[axis]}", said)
 
 
 def _same_row(world: World, rng: Random) -> dict | None:
@@ -119,8 +138,9 @@ def _same_row(world: World, rng: Random) -> dict | None:
 
 def _row_mate(world: World, args: dict) -> Solution:
     here = _find(world, args)
-    mate = next(t for t in world["objects"] if t["row"] == here["row"] and t is not here)
-    working = [f"the {_name(here)} is in row {here['row']}", f"beside it is the {_name(mate)}"]
+    held, said = of_row(world["objects"], here["row"])
+    mate = next(t for t in held if t is not here)
+    working = [f"the {name_of(here)} is in row {here['row']}", said, f"the other is the {name_of(mate)}"]
     return Solution(mate["color"], working, args["choices"])
 
 
@@ -139,15 +159,16 @@ def _more_shapes(world: World, rng: Random) -> dict:
 
 
 def _compare(world: World, args: dict) -> Solution:
-    counts = [sum(t["shape"] == args[key] for t in world["objects"]) for key in "ab"]
-    answer = "more" if counts[0] > counts[1] else "fewer" if counts[0] < counts[1] else "as many"
-    working = [f"{args['a']}s are {counts[0]}", f"{args['b']}s are {counts[1]}", f"that is {answer}"]
-    return Solution(answer, working, ["more", "fewer", "as many"])
+    (first, one), (second, other) = (alike(world["objects"], "shape", args[key]) for key in "ab")
+    answer = verdict(first, second)
+    return Solution(answer, [one, other, f"{first} against {second} is {answer}"], list(VERDICTS))
 
 
 TEMPLATES = (
-    Template("count_color", _color, ("How many objects are {c}?", "How many {c} things are there?"), _count_color),
-    Template("count_shape", _shape, ("How many {s}s are there?", "What is the number of {s}s?"), _count_shape),
+    Template("count_color", _color, ("How many objects are {c}?", "How many {c} things are there?"),
+             lambda world, args: _count_alike(world, "color", args["c"])),
+    Template("count_shape", _shape, ("How many {s}s are there?", "What is the number of {s}s?"),
+             lambda world, args: _count_alike(world, "shape", args["s"])),
     Template("left_of", _anchor, ("How many objects are left of the {c} {s}?",),
              lambda world, args: _relative(world, args, "left of")),
     Template("right_of", _anchor, ("How many objects are right of the {c} {s}?",),

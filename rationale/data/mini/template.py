@@ -47,13 +47,29 @@ def split_of(world: World) -> str:
     return "val" if bucket == 0 else "test" if bucket <= 2 else "train"
 
 
-def running_sum(values: list[int]) -> tuple[int, list[str]]:
-    """The total, and the additions that reach it one at a time."""
-    total, steps = values[0], []
-    for value in values[1:]:
-        steps.append(f"{total} + {value} = {total + value}")
+def numbered(things: list[str]) -> str:
+    """ "1 first, 2 second": the last number is the count. "none" of nothing."""
+    return ", ".join(f"{i} {thing}" for i, thing in enumerate(things, start=1)) or "none"
+
+
+def running_sum(values: dict[str, int]) -> tuple[int, str]:
+    """The total, and in words the additions that reach it one name at a time."""
+    total, steps = next(iter(values.values())), []
+    for name, value in list(values.items())[1:]:
+        steps.append(f"{total} + {name} {value} = {total + value}")
         total += value
-    return total, steps
+    return total, f"adding up, {', '.join(steps)}"
+
+
+def extremes(values: dict[str, int]) -> tuple[int, int, str]:
+    """The highest and the lowest value, and in words whose they are."""
+    high, low = max(values, key=values.get), min(values, key=values.get)
+    return values[high], values[low], f"the highest is {high} {values[high]} and the lowest is {low} {values[low]}"
+
+
+def looked_up(values: dict[str, int], *names: str) -> str:
+    """The values of some names in words."""
+    return f"here {' and '.join(f'{name} is {values[name]}' for name in names)}"
 
 
 def sentence(text: str) -> str:
