@@ -16,8 +16,9 @@ LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 class Question:
     """One question about one image.
 
-    `image` is a path relative to the folder of the questions. `answers` holds every accepted answer, the
-    preferred one first; for multiple choice it holds the text of the right choice, which is one of `choices`.
+    `image` is a path relative to the folder of the questions, empty for a row of text alone (kind open only).
+    `answers` holds every accepted answer, the preferred one first; for multiple choice it holds the text of the right
+    choice, which is one of `choices`.
     `scorer` names the function of `metrics.scoring` that judges any response to this question. `kind` picks
     the prompt suffix (paper, section 3.2): short answer, multiple choice, or open (no suffix).
     """

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from rationale.data import tasks
-from rationale.data.encode import Example
+from rationale.data.batch import Example
 from rationale.models.mini import build_model, build_processor, train_tokenizer
 from rationale.models.teacher import ProgramTeacher
 from rationale.models.vlm import VLM, load

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from random import Random
 
@@ -10,40 +11,40 @@ import pytest
 from rationale.data import tasks
 from rationale.data.mini import WORLDS, drill, scene
 
-VALUES = {"red": 17, "tea": 4, "blue": 40, "jam": 17, "pie": 4}
+VALUES = {"red": 17, "tea": 4, "blue": 40, "jam": 17, "pie": 3}
 OBJECTS = scene.draw_world(Random(5))["objects"]
 
 
-def entries(numbered_list):
-    """The entries of "1 first, 2 second"; their numbers are checked."""
-    if numbered_list == "none":
-        return []
-    numbers, names = zip(*(entry.split(" ", 1) for entry in numbered_list.split(", ")), strict=True)
-    assert list(map(int, numbers)) == list(range(1, len(names) + 1))
-    return list(names)
+def counts(said):
+    """The things of "first: 1, second: 1", and the count after each."""
+    things, found = zip(*(entry.split(": ") for entry in said.rstrip(".").split(", ")), strict=True)
+    return list(things), list(map(int, found))
+
+
+def running(kept):
+    return list(itertools.accumulate(map(int, kept)))
 
 
 @pytest.mark.parametrize("seed", range(10))
 def test_look_up_gives_the_value_of_each_name(seed):
     asked, said = drill.look_up(VALUES, Random(seed))
     names = re.fullmatch(r"What is (.*)\?", asked)[1].split(" and ")
-    assert said == f"Here {' and '.join(f'{name} is {VALUES[name]}' for name in names)}."
+    assert said == f"Here {' and '.join(f'{name} {VALUES[name]}' for name in names)}."
 
 
-@pytest.mark.parametrize("seed", range(10))
-def test_extreme_is_the_first_largest_or_smallest(seed):
-    asked, said = drill.extreme(VALUES, Random(seed))
-    assert said == ("The highest is blue 40." if "highest" in asked else "The lowest is tea 4.")
+def test_extremes_are_those_so_far():
+    _, said = drill.extremes(VALUES, Random(0))
+    assert said == "Highest and lowest, red 17: 17 17, tea 4: 17 4, blue 40: 40 4, jam 17: 40 4, pie 3: 40 3."
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_beyond_keeps_what_passes_the_limit_and_nothing_else(seed):
+def test_beyond_counts_what_passes_the_limit_and_nothing_else(seed):
     asked, said = drill.beyond(VALUES, Random(seed))
-    side, limit = re.fullmatch(r"Which are (above|below) (\d+)\?", asked).groups()
+    side, limit = re.fullmatch(r"Count (above|below) (\d+)\.", asked).groups()
     passes = (lambda v: v > int(limit)) if side == "above" else (lambda v: v < int(limit))
-    start, kept = said.rstrip(".").split(" are ")
+    start, rest = said.split(", ", 1)
     assert start.lower() == f"{side} {limit}"
-    assert entries(kept) == [f"{name} {value}" for name, value in VALUES.items() if passes(value)]
+    assert counts(rest) == ([f"{n} {v}" for n, v in VALUES.items()], running(passes(v) for v in VALUES.values()))
 
 
 def test_add_each_goes_through_the_list_in_order():
@@ -56,36 +57,56 @@ def test_add_each_goes_through_the_list_in_order():
 
 
 @pytest.mark.parametrize("seed", range(10))
-def test_where_says_the_row_or_column(seed):
+def test_where_gives_the_column(seed):
     asked, said = drill.where(OBJECTS, Random(seed))
-    axis, color, shape = re.fullmatch(r"Which (row|column) holds the (\w+) (\w+)\?", asked).groups()
+    color, shape = re.fullmatch(r"Which column holds the (\w+) (\w+)\?", asked).groups()
     thing = next(t for t in OBJECTS if (t["color"], t["shape"]) == (color, shape))
-    assert said == f"The {color} {shape} is in {axis} {thing[axis]}."
+    assert said == f"Here {color} {shape} {thing['column']}."
 
 
-@pytest.mark.parametrize("make", [drill.beside, drill.in_row, drill.alike])
+@pytest.mark.parametrize("make", [drill.beside, drill.alike])
 @pytest.mark.parametrize("seed", range(20))
-def test_objects_named_are_those_asked_for(make, seed):
+def test_objects_counted_are_those_asked_for(make, seed):
     asked, said = make(OBJECTS, Random(seed))
-    words = asked.rstrip("?").split()
-    if make is drill.in_row:
-        keep = [t for t in OBJECTS if t["row"] == int(words[3])]
-    elif make is drill.alike:
-        keep = [t for t in OBJECTS if words[-1].removesuffix("s") in (t["color"], t["shape"])]
+    words = asked.rstrip(".").split()
+    if make is drill.alike:
+        kept = [words[-1].removesuffix("s") in (t["color"], t["shape"]) for t in OBJECTS]
     else:
-        compare = {"left": int.__lt__, "right": int.__gt__, "above": int.__lt__}[words[2]]
-        keep = [t for t in OBJECTS if compare(t[words[-2]], int(words[-1]))]
-    assert entries(re.split(" are | holds ", said.rstrip("."))[1]) == [f"{t['color']} {t['shape']}" for t in keep]
+        compare = {"left": int.__lt__, "right": int.__gt__, "above": int.__lt__}[words[1]]
+        kept = [compare(t[words[-2]], int(words[-1])) for t in OBJECTS]
+    assert counts(said.split(", ", 1)[1]) == (scene.entries(OBJECTS), running(kept))
 
 
 @pytest.mark.parametrize("seed", range(10))
-def test_sums_and_differences_are_right_and_those_asked_for(seed):
-    asked, said = drill.sums(Random(seed))
-    problems = re.findall(r"(\d+) ([+-]) (\d+) = (\d+)", said)
-    assert asked == f"What is {', '.join(f'{a} {sign} {b}' for a, sign, b, _ in problems)}?"
-    assert len(problems) == 5
+def test_in_row_gives_the_objects_of_the_row(seed):
+    asked, said = drill.in_row(OBJECTS, Random(seed))
+    row = int(re.fullmatch(r"What does row (\d) hold\?", asked)[1])
+    held = [f"{t['color']} {t['shape']} {t['column']}" for t in OBJECTS if t["row"] == row]
+    assert said == f"Here row {row} {', '.join(held)}."
+
+
+def test_repeat_says_the_list_twice():
+    asked, said = drill.repeat(Random(0))
+    listed = re.fullmatch(r"The list is (.*)\. Say it again\.", asked)[1]
+    assert said == f"{listed}. {listed}."
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_sums_and_differences_are_right(seed):
+    problems = re.findall(r"(\d+) ([+-]) (\d+) = (\d+)", drill.sums(Random(seed))[1])
+    assert len(problems) == 12
     for a, sign, b, c in problems:
         assert int(a) + (int(b) if sign == "+" else -int(b)) == int(c) >= 0
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_what_is_said_of_a_list_is_said_in_the_words_of_single_steps(seed):
+    asked, said = drill.said_of_a_list(Random(seed))
+    starts = ("Here ", "Highest ", "Above ", "Below ", "Left of ", "Right of ", *"0123456789")
+    starts += tuple(word.capitalize() for word in (*scene.COLORS, *scene.SHAPES))
+    assert asked.endswith(" Go on.")
+    assert len(said) > 200
+    assert all(sentence.startswith(starts) for sentence in said.removesuffix(".").split(". "))
 
 
 @pytest.mark.parametrize("seed", range(10))
@@ -102,13 +123,6 @@ def test_verdicts_compare_the_two_counts(seed):
         assert said == ("more" if a > b else "fewer" if a < b else "as many")
 
 
-@pytest.mark.parametrize("seed", range(10))
-def test_count_is_the_length_of_the_list(seed):
-    asked, said = drill.count(Random(seed))
-    listed = re.search(r"The list is (.*)\. What", asked)[1]
-    assert said == f"The count is {len(entries(listed))}."
-
-
 @pytest.mark.parametrize("name", WORLDS)
 def test_a_description_comes_before_what_follows_from_it(name):
     world = WORLDS[name].draw_world(Random(3))
@@ -119,7 +133,17 @@ def test_a_description_comes_before_what_follows_from_it(name):
 
 
 def test_drill_rows_are_open_questions_about_train_images_only():
-    rows = [question for question, _, _ in tasks.mini_drills(2, 1, 2, seed=0)]
+    rows = [question for question, _, _ in tasks.mini_drills(2, 1, 2, seed=0, largest={})]
     assert {q.kind for q in rows} == {"open"}
     assert {q.split for q in rows} == {"train"}
     assert len(rows) == 3 * 2 * 3
+
+
+def test_drills_on_text_have_no_image_and_descriptions_have_one():
+    sourced = list(tasks.mini_drills(2, 1, 2, seed=0, largest={}))
+    assert all((data is None) == (question.meta["skill"] == "drill") for question, data, _ in sourced)
+
+
+def test_only_the_drills_that_are_named_are_drawn():
+    rows = [q for q, _, _ in tasks.mini_drills(3, 0, 4, seed=0, largest={}, only=["sums"])]
+    assert {q.question for q in rows} == {"Add and subtract."}

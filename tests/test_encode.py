@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+import pytest
 import torch
 
+from rationale.artifacts import UserError
+from rationale.data import layout
 from rationale.data.encode import Encoder
 from rationale.models.forward import response_logps
 from rationale.objectives.logprobs import IGNORE, shifted, token_logps
@@ -61,6 +66,17 @@ def test_logps_equal_those_of_the_whole_sequence_through_the_model(tiny, example
     )
 
 
+@pytest.mark.parametrize("layout", ["rows", "tree"])
+def test_text_alone_and_images_mix_in_a_batch(layout, tiny, examples):
+    tiny.model.eval()
+    encoder = Encoder(tiny.processor, layout=layout)
+    alone = replace(examples[1], image=None)
+    mixed = response_logps(tiny.model, encoder.batch([examples[0], alone, examples[2]]))[1]
+    expected = response_logps(tiny.model, encoder.batch([alone]))[0]
+    torch.testing.assert_close(mixed[: len(expected)], expected, atol=1e-5, rtol=0)
+    assert "pixel_values" not in encoder.batch([alone]).inputs
+
+
 def test_padding_scores_nothing(tiny, examples):
     batch = Encoder(tiny.processor).batch(examples)
     assert response_logps(tiny.model, batch)[~batch.mask].abs().max() == 0
@@ -70,3 +86,19 @@ def test_lengths_counted_without_images_are_those_of_the_batch(tiny, examples):
     for limit in (None, 4):
         encoder = Encoder(tiny.processor, limit)
         assert encoder.response_lengths(examples) == encoder.batch(examples).mask.sum(1).tolist()
+
+
+def test_an_image_with_many_responses_has_several_rows(tiny, examples, monkeypatch):
+    tiny.model.eval()
+    encoder = Encoder(tiny.processor, layout="tree")
+    many = [replace(examples[0], response=e.response) for e in examples]
+    whole = encoder.batch(many)
+    monkeypatch.setattr(layout, "BRANCH_TOKENS", 40)
+    parts = encoder.batch(many)
+    assert len(whole.inputs["input_ids"]) == 1 < len(parts.inputs["input_ids"]) < len(many)
+    torch.testing.assert_close(response_logps(tiny.model, parts), response_logps(tiny.model, whole), atol=1e-5, rtol=0)
+
+
+def test_an_unknown_layout_is_named(tiny):
+    with pytest.raises(UserError, match=r"layout: 'bush' is none of \['rows', 'tree'\]"):
+        Encoder(tiny.processor, layout="bush")

@@ -165,6 +165,14 @@ def test_an_image_does_not_depend_on_how_many_are_drawn():
     assert questions(images=3)[:5] == TEST[:5]
 
 
+def test_the_largest_value_and_number_of_objects_are_those_asked_for():
+    largest = {"mini_chart": 9, "mini_form": 5, "mini_scene": 4}
+    worlds = [q.meta["world"] for q, _, _ in mini({"test": 30}, 1, 0, 0, largest)]
+    assert max(i["value"] for w in worlds for i in w.get("items", []) if "value" in i) == 9
+    assert max(i["price"] for w in worlds for i in w.get("items", []) if "price" in i) == 5
+    assert {len(w["objects"]) for w in worlds if "objects" in w} == {4}
+
+
 def test_images_are_64_pixels_wide_and_high():
     assert {Image.open(io.BytesIO(data)).size for _, data in TEST} == {(64, 64)}
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from rationale.artifacts import UserError
-from rationale.training.datamodule import PlannedData, plan
+from rationale.training.datamodule import PlannedData, bundles, plan
 from rationale.training.optim import Optim, cosine, parameter_groups
 
 lengths_of = st.lists(st.integers(1, 50), min_size=1, max_size=200)
@@ -69,6 +69,16 @@ def test_a_step_holds_rows_of_like_length():
     lengths = [1, 9, 1, 9, 1, 9, 1, 9]  # one window of two steps of four
     steps = plan(lengths, 4, 1, 1, seed=1).micro_batches
     assert sorted([lengths[i] for i in step] for step in steps) == [[1, 1, 1, 1], [9, 9, 9, 9]]
+
+
+def test_lengths_may_be_tuples_that_sort():
+    lengths = [(False, 1), (True, 1), (False, 1), (True, 1)]
+    steps = plan(lengths, 2, 1, 1, seed=1).micro_batches
+    assert sorted(sorted(step) for step in steps) == [[0, 2], [1, 3]]
+
+
+def test_bundles_keep_what_shares_a_key_in_order():
+    assert bundles(["a", "b", "a", "c", "b"]) == [[0, 2], [1, 4], [3]]
 
 
 @pytest.mark.parametrize(

@@ -184,3 +184,19 @@ def test_recorded_rationales_are_filtered_by_the_annotation(source, tmp_path):
         1,
         1,
     )
+
+
+def text_row(kind):
+    """A task of one question without an image."""
+    question = Question("t1", "text", "train", "", "What is 2 + 3?", ["5"], kind, "exact")
+    return [(question, None, "")]
+
+
+def test_a_row_of_text_alone_is_kept_as_one(tmp_path):
+    out = produce("prepare", {"out": str(tmp_path / "q")}, partial(prepare.run, text_row("open")))
+    assert questions_by_id(str(out))["t1"].image == ""
+
+
+def test_a_question_to_be_scored_needs_an_image(tmp_path):
+    with pytest.raises(RowError, match="t1: a question of kind short without an image"):
+        produce("prepare", {"out": str(tmp_path / "q")}, partial(prepare.run, text_row("short")))

@@ -62,7 +62,8 @@ def test_real_rows_go_through_every_stage_with_a_tiny_model(tiny_dir, tmp_path):
     mixture = {"cot": "all", "direct": "all", "format_per_dataset": 2, "pretrain": 0}
     sft.run(
         questions=str(questions), rationales=str(rationales), pretrain_questions=None, model=start, mixture=mixture,
-        reduction="token", max_response_tokens=64, seed=1, out=made(tmp_path / "sft"), **training,
+        reduction="token", max_response_tokens=64, seed=1, layout="tree", bundle="image",
+        out=made(tmp_path / "sft"), **training,
     )  # fmt: skip
     sample.run(
         questions=str(questions), model=tuned, split="train", limit=2, exclude=[], style="cot", num_samples=2,
@@ -84,10 +85,13 @@ def test_real_rows_go_through_every_stage_with_a_tiny_model(tiny_dir, tmp_path):
     assert counts["pairs"] >= len(kept) / 2
 
     cut = {"words": 20, "tokens": 64, "eos": "uncut"}
-    score.run(str(questions), str(tmp_path / "pairs"), tuned, cut, batch_size=4, out=made(tmp_path / "logps"))
+    score.run(
+        str(questions), str(tmp_path / "pairs"), tuned, cut, batch_size=4, layout="tree", out=made(tmp_path / "logps")
+    )
     dpo.run(
         questions=str(questions), pairs=str(tmp_path / "pairs"), reference_logps=str(tmp_path / "logps"), model=tuned,
-        objective=Objective(), reference="scored", truncate=cut, out=made(tmp_path / "dpo"), **training,
+        objective=Objective(), reference="scored", truncate=cut, layout="tree", bundle="question",
+        out=made(tmp_path / "dpo"), **training,
     )  # fmt: skip
     for name in ("sft", "dpo"):
         evaluate.run(

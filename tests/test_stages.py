@@ -116,7 +116,7 @@ def test_pair_counts_what_became_of_every_question(questions, questions_dir, tmp
 def test_score_stores_what_the_model_says_of_each_distinct_response(
     questions, questions_dir, pairs_dir, model, tmp_path
 ):
-    counts = score.run(str(questions_dir), str(pairs_dir), model, WHOLE, batch_size=3, out=tmp_path)
+    counts = score.run(str(questions_dir), str(pairs_dir), model, WHOLE, batch_size=3, layout="tree", out=tmp_path)
     rows = read_jsonl(tmp_path / "rows.jsonl", ResponseLogps)
     assert counts == {"responses": 16}
     by_id = {q.question_id: q for q in questions}
@@ -132,7 +132,7 @@ def test_score_stores_what_the_model_says_of_each_distinct_response(
 def test_score_of_a_response_whose_question_is_absent_is_refused(questions_dir, model, tmp_path):
     write_jsonl(tmp_path / "rows.jsonl", [Response("nobody", 0, "cot", "text", None, 0.0, True)])
     with pytest.raises(RowError, match="1 rows without their question, first 'nobody'"):
-        score.run(str(questions_dir), str(tmp_path), model, WHOLE, batch_size=2, out=tmp_path)
+        score.run(str(questions_dir), str(tmp_path), model, WHOLE, batch_size=2, layout="tree", out=tmp_path)
 
 
 def train_dpo(questions_dir, pairs_dir, model, out, reference, logps=None, truncate=WHOLE):
@@ -151,6 +151,8 @@ def train_dpo(questions_dir, pairs_dir, model, out, reference, logps=None, trunc
         trainer=QUIET,
         logger=CSV,
         save_every=1,
+        layout="tree",
+        bundle="pair",
         out=out,
     )
     return load(str(out / "model")).model.state_dict()
@@ -158,7 +160,7 @@ def train_dpo(questions_dir, pairs_dir, model, out, reference, logps=None, trunc
 
 def test_dpo_with_a_stored_reference_ends_where_a_frozen_one_ends(questions_dir, pairs_dir, model, tmp_path):
     (tmp_path / "logps").mkdir()
-    score.run(str(questions_dir), str(pairs_dir), model, WHOLE, batch_size=4, out=tmp_path / "logps")
+    score.run(str(questions_dir), str(pairs_dir), model, WHOLE, batch_size=4, layout="tree", out=tmp_path / "logps")
     frozen = train_dpo(questions_dir, pairs_dir, model, tmp_path / "frozen", "frozen")
     scored = train_dpo(questions_dir, pairs_dir, model, tmp_path / "scored", "scored", str(tmp_path / "logps"))
     assert max((frozen[n] - scored[n]).abs().max().item() for n in frozen) < 1e-4
@@ -167,7 +169,7 @@ def test_dpo_with_a_stored_reference_ends_where_a_frozen_one_ends(questions_dir,
 
 def test_a_reference_stored_under_another_truncation_is_refused(questions_dir, pairs_dir, model, tmp_path):
     (tmp_path / "logps").mkdir()
-    score.run(str(questions_dir), str(pairs_dir), model, WHOLE, batch_size=4, out=tmp_path / "logps")
+    score.run(str(questions_dir), str(pairs_dir), model, WHOLE, batch_size=4, layout="tree", out=tmp_path / "logps")
     with pytest.raises(RowError, match="truncation or tokenizer changed"):
         train_dpo(
             questions_dir, pairs_dir, model, tmp_path / "o", "scored", str(tmp_path / "logps"), {**WHOLE, "words": 2}

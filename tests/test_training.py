@@ -46,12 +46,12 @@ def sft(vlm, examples, out, micro=8, accumulate=1, epochs=1, optim=None, seed=0)
     return weights(vlm)
 
 
-def preference(vlm, examples, reference, stored=None, objective=None, micro=4):
+def preference(vlm, examples, reference, stored=None, objective=None, micro=4, layout="rows", bundle="pair"):
     """A module and its data: four pairs, each two responses to one prompt, three epochs."""
     pairs = [(a, replace(a, response=b.response)) for a, b in zip(examples[:4], examples[4:], strict=True)]
     order = partial(plan, micro_batch=micro, accumulate=4 // micro, epochs=3, seed=0)
     logps = [tuple(map(stored, pair)) for pair in pairs] if stored else None
-    data = dpo_data(Encoder(vlm.processor), pairs, order, logps)
+    data = dpo_data(Encoder(vlm.processor, layout=layout), pairs, order, logps, bundle)
     return DPOModule(vlm, objective or Objective(), reference, Optim(lr=1e-3), data.plan.num_steps), data
 
 
@@ -111,6 +111,48 @@ def test_the_three_references_give_the_same_losses(tiny_dir, examples):
     torch.testing.assert_close(torch.tensor(curves[2]), torch.tensor(curves[0]), atol=1e-5, rtol=0)
 
 
+@pytest.mark.parametrize("reference", ["frozen", "adapter_off", "scored"])
+def test_shared_prefixes_give_the_losses_of_plain_rows(reference, tiny_dir, examples):
+    curves = []
+    for layout in ("rows", "tree"):
+        torch.manual_seed(0)
+        vlm = load(str(tiny_dir), lora=LORA)
+        stored = scorer_of(vlm) if reference == "scored" else None
+        curves.append(losses(*preference(vlm, examples, reference, stored, layout=layout)))
+    torch.testing.assert_close(torch.tensor(curves[1]), torch.tensor(curves[0]), atol=1e-5, rtol=0)
+
+
+def test_shared_prefixes_give_the_losses_of_plain_rows_under_gradient_checkpointing(tiny_dir, examples):
+    curves = []
+    for layout in ("rows", "tree"):
+        vlm = load(str(tiny_dir))
+        vlm.model.gradient_checkpointing_enable({"use_reentrant": False})
+        curves.append(losses(*preference(vlm, examples, "frozen", layout=layout)))
+    torch.testing.assert_close(torch.tensor(curves[1]), torch.tensor(curves[0]), atol=1e-5, rtol=0)
+
+
+def test_a_step_of_questions_weighs_every_pair_alike(tiny_dir, examples):
+    """Two pairs of one question and two of others, in steps of two and three bundles that hold all four pairs."""
+    whole = []
+    for bundle in ("pair", "question"):
+        vlm = load(str(tiny_dir))
+        pairs = [(replace(examples[0], response=a.response), replace(examples[0], response=b.response))
+                 for a, b in zip(examples[:2], examples[2:4], strict=True)]  # fmt: skip
+        pairs += [(e, replace(e, response="so")) for e in examples[4:6]]
+        order = partial(plan, micro_batch=4 if bundle == "pair" else 3, accumulate=1, epochs=3, seed=0)
+        data = dpo_data(Encoder(vlm.processor, layout="tree"), pairs, order, None, bundle)
+        module = DPOModule(vlm, Objective(), "frozen", Optim(lr=1e-3), data.plan.num_steps)
+        assert len(data.plan.micro_batches) == 3
+        whole.append(losses(module, data))
+    torch.testing.assert_close(torch.tensor(whole[1]), torch.tensor(whole[0]), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize(("make", "word"), [(sft_data, "sft.bundle"), (dpo_data, "dpo.bundle")])
+def test_an_unknown_bundle_is_named(make, word, tiny):
+    with pytest.raises(UserError, match=f"{word}: 'heap'"):
+        make(Encoder(tiny.processor), [], partial(plan, micro_batch=1, accumulate=1, epochs=1, seed=0), bundle="heap")
+
+
 def test_the_frozen_reference_does_not_move_and_has_no_gradient(tiny, examples):
     module, data = preference(tiny, examples, "frozen")
     before = {k: v.clone() for k, v in module.frozen.state_dict().items()}
@@ -142,7 +184,7 @@ def test_stored_log_probs_of_another_length_are_refused(tiny, examples):
 def test_sft_weights_do_not_depend_on_how_a_step_is_cut(tiny_dir, examples, tmp_path):
     whole = sft(load(str(tiny_dir)), examples, tmp_path / "a", micro=8, accumulate=1, epochs=3)
     cut = sft(load(str(tiny_dir)), examples, tmp_path / "b", micro=2, accumulate=4, epochs=3)
-    assert furthest(whole, cut) < 1e-5
+    assert furthest(whole, cut) < 5e-5  # of steps of 1e-2
 
 
 def test_dpo_losses_do_not_depend_on_how_a_step_is_cut(tiny_dir, examples):
@@ -154,7 +196,7 @@ def test_dpo_losses_do_not_depend_on_how_a_step_is_cut(tiny_dir, examples):
             module, data
         )
         after.append(weights(vlm))
-    assert furthest(*after) < 1e-5
+    assert furthest(*after) < 3e-5  # of steps of 1e-3
 
 
 def test_training_learns_the_examples(tiny_dir, examples, tmp_path):

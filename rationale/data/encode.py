@@ -4,68 +4,45 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
+from rationale.artifacts import UserError
+from rationale.data.batch import Batch, Example, padded
 from rationale.data.images import open_image
+from rationale.data.layout import rows_batch, tree_batch
 from rationale.objectives.logprobs import IGNORE
 
-
-@dataclass(frozen=True, slots=True)
-class Example:
-    """One response to one prompt about one image. `ended` is False where the text was cut: no end token follows."""
-
-    question_id: str
-    image: Path
-    prompt: str
-    response: str
-    ended: bool = True
-
-
-@dataclass(slots=True)
-class Batch:
-    """`inputs` are the model's keyword arguments over [prompt | response] rows; `labels` (B, R) are the response
-    tokens, -100 where padded. The last R + 1 positions of a row are its last prompt token and its response, so
-    logits at the first R of them score `labels` position by position."""
-
-    inputs: dict[str, Tensor]
-    labels: Tensor
-
-    @property
-    def mask(self) -> Tensor:
-        return self.labels != IGNORE
-
-    def to(self, device: torch.device) -> Batch:
-        """The batch on another device; Lightning calls this."""
-        return Batch({name: value.to(device) for name, value in self.inputs.items()}, self.labels.to(device))
+LAYOUTS = ("rows", "tree")
 
 
 class Encoder:
     """Turns examples into batches with a model's own processor and chat template.
 
     `max_response_tokens` cuts responses (never prompts, so never an image token); a cut response gets no end token.
+    `layout` is rows (a row a response) or tree (a row an image, shared by the responses about it).
     """
 
-    def __init__(self, processor: Any, max_response_tokens: int | None = None):
+    def __init__(self, processor: Any, max_response_tokens: int | None = None, layout: str = "rows"):
+        if layout not in LAYOUTS:
+            raise UserError(f"layout: {layout!r} is none of {list(LAYOUTS)}")
         self.processor = processor
         self.tokenizer = processor.tokenizer
         self.max_response_tokens = max_response_tokens
+        self.layout = layout
 
-    def render(self, prompt: str) -> str:
-        """The chat template's text for one user turn with one image, up to where the response begins."""
-        content = [{"type": "image"}, {"type": "text", "text": prompt}]
+    def render(self, prompt: str, image: bool = True) -> str:
+        """The chat template's text for one user turn, with one image or none, up to where the response begins."""
+        content = [{"type": "image"}] * image + [{"type": "text", "text": prompt}]
         return self.processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)
 
     def prompts(self, examples: Sequence[Example]) -> dict[str, Tensor]:
         """Processor outputs for the prompts alone, left-padded; image tokens are expanded by the processor."""
-        images = [open_image(e.image, e.question_id) for e in examples]
+        images = [open_image(e.image, e.question_id) for e in examples if e.image]
         encoded = self.processor(
-            text=[self.render(e.prompt) for e in examples], images=images, return_tensors="pt", padding=True,
-            padding_side="left", add_special_tokens=False,
+            text=[self.render(e.prompt, e.image is not None) for e in examples], images=images or None,
+            return_tensors="pt", padding=True, padding_side="left", add_special_tokens=False,
         )  # fmt: skip
         return dict(encoded)
 
@@ -77,24 +54,12 @@ class Encoder:
         return [*ids, self.tokenizer.eos_token_id] if ended else ids
 
     def batch(self, examples: Sequence[Example]) -> Batch:
-        """Rows [padding, prompt, response, padding] of several examples."""
-        inputs = self.prompts(examples)
+        """Rows of several examples in this encoder's layout; labels are in the order of the examples."""
         responses = [self.response_ids(e.response, e.ended) for e in examples]
-        width = max(map(len, responses))
-        labels = torch.full((len(examples), width), IGNORE, dtype=torch.long)
-        for row, ids in enumerate(responses):
-            labels[row, : len(ids)] = torch.tensor(ids)
-        present = labels != IGNORE
-        padded = labels.masked_fill(~present, self.tokenizer.pad_token_id)
-        size = inputs["input_ids"].shape[0]
-        for name, value in inputs.items():
-            if name == "input_ids":
-                inputs[name] = torch.cat([value, padded], dim=1)
-            elif name == "attention_mask":
-                inputs[name] = torch.cat([value, present.to(value.dtype)], dim=1)
-            elif name in ("token_type_ids", "mm_token_type_ids") and value.shape[0] == size:
-                inputs[name] = torch.cat([value, torch.zeros_like(padded, dtype=value.dtype)], dim=1)
-        return Batch(inputs, labels)
+        labels, pad = padded(responses, IGNORE), self.tokenizer.pad_token_id
+        if self.layout == "tree":
+            return tree_batch(examples, responses, labels, self.prompts, self.processor.image_token_id, pad)
+        return rows_batch(examples, labels, self.prompts, pad)
 
     def response_lengths(self, examples: Sequence[Example]) -> list[int]:
         """Number of response tokens of each example, without reading any image."""

@@ -8,7 +8,7 @@ from pathlib import Path
 from random import Random
 
 from rationale.artifacts import UserError
-from rationale.data.encode import Example
+from rationale.data.batch import Example
 from rationale.prompts import prompt_text
 from rationale.schema import Question, Rationale
 
@@ -38,8 +38,9 @@ def cot_example(question: Question, rationale: Rationale, root: Path) -> Example
 
 
 def open_example(question: Question, root: Path) -> Example:
-    """A row of kind open as it stands: a description, or a pre-training question."""
-    return Example(question.question_id, root / question.image, prompt_text(question, "direct"), question.answer)
+    """A row of kind open as it stands: a description, or a pre-training question, which may be text alone."""
+    image = root / question.image if question.image else None
+    return Example(question.question_id, image, prompt_text(question, "direct"), question.answer)
 
 
 def sft_examples(

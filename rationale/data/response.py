@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from rationale.artifacts import UserError
-from rationale.data.encode import Example
+from rationale.data.batch import Example
 from rationale.pairing import truncate_words
 
 EOS_RULES = ("uncut", "always", "never")

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from random import Random
+from types import MappingProxyType
 from typing import Any
 
 from rationale.artifacts import UserError
@@ -14,7 +15,7 @@ from rationale.data.images import open_image, resolve
 from rationale.data.mini import WORLDS, drill, split_of
 from rationale.schema import Question, RowError, from_dict
 
-Sourced = tuple[Question, bytes, str]  # a question, the bytes of its image file, the file's suffix
+Sourced = tuple[Question, bytes | None, str]  # a question, the bytes of its image file or None, the file's suffix
 
 
 def _png(image: Any) -> bytes:
@@ -23,17 +24,27 @@ def _png(image: Any) -> bytes:
     return buffer.getvalue()
 
 
-def _draw(world_name: str, split: str, seed: int, index: int) -> tuple[dict, Random]:
+def _draw(world_name: str, split: str, seed: int, index: int, largest: Mapping[str, int]) -> tuple[dict, Random]:
     """The index-th world of a split; drawn again until its content hash falls into that split."""
+    size = [largest[world_name]] if world_name in largest else []
     rng = Random(f"{seed}/{world_name}/{split}/{index}")
     while True:
-        world = WORLDS[world_name].draw_world(rng)
+        world = WORLDS[world_name].draw_world(rng, *size)
         if split_of(world) == split:
             return world, rng
 
 
-def mini(images: dict[str, int], questions_per_image: int, held_out_per_image: int, seed: int) -> Iterator[Sourced]:
+def mini(
+    images: dict[str, int],
+    questions_per_image: int,
+    held_out_per_image: int,
+    seed: int,
+    largest: Mapping[str, int] = MappingProxyType({}),
+) -> Iterator[Sourced]:
     """Multi-step questions about drawn images; `images` counts images of each world by split.
+
+    `largest` sets how hard a world is: the largest value or price, or the number of objects; where it is silent, the
+    world's own.
 
     Test images carry questions of the held-out templates as well, under the data set name `<world>_held_out`.
     The world and the question's arguments stay in `meta`: from them `teacher=program` works out a rationale.
@@ -41,7 +52,7 @@ def mini(images: dict[str, int], questions_per_image: int, held_out_per_image: i
     for name, world_module in WORLDS.items():
         for split, count in images.items():
             for index in range(count):
-                world, rng = _draw(name, split, seed, index)
+                world, rng = _draw(name, split, seed, index, largest)
                 data = _png(world_module.render(world))
                 asked = 0
                 known = [t for t in world_module.TEMPLATES if t.hop == 2 and not t.held_out]
@@ -103,7 +114,7 @@ def mini_base(
     """
     for name, module in WORLDS.items():
         for index in range(images):
-            world, rng = _draw(name, "train", seed, index)
+            world, rng = _draw(name, "train", seed, index, {})
             data = _png(module.render(world))
             rows = [("describe", rng.choice(DESCRIBE), module.listing(world, rng))]
             readings = [t for t in module.TEMPLATES if t.hop == 1]
@@ -129,17 +140,29 @@ def mini_base(
                 yield _open(f"base-{name}-{index:05d}-{number}", name, skill, question, answer), data, ".png"
 
 
-def mini_drills(images: int, described_per_image: int, drills_per_image: int, seed: int) -> Iterator[Sourced]:
-    """Descriptions with single steps that follow from them, and the same steps on text (`data.mini.drill`)."""
+def mini_drills(
+    images: int,
+    described_per_image: int,
+    drills_per_image: int,
+    seed: int,
+    largest: Mapping[str, int],
+    only: Sequence[str] = (),
+) -> Iterator[Sourced]:
+    """Descriptions with single steps that follow from them, and the same steps on text alone (`data.mini.drill`).
+
+    `largest` is that of the questions to come (`mini`); `only` names the drills on text to draw from, if not all.
+    """
+    drills = [d for d in drill.IN_TEXT if not only or d.__name__ in only]
     for name, module in WORLDS.items():
         for index in range(images):
-            world, rng = _draw(name, "train", seed, index)
+            world, rng = _draw(name, "train", seed, index, largest)
             data = _png(module.render(world))
-            rows = [("describe", *drill.describe_and_say(module, world, rng)) for _ in range(described_per_image)]
-            rows += [("drill", *rng.choice(drill.IN_TEXT)(rng)) for _ in range(drills_per_image)]
-            for number, (skill, asked, said) in enumerate(rows):
+            for number in range(described_per_image):
+                asked, said = drill.describe_and_say(module, world, rng)
                 question = " ".join([*rng.choices(FILLERS, k=rng.randint(0, 2)), asked])
-                yield _open(f"drill-{name}-{index:05d}-{number}", name, skill, question, said), data, ".png"
+                yield _open(f"drill-{name}-{index:05d}-{number}", name, "describe", question, said), data, ".png"
+            for number in range(drills_per_image):
+                yield _open(f"text-{name}-{index:05d}-{number}", "text", "drill", *rng.choice(drills)(rng)), None, ""
 
 
 def folder(

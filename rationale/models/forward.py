@@ -4,15 +4,22 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from rationale.data.encode import Batch
+from rationale.data.batch import Batch
+from rationale.models.prefix import base_of, can_share, head_logps, tree_inputs
 from rationale.objectives.logprobs import token_logps
 
 
 def response_logps(model: nn.Module, batch: Batch) -> Tensor:
-    """log p of every response token, (B, R) float32, 0 where padded.
+    """log p of every response token, (N, R) float32, 0 where padded; the same in both layouts.
 
-    The LM head runs on the last R + 1 positions only: prompt and image tokens never reach the vocabulary.
+    The LM head runs on the tokens that predict a response only, and in tiles: prompt and image tokens never reach the
+    vocabulary, and no tokens x vocabulary tensor exists whole.
     """
-    width = batch.labels.shape[1]
-    logits = model(**batch.inputs, logits_to_keep=width + 1, use_cache=False).logits
-    return token_logps(logits[:, :-1], batch.labels)
+    inputs = batch.inputs if batch.segments is None else tree_inputs(model, batch)
+    if not can_share(model):  # a family whose head may do more than multiply: its own forward, in plain rows
+        logits = model(**inputs, logits_to_keep=batch.labels.shape[1] + 1, use_cache=False).logits
+        return token_logps(logits[:, :-1], batch.labels)
+    base, mask = base_of(model), batch.mask
+    hidden = base.model(**inputs, use_cache=False).last_hidden_state
+    logps = head_logps(base.get_output_embeddings(), hidden.flatten(0, 1)[batch.sources[mask]], batch.labels[mask])
+    return logps.new_zeros(mask.shape).masked_scatter(mask, logps)

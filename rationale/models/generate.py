@@ -9,7 +9,9 @@ import torch
 from torch import Tensor, nn
 from transformers import LogitsProcessorList, TemperatureLogitsWarper, TopPLogitsWarper
 
-from rationale.data.encode import Encoder, Example
+from rationale.data.batch import Example
+from rationale.data.encode import Encoder
+from rationale.models.prefix import after, own_positions
 from rationale.models.vlm import VLM
 
 
@@ -50,7 +52,8 @@ def decode(
     ends = end_tokens(model).to(model.device)
     warp = _warp(temperature, top_p)
     mask = inputs["attention_mask"]
-    positions = (mask.cumsum(-1) - 1).clamp(min=0)
+    positions = own_positions(model, inputs)
+    next_position = after(positions).repeat_interleave(num_samples, 0)
     out = model(**inputs, position_ids=positions, use_cache=True, logits_to_keep=1)
     cache, logits = out.past_key_values, out.logits[:, -1].repeat_interleave(num_samples, 0).float()
     cache.batch_repeat_interleave(num_samples)
@@ -73,13 +76,12 @@ def decode(
             break
         if done[alive].float().mean() > 0.2:  # the smaller steps pay for the copy of the cache
             stay = (~done[alive]).nonzero()[:, 0]
-            alive, chosen, mask = alive[stay], chosen[stay], mask[stay]
+            alive, chosen, mask, next_position = alive[stay], chosen[stay], mask[stay], next_position[stay]
             cache.batch_select_indices(stay)
         mask = torch.cat([mask, mask.new_ones(len(mask), 1)], 1)
-        positions = mask.sum(-1, keepdim=True) - 1
-        out = model(
-            input_ids=chosen, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True
-        )
+        now = next_position + step
+        now = now.expand(3, -1, -1) if positions.ndim == 3 else now
+        out = model(input_ids=chosen, attention_mask=mask, position_ids=now, past_key_values=cache, use_cache=True)
         logits = out.logits[:, -1].float()
     return tokens
 

@@ -14,6 +14,7 @@ from torch import nn
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from rationale.artifacts import UserError
+from rationale.models.prefix import can_share, enable
 
 
 @dataclass(slots=True)
@@ -72,6 +73,8 @@ def load(
         raise UserError(
             f"{path}: the weights do not fit {type(model).__name__} ({shown}); use a checkpoint of this architecture"
         )
+    if attention == "sdpa" and can_share(model):
+        enable(model)
     if lora is not None:
         model = get_peft_model(model, LoraConfig(**lora))
     return VLM(model, loaded_processor, path)

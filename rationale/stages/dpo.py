@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from rationale.artifacts import UserError
-from rationale.data.encode import Encoder, Example
+from rationale.data.batch import Example
+from rationale.data.encode import Encoder
 from rationale.data.response import response_example
 from rationale.models.vlm import VLM, freeze
 from rationale.prompts import prompt_text
@@ -29,6 +30,8 @@ def run(
     truncate: dict[str, Any],
     optim: Optim,
     order: Callable[..., Plan],
+    layout: str,
+    bundle: str,
     frozen_parts: Iterable[str],
     trainer: Callable[..., Any],
     logger: Callable[..., list],
@@ -53,7 +56,7 @@ def run(
     stored = stored_logps(reference_logps, rows) if reference == "scored" else None
     vlm = model()
     freeze(vlm.model, frozen_parts)
-    data = dpo_data(Encoder(vlm.processor, truncate["tokens"]), examples, order, stored)
+    data = dpo_data(Encoder(vlm.processor, truncate["tokens"], layout), examples, order, stored, bundle)
     module = DPOModule(vlm, objective, reference, optim, data.plan.num_steps)
     counts = fit(module, data, trainer, logger, optim, out, save_every)
     vlm.save(out / "model")

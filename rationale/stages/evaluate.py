@@ -7,7 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from rationale.artifacts import in_shards, write_json
-from rationale.data.encode import Example, in_chunks
+from rationale.data.batch import Example
+from rationale.data.encode import in_chunks
 from rationale.metrics.scoring import judge
 from rationale.models.generate import generate
 from rationale.models.vlm import VLM

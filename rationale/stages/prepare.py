@@ -53,12 +53,19 @@ def run(task: Iterable[Sourced], out: Path) -> dict:
             if question.question_id in seen:
                 raise RowError(f"{question.question_id}: this question_id occurs twice; ids must differ")
             seen.add(question.question_id)
+            counts[f"{question.dataset}/{question.split}"] += 1
+            if data is None:
+                if question.kind != "open":
+                    raise RowError(
+                        f"{question.question_id}: a question of kind {question.kind} without an image; add one"
+                    )
+                yield question
+                continue
             path = images / content_name(data, suffix)
             if not path.exists():
                 partial = path.with_suffix(".partial")
                 partial.write_bytes(data)
                 os.replace(partial, path)
-            counts[f"{question.dataset}/{question.split}"] += 1
             yield replace(question, image=f"images/{path.name}")
 
     total = write_jsonl(out / "questions.jsonl", checked())

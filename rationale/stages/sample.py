@@ -7,7 +7,8 @@ from pathlib import Path
 from random import Random
 
 from rationale.artifacts import in_shards
-from rationale.data.encode import Example, in_chunks
+from rationale.data.batch import Example
+from rationale.data.encode import in_chunks
 from rationale.metrics.scoring import judge
 from rationale.models.generate import generate
 from rationale.models.vlm import VLM

@@ -38,6 +38,7 @@ def run(
     model: Callable[..., VLM],
     truncate: dict[str, Any],
     batch_size: int,
+    layout: str,
     out: Path,
 ) -> dict:
     """Write one ResponseLogps row for each distinct response of a pair or sample artifact.
@@ -51,8 +52,9 @@ def run(
         raise UserError(f"{rows}: no response to score")
     vlm = model()
     vlm.model.eval()
-    encoder = Encoder(vlm.processor, truncate["tokens"])
-    texts.sort(key=lambda t: (len(t[2]), t[0], t[2]))
+    encoder = Encoder(vlm.processor, truncate["tokens"], layout)
+    # Rows: responses of like length together. Tree: those of one question, which share its prefix.
+    texts.sort(key=lambda t: (t[0], t[1], len(t[2]), t[2]) if layout == "tree" else (len(t[2]), t[0], t[2]))
 
     @torch.inference_mode()
     def work(batch: list[tuple[str, str, str, bool]]) -> list[str]:

@@ -25,6 +25,8 @@ def run(
     mixture: dict[str, Any],
     optim: Optim,
     order: Callable[..., Plan],
+    layout: str,
+    bundle: str,
     reduction: str,
     max_response_tokens: int | None,
     frozen_parts: Iterable[str],
@@ -52,7 +54,7 @@ def run(
         counts["pretrain"] = len(drawn)
     vlm = model()
     freeze(vlm.model, frozen_parts)
-    data = sft_data(Encoder(vlm.processor, max_response_tokens), examples, order, reduction)
+    data = sft_data(Encoder(vlm.processor, max_response_tokens, layout), examples, order, reduction, bundle)
     module = SFTModule(vlm, optim, data.plan.num_steps, reduction)
     counts |= fit(module, data, trainer, logger, optim, out, save_every)
     vlm.save(out / "model")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from random import Random
@@ -30,7 +30,7 @@ class Plan:
 
 
 def plan(
-    lengths: Sequence[int],
+    lengths: Sequence[Any],
     micro_batch: int,
     accumulate: int,
     epochs: int,
@@ -39,6 +39,8 @@ def plan(
     shuffle: bool = True,
 ) -> Plan:
     """Shuffle, sort by length within windows of `group` steps, cut into steps, shuffle the steps of a window.
+
+    `lengths` are whatever sorts rows of like length together: token counts, or tuples that hold them.
 
     Grouping by length keeps padding low and leaves the composition of the data over a window random. A last step
     that is not full is dropped, as in the authors' script (dataloader_drop_last); with fewer examples than one
@@ -66,6 +68,14 @@ def plan(
                 cuts = [i * len(indices) // accumulate for i in range(accumulate + 1)]
                 micro_batches += [indices[start:end] for start, end in pairwise(cuts)]
     return Plan(micro_batches, accumulate)
+
+
+def bundles(keys: Iterable[Hashable]) -> list[list[int]]:
+    """Indices that share a key, in order of first appearance: what a batch keeps together."""
+    found: dict[Hashable, list[int]] = {}
+    for index, key in enumerate(keys):
+        found.setdefault(key, []).append(index)
+    return list(found.values())
 
 
 class _Planned(Dataset):

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from rationale.artifacts import UserError
-from rationale.data.encode import Batch, Encoder, Example
+from rationale.data.batch import Batch, Example
+from rationale.data.encode import Encoder
 from rationale.models.forward import response_logps
 from rationale.models.reference import KINDS, as_reference
 from rationale.models.vlm import VLM, disable_dropout
@@ -19,7 +20,7 @@ from rationale.objectives.dpo import DPOTerms, PairLogps, dpo_loss
 from rationale.objectives.logprobs import sequence_logps
 from rationale.objectives.sft import sft_loss
 from rationale.schema import RowError
-from rationale.training.datamodule import Plan, PlannedData
+from rationale.training.datamodule import Plan, PlannedData, bundles
 from rationale.training.optim import Optim, configure
 
 
@@ -57,18 +58,27 @@ def dpo_data(
     pairs: list[tuple[Example, Example]],
     order: Callable[[list[int]], Plan],
     stored: list[tuple[list[float], list[float]]] | None = None,
+    bundle: str = "pair",
 ) -> PlannedData:
-    """Batches of (chosen, rejected) in planned order; `stored` holds the reference log-probs of each pair."""
+    """Batches of (chosen, rejected) in planned order; `stored` holds the reference log-probs of each pair.
+
+    What is planned and counted are bundles: single pairs, or all pairs of one question, which then share a row in the
+    layout `tree`. A step of questions holds up to three times as many pairs, and the pairs of a question move the
+    weights together rather than in turn; every pair weighs the same within its step.
+    """
+    if bundle not in ("pair", "question"):
+        raise UserError(f"dpo.bundle: {bundle!r} is neither 'pair' nor 'question'")
     flat = encoder.response_lengths([example for pair in pairs for example in pair])
-    lengths = [a + b for a, b in zip(flat[::2], flat[1::2], strict=True)]
+    together = bundles((p[0].image, p[0].prompt) if bundle == "question" else i for i, p in enumerate(pairs))
 
     def collate(indices: list[int], step: list[int]) -> PairBatch:
-        examples = [pairs[i][0] for i in indices] + [pairs[i][1] for i in indices]
+        chosen = [i for b in indices for i in together[b]]
+        examples = [pairs[i][0] for i in chosen] + [pairs[i][1] for i in chosen]
         rows = encoder.batch(examples)
         reference = None
         if stored is not None:
             reference = torch.zeros(rows.labels.shape)
-            columns = [stored[i][0] for i in indices] + [stored[i][1] for i in indices]
+            columns = [stored[i][0] for i in chosen] + [stored[i][1] for i in chosen]
             for row, (logps, kept) in enumerate(zip(columns, rows.mask.sum(1).tolist(), strict=True)):
                 if len(logps) != kept:
                     raise RowError(
@@ -76,9 +86,9 @@ def dpo_data(
                         "texts, truncation or tokenizer changed since; re-run stage=score"
                     )
                 reference[row, :kept] = torch.tensor(logps)
-        return PairBatch(rows, len(indices) / len(step), reference)
+        return PairBatch(rows, len(chosen) / sum(len(together[b]) for b in step), reference)
 
-    return PlannedData(order(lengths), collate)
+    return PlannedData(order([sum(flat[2 * i] + flat[2 * i + 1] for i in b) for b in together]), collate)
 
 
 class DPOModule(pl.LightningModule):
@@ -138,6 +148,7 @@ class DPOModule(pl.LightningModule):
             "rewards/rejected": terms.rejected_rewards.mean(), "rewards/margins": margins.mean(),
             "rewards/accuracies": (margins > 0).float().mean(), "logps/chosen": policy.chosen.mean().detach(),
             "logps/rejected": policy.rejected.mean().detach(), "train/tokens": float(rows.mask.sum()),
+            "train/padding": rows.padding,
         }  # fmt: skip
         self.log_dict(shown, batch_size=len(terms.loss))
         self.log("loss", shown["train/loss"], prog_bar=True, logger=False, batch_size=len(terms.loss))

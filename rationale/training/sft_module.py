@@ -9,11 +9,13 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
-from rationale.data.encode import Batch, Encoder, Example
+from rationale.artifacts import UserError
+from rationale.data.batch import Batch, Example
+from rationale.data.encode import Encoder
 from rationale.models.forward import response_logps
 from rationale.models.vlm import VLM
 from rationale.objectives.sft import sft_loss
-from rationale.training.datamodule import Plan, PlannedData
+from rationale.training.datamodule import Plan, PlannedData, bundles
 from rationale.training.optim import Optim, configure
 
 
@@ -30,16 +32,32 @@ class SFTBatch:
 
 
 def sft_data(
-    encoder: Encoder, examples: list[Example], order: Callable[[list[int]], Plan], reduction: str = "token"
+    encoder: Encoder,
+    examples: list[Example],
+    order: Callable[[list], Plan],
+    reduction: str = "token",
+    bundle: str = "example",
 ) -> PlannedData:
-    """Batches of examples in the order that `order(lengths)` plans, each told the total of its optimizer step."""
+    """Batches of examples in the order that `order(lengths)` plans, each told the total of its optimizer step.
+
+    What is planned and counted are bundles: single examples, or all examples about one image, which then share a row
+    in the layout `tree`. A step of images is less mixed than one of as many examples: its examples come in fours (two
+    questions, both styles) about a quarter as many images.
+    """
+    if bundle not in ("example", "image"):
+        raise UserError(f"sft.bundle: {bundle!r} is neither 'example' nor 'image'")
     lengths = encoder.response_lengths(examples)
+    together = bundles(e.image if bundle == "image" else i for i, e in enumerate(examples))
 
     def collate(indices: list[int], step: list[int]) -> SFTBatch:
-        total = sum(lengths[i] for i in step) if reduction == "token" else len(step)
-        return SFTBatch(encoder.batch([examples[i] for i in indices]), total)
+        whole = [i for b in step for i in together[b]]
+        total = sum(lengths[i] for i in whole) if reduction == "token" else len(whole)
+        return SFTBatch(encoder.batch([examples[i] for b in indices for i in together[b]]), total)
 
-    return PlannedData(order(lengths), collate)
+    # Rows with an image are longer by all its tokens: apart from rows of text alone.
+    return PlannedData(
+        order([(examples[b[0]].image is not None, sum(lengths[i] for i in b)) for b in together]), collate
+    )
 
 
 class SFTModule(pl.LightningModule):
@@ -54,7 +72,8 @@ class SFTModule(pl.LightningModule):
         logps = response_logps(self.policy, batch.rows)
         loss = sft_loss(logps, batch.rows.mask, batch.step_total, self.reduction)
         with torch.no_grad():
-            shown = {"train/loss": sft_loss(logps, batch.rows.mask), "train/tokens": float(batch.rows.mask.sum())}
+            shown = {"train/loss": sft_loss(logps, batch.rows.mask), "train/tokens": float(batch.rows.mask.sum()),
+                     "train/padding": batch.rows.padding}  # fmt: skip
         self.log_dict(shown, prog_bar=True, batch_size=1)
         # Lightning divides by the number of micro-batches; the sum over them is already the step's mean.
         return loss * self.trainer.accumulate_grad_batches

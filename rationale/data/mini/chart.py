@@ -10,10 +10,10 @@ from rationale.data.mini.template import (
     Solution,
     Template,
     World,
-    extremes,
+    count_beyond,
     looked_up,
     no_arguments,
-    numbered,
+    running_extremes,
     running_sum,
 )
 
@@ -26,10 +26,10 @@ COLORS = {
 KIND, SCORER = "short", "relaxed_accuracy"
 
 
-def draw_world(rng: Random) -> World:
-    """Three to six items in distinct colours, values 1 to 20."""
+def draw_world(rng: Random, largest: int = MAX_VALUE) -> World:
+    """Three to six items in distinct colours, values 1 to `largest`, at most 20."""
     colors = rng.sample(list(COLORS), rng.randint(3, 6))
-    items = [{"color": color, "value": rng.randint(1, MAX_VALUE)} for color in colors]
+    items = [{"color": color, "value": rng.randint(1, largest)} for color in colors]
     return {"kind": rng.choice(["bar", "line"]), "items": items}
 
 
@@ -75,7 +75,8 @@ def _two(world: World, rng: Random) -> dict:
 
 
 def _threshold(world: World, rng: Random) -> dict:
-    return {"t": rng.randint(4, 16)}
+    highest = max(values_of(world).values())
+    return {"t": rng.randint(1, highest)}
 
 
 def _difference(world: World, args: dict) -> Solution:
@@ -93,23 +94,22 @@ def _sum_two(world: World, args: dict) -> Solution:
 
 def _sum_all(world: World, args: dict) -> Solution:
     total, steps = running_sum(values_of(world))
-    return Solution(str(total), [steps])
+    return Solution(str(total), [f"adding up, {steps}"])
 
 
 def _range(world: World, args: dict) -> Solution:
-    high, low, said = extremes(values_of(world))
-    return Solution(str(high - low), [said, f"{high} - {low} = {high - low}"])
+    high, low, said = running_extremes(values_of(world))
+    return Solution(str(high - low), [f"highest and lowest, {said}", f"{high} - {low} = {high - low}"])
 
 
 def _ends(world: World, args: dict) -> Solution:
-    high, low, said = extremes(values_of(world))
-    return Solution(str(high + low), [said, f"{high} + {low} = {high + low}"])
+    high, low, said = running_extremes(values_of(world))
+    return Solution(str(high + low), [f"highest and lowest, {said}", f"{high} + {low} = {high + low}"])
 
 
-def _count(world: World, args: dict, above: bool) -> Solution:
-    kept = [f"{c} {v}" for c, v in values_of(world).items() if (v > args["t"] if above else v < args["t"])]
-    said = f"{'above' if above else 'below'} {args['t']} are {numbered(kept)}"
-    return Solution(str(len(kept)), [said, f"the count is {len(kept)}"])
+def _count(world: World, args: dict, word: str) -> Solution:
+    count, said = count_beyond(values_of(world), word, args["t"])
+    return Solution(str(count), [said, f"the count is {count}"])
 
 
 TEMPLATES = (
@@ -120,9 +120,9 @@ TEMPLATES = (
     Template("range", no_arguments, ("What is the difference between the highest and the lowest value?",
              "How far apart are the highest and the lowest value?"), _range),
     Template("count_above", _threshold, ("How many values are above {t}?", "How many are higher than {t}?"),
-             lambda world, args: _count(world, args, above=True)),
+             lambda world, args: _count(world, args, "above")),
     Template("count_below", _threshold, ("How many values are below {t}?",),
-             lambda world, args: _count(world, args, above=False), held_out=True),
+             lambda world, args: _count(world, args, "below"), held_out=True),
     Template("sum_of_ends", no_arguments, ("What is the sum of the highest and the lowest value?",), _ends,
              held_out=True),
     Template("value", _one, ("What is the value of {a}?", "How high is {a}?"),

@@ -10,70 +10,64 @@ from collections.abc import Callable
 from random import Random
 
 from rationale.data.mini import chart, form, scene
-from rationale.data.mini.template import World, numbered, sentence
+from rationale.data.mini.template import World, count_beyond, looked_up, running_extremes, sentence
 
 Step = tuple[str, str]  # what is asked, what is said
 NAMES = (*chart.COLORS, *form.ITEMS)
+LARGEST = 9  # value in a list
 
 
 def look_up(values: dict[str, int], rng: Random) -> Step:
     """The values of one or two names."""
     names = rng.sample(list(values), min(len(values), rng.randint(1, 2)))
-    return f"What is {' and '.join(names)}?", f"Here {' and '.join(f'{name} is {values[name]}' for name in names)}."
+    return f"What is {' and '.join(names)}?", sentence(looked_up(values, *names))
 
 
-def extreme(values: dict[str, int], rng: Random) -> Step:
-    """The entry of the highest or lowest value; of several such, the first."""
-    word, pick = rng.choice((("highest", max), ("lowest", min)))
-    name = pick(values, key=values.get)
-    return f"Which is the {word}?", f"The {word} is {name} {values[name]}."
+def extremes(values: dict[str, int], rng: Random) -> Step:
+    """The highest and lowest value after each entry."""
+    return "Go for highest and lowest.", sentence(f"highest and lowest, {running_extremes(values)[2]}")
 
 
 def beyond(values: dict[str, int], rng: Random) -> Step:
-    """The entries above or below a limit, numbered."""
-    limit, word = (
-        rng.randint(3, 30) if max(values.values()) > 20 else rng.randint(3, 17),
-        rng.choice(("above", "below")),
-    )
-    kept = [f"{n} {v}" for n, v in values.items() if (v > limit if word == "above" else v < limit)]
-    return f"Which are {word} {limit}?", sentence(f"{word} {limit} are {numbered(kept)}")
+    """How many entries are above or below a limit, after each."""
+    word, limit = rng.choice(("above", "below")), rng.randint(1, LARGEST)
+    return f"Count {word} {limit}.", sentence(count_beyond(values, word, limit)[1])
 
 
 def add_each(values: dict[str, int], rng: Random) -> Step:
     """Every entry, in its order, added to one number."""
-    base = rng.randint(1, 99)
+    base = rng.randint(0, 45)
     return f"Add each to {base}.", ", ".join(f"{base} + {n} {v} = {base + v}" for n, v in values.items()) + "."
 
 
 def where(objects: list[dict], rng: Random) -> Step:
-    """The row or column of one object."""
-    thing, axis = rng.choice(objects), rng.choice(("row", "column"))
+    """One object with its column, as the list has it."""
+    thing = rng.choice(objects)
     name = scene.name_of(thing)
-    return f"Which {axis} holds the {name}?", f"The {name} is in {axis} {thing[axis]}."
+    return f"Which column holds the {name}?", f"Here {name} {thing['column']}."
 
 
 def beside(objects: list[dict], rng: Random) -> Step:
-    """The objects on one side of a row or column, numbered."""
+    """How many objects are on one side of a row or column, after each."""
     side = rng.choice(list(scene.SIDES))
     axis, limit = scene.SIDES[side][0], rng.randint(1, scene.GRID)
-    return f"Which are {side} {axis} {limit}?", sentence(scene.on_side(objects, side, limit)[1])
+    return f"Count {side} {axis} {limit}.", sentence(scene.on_side(objects, side, limit)[1])
 
 
 def in_row(objects: list[dict], rng: Random) -> Step:
-    """The objects of one row, numbered."""
+    """The objects of one row."""
     row = rng.choice(objects)["row"]
-    return f"What does row {row} hold?", sentence(scene.of_row(objects, row)[1])
+    return f"What does row {row} hold?", f"Here {scene.of_row(objects, row)[1]}."
 
 
 def alike(objects: list[dict], rng: Random) -> Step:
-    """The objects of one color or shape, numbered."""
+    """How many objects have one color or shape, after each."""
     key, look = rng.choice((("color", rng.choice(list(scene.COLORS))), ("shape", rng.choice(scene.SHAPES))))
-    said = scene.alike(objects, key, look)[1]
-    return f"Which are {look}?" if key == "color" else f"Which are {look}s?", sentence(said)
+    return f"Count {look}{'' if key == 'color' else 's'}.", sentence(scene.alike(objects, key, look)[1])
 
 
-ON_VALUES = (look_up, look_up, extreme, beyond, beyond, add_each)
-ON_OBJECTS = (where, beside, beside, in_row, alike, alike)
+ON_VALUES = (look_up, look_up, look_up, extremes, beyond, add_each)
+ON_OBJECTS = (where, where, beside, in_row, alike)
 
 
 def _several(steps: tuple[Callable, ...], listed: dict | list, count: int, rng: Random) -> Step:
@@ -82,33 +76,42 @@ def _several(steps: tuple[Callable, ...], listed: dict | list, count: int, rng: 
     return " ".join(asked), " ".join(said)
 
 
-def listed_values(rng: Random) -> Step:
-    """Three steps on a list of named numbers."""
-    values = {name: rng.randint(1, 40) for name in rng.sample(NAMES, rng.randint(2, 6))}
-    asked, said = _several(ON_VALUES, values, 3, rng)
-    return f"The list is {', '.join(f'{name} {value}' for name, value in values.items())}. {asked}", said
+def _listed(rng: Random) -> tuple[tuple[Callable, ...], dict | list, str]:
+    """A list in words, with the steps that can follow from it: named numbers, or objects."""
+    if rng.random() < 0.4:
+        world = scene.draw_world(rng, 6)
+        return ON_OBJECTS, world["objects"], scene.listing(world, rng)
+    values = {name: rng.randint(1, LARGEST) for name in rng.sample(NAMES, rng.randint(2, 6))}
+    return ON_VALUES, values, f"The list is {', '.join(f'{name} {value}' for name, value in values.items())}."
 
 
-def listed_objects(rng: Random) -> Step:
-    """Three steps on a list of objects."""
-    world = scene.draw_world(rng)
-    asked, said = _several(ON_OBJECTS, world["objects"], 3, rng)
-    return f"{scene.listing(world, rng)} {asked}", said
+def asked_of_a_list(rng: Random) -> Step:
+    """Two steps that are asked of a list."""
+    steps, listed, text = _listed(rng)
+    asked, said = _several(steps, listed, 2, rng)
+    return f"{text} {asked}", said
+
+
+def said_of_a_list(rng: Random) -> Step:
+    """Many steps on a list that nobody asked for: looking up is learned from text that looks up all the time."""
+    steps, listed, text = _listed(rng)
+    said = []
+    while sum(map(len, said)) < 220:
+        said.append(rng.choice(steps)(listed, rng)[1])
+    return f"{text} Go on.", " ".join(said)
+
+
+def _sum(rng: Random) -> tuple[str, int]:
+    a, b = rng.randint(0, rng.choice((9, 45))), rng.randint(1, LARGEST)
+    if rng.random() < 0.4:
+        a, b = max(a % 21, b), min(a % 21, b)
+        return f"{a} - {b}", a - b
+    return f"{a} + {b}", a + b
 
 
 def sums(rng: Random) -> Step:
-    """Five sums and differences."""
-    left, right = [], []
-    for _ in range(5):
-        a, b = rng.randint(1, rng.choice((40, 160))), rng.randint(1, 40)
-        if rng.random() < 0.4:
-            a, b = max(a % 61, b), min(a % 61, b)
-            left.append(f"{a} - {b}")
-            right.append(f"{a} - {b} = {a - b}")
-        else:
-            left.append(f"{a} + {b}")
-            right.append(f"{a} + {b} = {a + b}")
-    return f"What is {', '.join(left)}?", ", ".join(right) + "."
+    """A dozen sums and differences."""
+    return "Add and subtract.", ", ".join(f"{left} = {right}" for left, right in (_sum(rng) for _ in range(12))) + "."
 
 
 def letters(rng: Random) -> Step:
@@ -127,14 +130,16 @@ def verdicts(rng: Random) -> Step:
     return f"More or fewer, {asked}?", " ".join(f"{a} against {b} is {scene.verdict(a, b)}." for a, b in pairs)
 
 
-def count(rng: Random) -> Step:
-    """The length of a numbered list."""
-    entries = [f"{name} {rng.randint(1, 40)}" for name in rng.sample(NAMES, rng.randint(0, 6))]
-    return f"The list is {numbered(entries)}. What is the count?", f"The count is {len(entries)}."
+def repeat(rng: Random) -> Step:
+    """A list said again, twice: what copying is learned from."""
+    names = rng.sample(NAMES, rng.randint(3, 8))
+    numbered = rng.random() < 0.5
+    said = ", ".join(f"{name} {rng.randint(1, LARGEST)}" if numbered else f"{name}" for name in names)
+    return f"The list is {said}. Say it again.", f"{said}. {said}."
 
 
-IN_TEXT = (listed_values, listed_values, listed_values, listed_objects, listed_objects, sums, sums, letters, verdicts,
-           count)  # fmt: skip
+IN_TEXT = (said_of_a_list, said_of_a_list, said_of_a_list, asked_of_a_list, asked_of_a_list, asked_of_a_list, sums,
+           letters, verdicts, repeat)  # fmt: skip
 
 
 def describe_and_say(module: object, world: World, rng: Random) -> Step:

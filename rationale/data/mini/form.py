@@ -12,6 +12,7 @@ from rationale.data.mini.template import (
     World,
     looked_up,
     no_arguments,
+    running_extremes,
     running_sum,
 )
 
@@ -22,10 +23,10 @@ INKS = ((0, 0, 0), (20, 20, 120), (90, 20, 20))
 _FONT = ImageFont.load_default_imagefont()  # the bitmap font that ships with Pillow: same pixels everywhere
 
 
-def draw_world(rng: Random) -> World:
-    """A receipt number of three digits and three to five priced items."""
+def draw_world(rng: Random, largest: int = 40) -> World:
+    """A receipt number of three digits and three to five items of prices 1 to `largest`, at most 99."""
     names = rng.sample(ITEMS, rng.randint(3, 5))
-    items = [{"name": name, "price": rng.randint(1, 40)} for name in names]
+    items = [{"name": name, "price": rng.randint(1, largest)} for name in names]
     return {"number": rng.randint(100, 999), "items": items, "ink": rng.randrange(len(INKS))}
 
 
@@ -76,12 +77,15 @@ def _dearer(world: World, rng: Random) -> dict | None:
 
 
 def _paid(world: World, rng: Random) -> dict:
-    return {"a": rng.choice(list(values_of(world))), "cash": rng.choice((40, 50, 60))}
+    return {
+        "a": rng.choice(list(values_of(world))),
+        "cash": rng.choice((10, 20, 50) if max(values_of(world).values()) <= 10 else (40, 50, 60)),
+    }
 
 
 def _total(world: World, args: dict) -> Solution:
     total, steps = running_sum(values_of(world))
-    return Solution(str(total), [steps])
+    return Solution(str(total), [f"adding up, {steps}"])
 
 
 def _together(world: World, args: dict) -> Solution:
@@ -104,8 +108,8 @@ def _more(world: World, args: dict) -> Solution:
 
 def _dearest(world: World, args: dict) -> Solution:
     prices = values_of(world)
-    name = max(prices, key=prices.get)
-    return Solution(name, [f"the highest is {name} {prices[name]}"])
+    high, _, said = running_extremes(prices)
+    return Solution(max(prices, key=prices.get), [f"highest and lowest, {said}", f"the highest is {high}"])
 
 
 def _unique_dearest(world: World, rng: Random) -> dict | None:

@@ -6,7 +6,7 @@ from random import Random
 
 from PIL import Image, ImageDraw
 
-from rationale.data.mini.template import Solution, Template, World, numbered
+from rationale.data.mini.template import Solution, Template, World, running_count
 
 SIZE, GRID, CELL = 64, 4, 16
 SHAPES = ("circle", "square", "triangle", "diamond")
@@ -19,9 +19,9 @@ VERDICTS = ("more", "fewer", "as many")
 KIND, SCORER = "choice", "multiple_choice"
 
 
-def draw_world(rng: Random) -> World:
-    """Four to seven objects, no two alike, in cells read row by row."""
-    looks = rng.sample([(color, shape) for color in COLORS for shape in SHAPES], rng.randint(4, 7))
+def draw_world(rng: Random, largest: int = 7) -> World:
+    """Four to `largest` objects, no two alike, in cells read row by row."""
+    looks = rng.sample([(color, shape) for color in COLORS for shape in SHAPES], rng.randint(4, largest))
     cells = sorted(rng.sample(range(GRID * GRID), len(looks)))
     objects = [
         {"color": color, "shape": shape, "row": cell // GRID + 1, "column": cell % GRID + 1}
@@ -48,12 +48,19 @@ def render(world: World) -> Image.Image:
     return image
 
 
+def entries(objects: list[dict]) -> list[str]:
+    """Every object row by row with the number of its column; the first of a row says the row."""
+    found, row = [], None
+    for thing in objects:
+        new = f"row {thing['row']} " if thing["row"] != row else ""
+        found.append(f"{new}{name_of(thing)} {thing['column']}")
+        row = thing["row"]
+    return found
+
+
 def listing(world: World, rng: Random) -> str:
-    """Every object row by row, with the number of its column."""
-    rows = {}
-    for thing in world["objects"]:
-        rows.setdefault(thing["row"], []).append(f"{thing['color']} {thing['shape']} {thing['column']}")
-    text = ", ".join(f"row {row} {', '.join(things)}" for row, things in rows.items())
+    """Every object in words."""
+    text = ", ".join(entries(world["objects"]))
     return rng.choice((f"The objects by row and column are {text}.", f"I see {text}."))
 
 
@@ -85,22 +92,22 @@ def _find(world: World, args: dict) -> dict:
 
 
 def alike(objects: list[dict], key: str, look: str) -> tuple[int, str]:
-    """How many objects have a color or shape, and in words which."""
-    kept = [name_of(t) for t in objects if t[key] == look]
-    return len(kept), f"the {look}{' things' if key == 'color' else 's'} are {numbered(kept)}"
+    """How many objects have a color or shape, and in words the count after each."""
+    count, said = running_count(entries(objects), [t[key] == look for t in objects])
+    return count, f"{look}{'' if key == 'color' else 's'}, {said}"
 
 
 def on_side(objects: list[dict], side: str, limit: int) -> tuple[int, str]:
-    """How many objects stand on one side of a row or column, and in words which."""
+    """How many objects stand on one side of a row or column, and in words the count after each."""
     axis, sign = SIDES[side]
-    kept = [name_of(t) for t in objects if sign * (t[axis] - limit) > 0]
-    return len(kept), f"{side} {axis} {limit} are {numbered(kept)}"
+    count, said = running_count(entries(objects), [sign * (t[axis] - limit) > 0 for t in objects])
+    return count, f"{side} {axis} {limit}, {said}"
 
 
 def of_row(objects: list[dict], row: int) -> tuple[list[dict], str]:
     """The objects of a row, and in words which."""
     kept = [t for t in objects if t["row"] == row]
-    return kept, f"row {row} holds {numbered([name_of(t) for t in kept])}"
+    return kept, ", ".join(entries(kept))
 
 
 def verdict(a: int, b: int) -> str:
@@ -119,7 +126,8 @@ def _count_alike(world: World, key: str, look: str) -> Solution:
 def _relative(world: World, args: dict, side: str) -> Solution:
     here, axis = _find(world, args), SIDES[side][0]
     count, said = on_side(world["objects"], side, here[axis])
-    return _counted(count, f"the {name_of(here)} is in {axis} {here[axis]}", said)
+    found = f"here {name_of(here)} {here[axis]}" if axis == "column" else f"here row {here[axis]} {name_of(here)}"
+    return _counted(count, found, said)
 
 
 def _same_row(world: World, rng: Random) -> dict | None:
@@ -140,7 +148,7 @@ def _row_mate(world: World, args: dict) -> Solution:
     here = _find(world, args)
     held, said = of_row(world["objects"], here["row"])
     mate = next(t for t in held if t is not here)
-    working = [f"the {name_of(here)} is in row {here['row']}", said, f"the other is the {name_of(mate)}"]
+    working = [f"here {said}", f"the other is the {name_of(mate)}"]
     return Solution(mate["color"], working, args["choices"])
 
 
@@ -159,9 +167,14 @@ def _more_shapes(world: World, rng: Random) -> dict:
 
 
 def _compare(world: World, args: dict) -> Solution:
-    (first, one), (second, other) = (alike(world["objects"], "shape", args[key]) for key in "ab")
+    first = second = 0
+    steps = []
+    for thing, entry in zip(world["objects"], entries(world["objects"]), strict=True):
+        first, second = first + (thing["shape"] == args["a"]), second + (thing["shape"] == args["b"])
+        steps.append(f"{entry}: {first} {second}")
     answer = verdict(first, second)
-    return Solution(answer, [one, other, f"{first} against {second} is {answer}"], list(VERDICTS))
+    working = [f"{args['a']}s and {args['b']}s, {', '.join(steps)}", f"{first} against {second} is {answer}"]
+    return Solution(answer, working, list(VERDICTS))
 
 
 TEMPLATES = (

@@ -47,29 +47,43 @@ def split_of(world: World) -> str:
     return "val" if bucket == 0 else "test" if bucket <= 2 else "train"
 
 
-def numbered(things: list[str]) -> str:
-    """ "1 first, 2 second": the last number is the count. "none" of nothing."""
-    return ", ".join(f"{i} {thing}" for i, thing in enumerate(things, start=1)) or "none"
-
-
 def running_sum(values: dict[str, int]) -> tuple[int, str]:
     """The total, and in words the additions that reach it one name at a time."""
-    total, steps = next(iter(values.values())), []
-    for name, value in list(values.items())[1:]:
+    total, steps = 0, []
+    for name, value in values.items():
         steps.append(f"{total} + {name} {value} = {total + value}")
         total += value
-    return total, f"adding up, {', '.join(steps)}"
+    return total, ", ".join(steps)
 
 
-def extremes(values: dict[str, int]) -> tuple[int, int, str]:
-    """The highest and the lowest value, and in words whose they are."""
-    high, low = max(values, key=values.get), min(values, key=values.get)
-    return values[high], values[low], f"the highest is {high} {values[high]} and the lowest is {low} {values[low]}"
+def running_count(things: list[str], kept: list[bool]) -> tuple[int, str]:
+    """How many are kept, and in words the count after each thing."""
+    total, steps = 0, []
+    for thing, keep in zip(things, kept, strict=True):
+        total += keep
+        steps.append(f"{thing}: {total}")
+    return total, ", ".join(steps)
+
+
+def running_extremes(values: dict[str, int]) -> tuple[int, int, str]:
+    """The highest and the lowest value, and in words both after each name."""
+    high, low, steps = 0, 0, []
+    for name, value in values.items():
+        high, low = max(high, value), min(low or value, value)
+        steps.append(f"{name} {value}: {high} {low}")
+    return high, low, ", ".join(steps)
+
+
+def count_beyond(values: dict[str, int], word: str, limit: int) -> tuple[int, str]:
+    """How many values are above or below a limit, and in words the count after each."""
+    kept = [value > limit if word == "above" else value < limit for value in values.values()]
+    count, said = running_count([f"{name} {value}" for name, value in values.items()], kept)
+    return count, f"{word} {limit}, {said}"
 
 
 def looked_up(values: dict[str, int], *names: str) -> str:
-    """The values of some names in words."""
-    return f"here {' and '.join(f'{name} is {values[name]}' for name in names)}"
+    """The values of some names in words, as a list has them."""
+    return f"here {' and '.join(f'{name} {values[name]}' for name in names)}"
 
 
 def sentence(text: str) -> str:

@@ -1,0 +1,72 @@
+"""What a model is given: examples as text, batches as tensors, in plain rows or in rows that share a prefix."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from rationale.objectives.logprobs import IGNORE
+
+PER_TOKEN = ("input_ids", "attention_mask", "token_type_ids", "mm_token_type_ids")  # processor outputs (B, T)
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """One response to one prompt about one image, or none. `ended` is False where the text was cut: no end token."""
+
+    question_id: str
+    image: Path | None
+    prompt: str
+    response: str
+    ended: bool = True
+
+
+@dataclass(slots=True)
+class Batch:
+    """Rows for the model, and the N responses that they hold.
+
+    `inputs` are the model's keyword arguments. `labels` (N, R) are the response tokens, -100 where padded; `sources`
+    (N, R) say which token of the flattened rows predicts each. In the layout `rows` a row is
+    [padding, prompt, response, padding]. In the layout `tree` it is [padding, prefix, branch 1, ..., branch K,
+    padding]: `segments` (B, T) numbers the branch of every token (0: the prefix, -1: padding), `depth` (B, T) counts
+    the tokens of a branch from 0, and the prefix ends with the column `width` - 1.
+    """
+
+    inputs: dict[str, Tensor]
+    labels: Tensor
+    sources: Tensor
+    segments: Tensor | None = None
+    depth: Tensor | None = None
+    width: int = 0
+
+    @property
+    def mask(self) -> Tensor:
+        return self.labels != IGNORE
+
+    @property
+    def padding(self) -> float:
+        """The share of the rows' tokens that are padding."""
+        present = self.inputs["attention_mask"] if self.segments is None else self.segments >= 0
+        return 1 - present.float().mean().item()
+
+    def to(self, device: torch.device) -> Batch:
+        """The batch on another device; Lightning calls this."""
+        inputs = {name: value.to(device) for name, value in self.inputs.items()}
+        rest = (t if t is None else t.to(device) for t in (self.labels, self.sources, self.segments, self.depth))
+        return Batch(inputs, *rest, self.width)
+
+
+def padded(rows: Sequence[Sequence[int]], value: int, left: bool = False) -> Tensor:
+    """Rows of one length, (B, T), filled up with `value` on one side."""
+    width = max(map(len, rows))
+    filled = (([value] * (width - len(r)), list(r)) for r in rows)
+    return torch.tensor([fill + row if left else row + fill for fill, row in filled], dtype=torch.long)
+
+
+def continued(name: str, tokens: Tensor, present: Tensor) -> Tensor:
+    """What a per-token input of a processor is on the text that follows the prompt: (B, R)."""
+    return {"input_ids": tokens, "attention_mask": present.long()}.get(name, torch.zeros_like(tokens))

@@ -1,0 +1,144 @@
+"""One prompt, many responses: a row is [prefix][branch 1]...[branch K], and a branch sees the prefix and itself.
+
+The image goes through the vision tower once a row and the prompt through the language model once, whatever the number
+of responses; log-probabilities and gradients are those of separate rows.
+"""
+
+from __future__ import annotations
+
+import torch
+from peft import PeftModel
+from torch import Tensor, nn
+from torch.nn.functional import scaled_dot_product_attention
+from torch.utils.checkpoint import checkpoint
+from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.integrations.sdpa_attention import repeat_kv, sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
+
+from rationale.artifacts import UserError
+from rationale.data.batch import PER_TOKEN, Batch
+from rationale.objectives.logprobs import token_logps
+
+ATTENTION = "shared_prefix"
+# Families whose `tree` was compared with `rows`, values and gradients (tests/test_prefix.py).
+FAMILIES = (
+    "llava", "llava_next", "llava_onevision", "qwen2_vl", "qwen2_5_vl", "qwen3_vl", "smolvlm", "internvl",
+)  # fmt: skip
+TILE_ELEMENTS = 2**23  # of the head's float32 logits that exist at a time: 32 MB
+
+
+def base_of(model: nn.Module) -> nn.Module:
+    """The transformers model itself, its LoRA layers in place."""
+    return model.get_base_model() if isinstance(model, PeftModel) else model
+
+
+def can_share(model: nn.Module) -> bool:
+    """Whether this family's prefix can be shared."""
+    return base_of(model).config.model_type in FAMILIES
+
+
+def enable(model: nn.Module) -> None:
+    """Let the language model take rows of shared prefixes; any other mask goes to transformers' own SDPA."""
+    model.set_attn_implementation({"text_config": ATTENTION})
+
+
+def shared_prefix_attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    dropout: float = 0.0,
+    scaling: float | None = None,
+    **kwargs: object,
+) -> tuple[Tensor, None]:
+    """Causal attention over the prefix, then every branch over the prefix and itself; (B, T, heads, width) out.
+
+    An integer `attention_mask` (B, 1, P, T) holds what `mask_of` says: the segment of every token, repeated over the P
+    columns of the prefix. Nothing of the size T x T is made where no prefix is padded, and the upper triangle and
+    the other branches of the prefix's rows are not computed. Other masks are transformers' own.
+    """
+    if attention_mask is None or attention_mask.dtype != torch.int16:
+        return sdpa_attention_forward(
+            module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
+        )
+    groups = query.shape[1] // key.shape[1]
+    key, value = repeat_kv(key, groups), repeat_kv(value, groups)
+    width, segments = attention_mask.shape[2], attention_mask[:, 0, 0]
+    rate = {"dropout_p": dropout if module.training else 0.0, "scale": scaling}
+    prefix = segments[:, :width]
+    mask = None
+    if (prefix < 0).any():
+        mask = _causal(width, query.device) & ((prefix >= 0)[:, None, None, :])
+        mask = mask | torch.eye(width, dtype=torch.bool, device=query.device)  # a padded row sees itself: no NaN
+    out = scaled_dot_product_attention(
+        query[:, :, :width], key[:, :, :width], value[:, :, :width], mask, is_causal=mask is None, **rate
+    )
+    branch = segments[:, width:]
+    if branch.shape[1]:
+        own = (branch[:, :, None] == branch[:, None, :]) & _causal(branch.shape[1], query.device)
+        seen = torch.cat([(prefix == 0)[:, None, :].expand(-1, branch.shape[1], -1), own], dim=2)
+        late = scaled_dot_product_attention(query[:, :, width:], key, value, seen[:, None], **rate)
+        out = torch.cat([out, late], dim=2)
+    return out.transpose(1, 2).contiguous(), None
+
+
+def _causal(size: int, device: torch.device) -> Tensor:
+    return torch.ones(size, size, dtype=torch.bool, device=device).tril()
+
+
+AttentionInterface.register(ATTENTION, shared_prefix_attention)
+AttentionMaskInterface.register(ATTENTION, sdpa_mask)
+
+
+def own_positions(model: nn.Module, inputs: dict[str, Tensor]) -> Tensor:
+    """The model's own positions of a left-padded prompt: (B, P), or (3, B, P) where images have rows and columns."""
+    trunk, mask = base_of(model).model, inputs["attention_mask"]
+    if hasattr(trunk, "get_rope_index"):
+        names = ("input_ids", "mm_token_type_ids", "image_grid_thw", "attention_mask")
+        return trunk.get_rope_index(**{name: inputs.get(name) for name in names})[0]
+    return (mask.cumsum(-1) - 1).clamp(min=0)
+
+
+def after(positions: Tensor) -> Tensor:
+    """The position that follows a prompt in each row, (B, 1): one more than the largest on any axis."""
+    largest = positions.amax(-1, keepdim=True)
+    return (largest.amax(0) if positions.ndim == 3 else largest) + 1
+
+
+def tree_inputs(model: nn.Module, batch: Batch) -> dict[str, Tensor]:
+    """The model's keyword arguments for rows with branches: positions that go on from the prefix, and the mask."""
+    base = base_of(model)
+    if base.config.model_type not in FAMILIES:
+        raise UserError(
+            f"{base.config.model_type}: its prefix cannot be shared (attention within the image or sliding windows, or "
+            f"not compared yet; those that were: {', '.join(FAMILIES)}); set layout=rows"
+        )
+    if base.config.get_text_config()._attn_implementation != ATTENTION:
+        raise UserError("layout=tree needs model.attention=sdpa; set that, or layout=rows")
+    width, segments = batch.width, batch.segments
+    head = {k: v[:, :width] if k in PER_TOKEN else v for k, v in batch.inputs.items()}
+    head["attention_mask"] = (segments[:, :width] >= 0).long()
+    prefix = own_positions(model, head)
+    branch = after(prefix) + batch.depth[:, width:]
+    if prefix.ndim == 3:
+        branch = branch.expand(3, -1, -1)
+    mask = segments.to(torch.int16)[:, None, None, :].expand(-1, 1, width, -1)
+    return {**batch.inputs, "attention_mask": mask, "position_ids": torch.cat([prefix, branch], -1)}
+
+
+def head_logps(head: nn.Module, hidden: Tensor, labels: Tensor) -> Tensor:
+    """log p(label) from hidden states (N, H) and labels (N,), in tiles whose logits are made again in backward.
+
+    No (N, vocabulary) tensor ever exists whole: a tile holds at most 2^23 logits. Returns (N,) float32.
+    """
+    rows = max(1, TILE_ELEMENTS // getattr(head, "out_features", 2**15))
+
+    def tile(states: Tensor, targets: Tensor) -> Tensor:
+        return token_logps(head(states), targets)
+
+    parts = [
+        checkpoint(tile, h, t, use_reentrant=False) if torch.is_grad_enabled() else tile(h, t)
+        for h, t in zip(hidden.split(rows), labels.split(rows), strict=True)
+    ]
+    return torch.cat(parts) if parts else hidden.new_zeros(0, dtype=torch.float32)
