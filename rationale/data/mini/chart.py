@@ -11,10 +11,10 @@ from rationale.data.mini.template import (
     Template,
     World,
     count_beyond,
-    looked_up,
     no_arguments,
     running_extremes,
     running_sum,
+    two_looked_up,
 )
 
 SIZE = 64
@@ -80,16 +80,13 @@ def _threshold(world: World, rng: Random) -> dict:
 
 
 def _difference(world: World, args: dict) -> Solution:
-    values = values_of(world)
-    a, b = values[args["a"]], values[args["b"]]
-    high, low = max(a, b), min(a, b)
-    return Solution(str(high - low), [looked_up(values, args["a"], args["b"]), f"{high} - {low} = {high - low}"])
+    result, working = two_looked_up(values_of(world), args["a"], args["b"], "-")
+    return Solution(str(result), working)
 
 
 def _sum_two(world: World, args: dict) -> Solution:
-    values = values_of(world)
-    a, b = values[args["a"]], values[args["b"]]
-    return Solution(str(a + b), [looked_up(values, args["a"], args["b"]), f"{a} + {b} = {a + b}"])
+    result, working = two_looked_up(values_of(world), args["a"], args["b"], "+")
+    return Solution(str(result), working)
 
 
 def _sum_all(world: World, args: dict) -> Solution:
@@ -109,7 +106,7 @@ def _ends(world: World, args: dict) -> Solution:
 
 def _count(world: World, args: dict, word: str) -> Solution:
     count, said = count_beyond(values_of(world), word, args["t"])
-    return Solution(str(count), [said, f"the count is {count}"])
+    return Solution(str(count), [f"count {said}", f"the count is {count}"])
 
 
 TEMPLATES = (

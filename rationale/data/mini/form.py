@@ -14,6 +14,7 @@ from rationale.data.mini.template import (
     no_arguments,
     running_extremes,
     running_sum,
+    two_looked_up,
 )
 
 SIZE = 64
@@ -77,10 +78,9 @@ def _dearer(world: World, rng: Random) -> dict | None:
 
 
 def _paid(world: World, rng: Random) -> dict:
-    return {
-        "a": rng.choice(list(values_of(world))),
-        "cash": rng.choice((10, 20, 50) if max(values_of(world).values()) <= 10 else (40, 50, 60)),
-    }
+    prices = values_of(world)
+    notes = [note for note in (10, 20, 50, 100) if note >= max(prices.values())]
+    return {"a": rng.choice(list(prices)), "cash": rng.choice(notes[:2])}
 
 
 def _total(world: World, args: dict) -> Solution:
@@ -89,32 +89,24 @@ def _total(world: World, args: dict) -> Solution:
 
 
 def _together(world: World, args: dict) -> Solution:
-    prices = values_of(world)
-    a, b = prices[args["a"]], prices[args["b"]]
-    return Solution(str(a + b), [looked_up(prices, args["a"], args["b"]), f"{a} + {b} = {a + b}"])
+    result, working = two_looked_up(values_of(world), args["a"], args["b"], "+")
+    return Solution(str(result), working)
 
 
 def _change(world: World, args: dict) -> Solution:
-    prices = values_of(world)
-    price, cash = prices[args["a"]], args["cash"]
-    return Solution(str(cash - price), [looked_up(prices, args["a"]), f"{cash} - {price} = {cash - price}"])
+    prices, a, cash = values_of(world), args["a"], args["cash"]
+    left = cash - prices[a]
+    return Solution(str(left), [looked_up(prices, a), f"so {cash} - {a} {prices[a]} = {left}"])
 
 
 def _more(world: World, args: dict) -> Solution:
-    prices = values_of(world)
-    a, b = prices[args["a"]], prices[args["b"]]
-    return Solution(str(a - b), [looked_up(prices, args["a"], args["b"]), f"{a} - {b} = {a - b}"])
+    result, working = two_looked_up(values_of(world), args["a"], args["b"], "-")
+    return Solution(str(result), working)
 
 
 def _dearest(world: World, args: dict) -> Solution:
-    prices = values_of(world)
-    high, _, said = running_extremes(prices)
-    return Solution(max(prices, key=prices.get), [f"highest and lowest, {said}", f"the highest is {high}"])
-
-
-def _unique_dearest(world: World, rng: Random) -> dict | None:
-    prices = sorted(values_of(world).values())
-    return {} if prices[-1] > prices[-2] else None
+    high, _, said = running_extremes(values_of(world))
+    return Solution(str(high), [f"highest and lowest, {said}", f"the highest is {high}"])
 
 
 TEMPLATES = (
@@ -122,7 +114,8 @@ TEMPLATES = (
     Template("together", _two, ("What do {a} and {b} cost together?", "What is the price of {a} and {b}?"), _together),
     Template("change", _paid, ("How much is left of {cash} after buying {a}?",
              "What is the change from {cash} for {a}?"), _change),
-    Template("dearest", _unique_dearest, ("Which item costs the most?",), _dearest),
+    Template("dearest", no_arguments, ("What does the item cost that costs the most?", "What is the highest price?"),
+             _dearest),
     Template("number", no_arguments, ("What is the receipt number?",),
              lambda world, args: Solution(str(world["number"]), ["the number stands in the first line"])),
     Template("more", _dearer, ("How much more does {a} cost than {b}?",), _more, held_out=True),

@@ -120,14 +120,15 @@ def _counted(count: int, *working: str) -> Solution:
 
 
 def _count_alike(world: World, key: str, look: str) -> Solution:
-    return _counted(*alike(world["objects"], key, look))
+    count, said = alike(world["objects"], key, look)
+    return _counted(count, f"count {said}")
 
 
 def _relative(world: World, args: dict, side: str) -> Solution:
     here, axis = _find(world, args), SIDES[side][0]
     count, said = on_side(world["objects"], side, here[axis])
     found = f"here {name_of(here)} {here[axis]}" if axis == "column" else f"here row {here[axis]} {name_of(here)}"
-    return _counted(count, found, said)
+    return _counted(count, found, f"count {said}")
 
 
 def _same_row(world: World, rng: Random) -> dict | None:
@@ -173,7 +174,7 @@ def _compare(world: World, args: dict) -> Solution:
         first, second = first + (thing["shape"] == args["a"]), second + (thing["shape"] == args["b"])
         steps.append(f"{entry}: {first} {second}")
     answer = verdict(first, second)
-    working = [f"{args['a']}s and {args['b']}s, {', '.join(steps)}", f"{first} against {second} is {answer}"]
+    working = [f"count {args['a']}s and {args['b']}s, {', '.join(steps)}", f"{first} against {second} is {answer}"]
     return Solution(answer, working, list(VERDICTS))
 
 

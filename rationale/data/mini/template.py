@@ -81,6 +81,13 @@ def count_beyond(values: dict[str, int], word: str, limit: int) -> tuple[int, st
     return count, f"{word} {limit}, {said}"
 
 
+def two_looked_up(values: dict[str, int], a: str, b: str, sign: str) -> tuple[int, list[str]]:
+    """The sum of two values, or the larger less the smaller, and the look-ups that lead there."""
+    first, second = (a, b) if sign == "+" else sorted((a, b), key=lambda name: -values[name])
+    result = values[first] + values[second] if sign == "+" else values[first] - values[second]
+    return result, [looked_up(values, a, b), f"so {first} {values[first]} {sign} {second} {values[second]} = {result}"]
+
+
 def looked_up(values: dict[str, int], *names: str) -> str:
     """The values of some names in words, as a list has them."""
     return f"here {' and '.join(f'{name} {values[name]}' for name in names)}"
