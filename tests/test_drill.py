@@ -43,8 +43,26 @@ def test_beyond_counts_what_passes_the_limit_and_nothing_else(seed):
     side, limit = re.fullmatch(r"Count (above|below) (\d+)\.", asked).groups()
     passes = (lambda v: v > int(limit)) if side == "above" else (lambda v: v < int(limit))
     start, rest = said.split(", ", 1)
-    assert start.lower() == f"{side} {limit}"
+    assert start == f"Count {side} {limit}"
     assert counts(rest) == ([f"{n} {v}" for n, v in VALUES.items()], running(passes(v) for v in VALUES.values()))
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_add_two_takes_the_smaller_from_the_larger(seed):
+    asked, said = drill.add_two(VALUES, Random(seed))
+    a, x, sign, b, y, result = re.match(r"So (\w+) (\d+) ([+-]) (\w+) (\d+) = (\d+)\. ", said).groups()
+    assert {a, b} == set(re.findall("|".join(VALUES), asked))
+    assert (int(x), int(y)) == (VALUES[a], VALUES[b])
+    assert int(result) == (int(x) + int(y) if sign == "+" else int(x) - int(y)) >= 0
+    assert said.endswith(f" Hence {result}.")
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_two_shapes_are_counted_side_by_side(seed):
+    asked, said = drill.two_alike(OBJECTS, Random(seed))
+    one, other = re.fullmatch(r"Count (\w+)s and (\w+)s\.", asked).groups()
+    last = [sum(t["shape"] == shape for t in OBJECTS) for shape in (one, other)]
+    assert said.endswith(f": {last[0]} {last[1]}.")
 
 
 def test_add_each_goes_through_the_list_in_order():
@@ -102,8 +120,7 @@ def test_sums_and_differences_are_right(seed):
 @pytest.mark.parametrize("seed", range(10))
 def test_what_is_said_of_a_list_is_said_in_the_words_of_single_steps(seed):
     asked, said = drill.said_of_a_list(Random(seed))
-    starts = ("Here ", "Highest ", "Above ", "Below ", "Left of ", "Right of ", *"0123456789")
-    starts += tuple(word.capitalize() for word in (*scene.COLORS, *scene.SHAPES))
+    starts = ("Here ", "Highest ", "Count ", "So ", "Hence ", *"0123456789")
     assert asked.endswith(" Go on.")
     assert len(said) > 200
     assert all(sentence.startswith(starts) for sentence in said.removesuffix(".").split(". "))

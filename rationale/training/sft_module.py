@@ -54,10 +54,12 @@ def sft_data(
         total = sum(lengths[i] for i in whole) if reduction == "token" else len(whole)
         return SFTBatch(encoder.batch([examples[i] for b in indices for i in together[b]]), total)
 
-    # Rows with an image are longer by all its tokens: apart from rows of text alone.
-    return PlannedData(
-        order([(examples[b[0]].image is not None, sum(lengths[i] for i in b)) for b in together]), collate
-    )
+    def like(bundle: list[int]) -> tuple[bool, int, int]:
+        """What pads little beside one another: with an image or without, responses, then prompts of like length."""
+        first = examples[bundle[0]]
+        return first.image is not None, sum(lengths[i] for i in bundle) // 12, len(first.prompt)
+
+    return PlannedData(order([like(b) for b in together]), collate)
 
 
 class SFTModule(pl.LightningModule):

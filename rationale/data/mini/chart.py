@@ -106,7 +106,7 @@ def _ends(world: World, args: dict) -> Solution:
 
 def _count(world: World, args: dict, word: str) -> Solution:
     count, said = count_beyond(values_of(world), word, args["t"])
-    return Solution(str(count), [f"count {said}", f"the count is {count}"])
+    return Solution(str(count), [said, f"the count is {count}"])
 
 
 TEMPLATES = (

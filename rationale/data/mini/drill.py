@@ -10,7 +10,14 @@ from collections.abc import Callable
 from random import Random
 
 from rationale.data.mini import chart, form, scene
-from rationale.data.mini.template import World, count_beyond, looked_up, running_extremes, sentence
+from rationale.data.mini.template import (
+    World,
+    count_beyond,
+    looked_up,
+    running_extremes,
+    sentence,
+    two_looked_up,
+)
 
 Step = tuple[str, str]  # what is asked, what is said
 NAMES = (*chart.COLORS, *form.ITEMS)
@@ -34,6 +41,14 @@ def beyond(values: dict[str, int], rng: Random) -> Step:
     return f"Count {word} {limit}.", sentence(count_beyond(values, word, limit)[1])
 
 
+def add_two(values: dict[str, int], rng: Random) -> Step:
+    """The sum or difference of two entries."""
+    a, b = rng.sample(list(values), 2)
+    sign, asked = rng.choice((("+", f"Add {a} and {b}."), ("-", f"How far apart are {a} and {b}?")))
+    result, (_, said) = two_looked_up(values, a, b, sign)
+    return asked, f"{sentence(said)} Hence {result}."
+
+
 def add_each(values: dict[str, int], rng: Random) -> Step:
     """Every entry, in its order, added to one number."""
     base = rng.randint(0, 45)
@@ -54,6 +69,12 @@ def beside(objects: list[dict], rng: Random) -> Step:
     return f"Count {side} {axis} {limit}.", sentence(scene.on_side(objects, side, limit)[1])
 
 
+def two_alike(objects: list[dict], rng: Random) -> Step:
+    """How many objects have either of two shapes, after each."""
+    one, other = rng.sample(scene.SHAPES, 2)
+    return f"Count {one}s and {other}s.", sentence(scene.two_alike(objects, one, other)[2])
+
+
 def in_row(objects: list[dict], rng: Random) -> Step:
     """The objects of one row."""
     row = rng.choice(objects)["row"]
@@ -66,8 +87,8 @@ def alike(objects: list[dict], rng: Random) -> Step:
     return f"Count {look}{'' if key == 'color' else 's'}.", sentence(scene.alike(objects, key, look)[1])
 
 
-ON_VALUES = (look_up, look_up, look_up, extremes, beyond, add_each)
-ON_OBJECTS = (where, where, beside, in_row, alike)
+ON_VALUES = (look_up, look_up, add_two, add_two, extremes, beyond, add_each)
+ON_OBJECTS = (where, where, beside, beside, in_row, alike, alike, two_alike)
 
 
 def _several(steps: tuple[Callable, ...], listed: dict | list, count: int, rng: Random) -> Step:

@@ -94,14 +94,24 @@ def _find(world: World, args: dict) -> dict:
 def alike(objects: list[dict], key: str, look: str) -> tuple[int, str]:
     """How many objects have a color or shape, and in words the count after each."""
     count, said = running_count(entries(objects), [t[key] == look for t in objects])
-    return count, f"{look}{'' if key == 'color' else 's'}, {said}"
+    return count, f"count {look}{'' if key == 'color' else 's'}, {said}"
+
+
+def two_alike(objects: list[dict], one: str, other: str) -> tuple[int, int, str]:
+    """How many objects have either shape, and in words both counts after each."""
+    first = second = 0
+    steps = []
+    for thing, entry in zip(objects, entries(objects), strict=True):
+        first, second = first + (thing["shape"] == one), second + (thing["shape"] == other)
+        steps.append(f"{entry}: {first} {second}")
+    return first, second, f"count {one}s and {other}s, {', '.join(steps)}"
 
 
 def on_side(objects: list[dict], side: str, limit: int) -> tuple[int, str]:
     """How many objects stand on one side of a row or column, and in words the count after each."""
     axis, sign = SIDES[side]
     count, said = running_count(entries(objects), [sign * (t[axis] - limit) > 0 for t in objects])
-    return count, f"{side} {axis} {limit}, {said}"
+    return count, f"count {side} {axis} {limit}, {said}"
 
 
 def of_row(objects: list[dict], row: int) -> tuple[list[dict], str]:
@@ -120,15 +130,14 @@ def _counted(count: int, *working: str) -> Solution:
 
 
 def _count_alike(world: World, key: str, look: str) -> Solution:
-    count, said = alike(world["objects"], key, look)
-    return _counted(count, f"count {said}")
+    return _counted(*alike(world["objects"], key, look))
 
 
 def _relative(world: World, args: dict, side: str) -> Solution:
     here, axis = _find(world, args), SIDES[side][0]
     count, said = on_side(world["objects"], side, here[axis])
     found = f"here {name_of(here)} {here[axis]}" if axis == "column" else f"here row {here[axis]} {name_of(here)}"
-    return _counted(count, found, f"count {said}")
+    return _counted(count, found, said)
 
 
 def _same_row(world: World, rng: Random) -> dict | None:
@@ -168,14 +177,9 @@ def _more_shapes(world: World, rng: Random) -> dict:
 
 
 def _compare(world: World, args: dict) -> Solution:
-    first = second = 0
-    steps = []
-    for thing, entry in zip(world["objects"], entries(world["objects"]), strict=True):
-        first, second = first + (thing["shape"] == args["a"]), second + (thing["shape"] == args["b"])
-        steps.append(f"{entry}: {first} {second}")
+    first, second, said = two_alike(world["objects"], args["a"], args["b"])
     answer = verdict(first, second)
-    working = [f"count {args['a']}s and {args['b']}s, {', '.join(steps)}", f"{first} against {second} is {answer}"]
-    return Solution(answer, working, list(VERDICTS))
+    return Solution(answer, [said, f"{first} against {second} is {answer}"], list(VERDICTS))
 
 
 TEMPLATES = (

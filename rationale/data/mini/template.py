@@ -78,7 +78,7 @@ def count_beyond(values: dict[str, int], word: str, limit: int) -> tuple[int, st
     """How many values are above or below a limit, and in words the count after each."""
     kept = [value > limit if word == "above" else value < limit for value in values.values()]
     count, said = running_count([f"{name} {value}" for name, value in values.items()], kept)
-    return count, f"{word} {limit}, {said}"
+    return count, f"count {word} {limit}, {said}"
 
 
 def two_looked_up(values: dict[str, int], a: str, b: str, sign: str) -> tuple[int, list[str]]:
