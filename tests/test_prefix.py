@@ -11,12 +11,16 @@ import torch
 import transformers as t
 from torch import Tensor, nn
 
+from rationale.artifacts import UserError
 from rationale.data.batch import Example, padded
+from rationale.data.encode import Encoder
 from rationale.data.layout import rows_batch, tree_batch
+from rationale.models import prefix
 from rationale.models.forward import response_logps
 from rationale.models.generate import decode
-from rationale.models.prefix import FAMILIES, enable
-from rationale.objectives.logprobs import IGNORE
+from rationale.models.prefix import FAMILIES, enable, head_logps
+from rationale.models.vlm import load
+from rationale.objectives.logprobs import IGNORE, token_logps
 
 IMAGE, PAD, VOCAB = 90, 0, 128
 TEXT = {
@@ -192,6 +196,20 @@ def test_a_tree_holds_each_image_and_each_prefix_once(family):
     assert (tree.inputs["input_ids"] == IMAGE).sum() == 2 * family.tokens
 
 
+def test_gradients_with_checkpointing_are_those_without(family):
+    found = []
+    for checkpointing in (False, True):
+        family.model.train()
+        if checkpointing:
+            family.model.gradient_checkpointing_enable({"use_reentrant": False})
+        family.model.zero_grad()
+        response_logps(family.model, both(family)[1]).sum().backward()
+        found.append({n: p.grad.clone() for n, p in family.model.named_parameters() if p.grad is not None})
+    assert found[0].keys() == found[1].keys()
+    for name, gradient in found[0].items():
+        torch.testing.assert_close(found[1][name], gradient, atol=1e-5, rtol=1e-4)
+
+
 @torch.no_grad()
 def test_decoding_gives_the_tokens_of_generate(family):
     inputs = family.prompts(PROMPTS, [CASES[0], CASES[1]])
@@ -203,6 +221,58 @@ def test_decoding_gives_the_tokens_of_generate(family):
         length = int((own[2 * row] >= 0).sum())
         assert own[2 * row, :length].tolist() == own[2 * row + 1, :length].tolist() == theirs[row, :length].tolist()
         assert length == 8 or own[2 * row, length - 1] == 5
+
+
+def tree_of(vlm, examples):
+    return Encoder(vlm.processor, layout="tree").batch(examples)
+
+
+def test_a_family_that_was_not_compared_is_refused_by_name(tiny, examples):
+    batch = tree_of(tiny, examples)
+    tiny.model.config.model_type = "gemma3"
+    with pytest.raises(UserError, match=r"gemma3: its prefix cannot be shared.*set layout=rows"):
+        response_logps(tiny.model, batch)
+
+
+def test_another_attention_is_refused_with_the_way_out(tiny_dir, examples):
+    eager = load(str(tiny_dir), attention="eager")
+    with pytest.raises(UserError, match=r"layout=tree needs model.attention=sdpa"):
+        response_logps(eager.model, tree_of(eager, examples))
+
+
+def test_prompts_whose_image_comes_last_share_nothing_and_say_so(tiny, examples):
+    tiny.processor.chat_template = tiny.processor.chat_template.replace(
+        "message['content'] %}", "message['content'] | reverse %}"
+    )
+    other = Example("q", examples[0].image, "Another question?", "so")
+    with pytest.raises(UserError, match="puts the image after the prompt's text"):
+        tree_of(tiny, [examples[0], other])
+    assert len(tree_of(tiny, examples[:1]).labels) == 1
+
+
+def test_the_head_in_tiles_gives_the_values_and_gradients_of_the_whole(monkeypatch):
+    torch.manual_seed(0)
+    head, hidden = nn.Linear(8, 50, bias=False), torch.randn(13, 8, requires_grad=True)
+    labels = torch.randint(0, 50, (13,))
+    whole = token_logps(head(hidden), labels)
+    whole.sum().backward()
+    expected = [hidden.grad.clone(), head.weight.grad.clone()]
+    hidden.grad = head.weight.grad = None
+    monkeypatch.setattr(prefix, "TILE_ELEMENTS", 4 * 50)
+    tiles = head_logps(head, hidden, labels)
+    tiles.sum().backward()
+    torch.testing.assert_close(tiles, whole)
+    torch.testing.assert_close([hidden.grad, head.weight.grad], expected)
+
+
+def test_no_more_logits_exist_at_a_time_than_a_tile_holds(monkeypatch):
+    sizes = []
+    head = nn.Linear(8, 50)
+    head.register_forward_hook(lambda module, inputs, out: sizes.append(out.numel()))
+    monkeypatch.setattr(prefix, "TILE_ELEMENTS", 210)
+    head_logps(head, torch.randn(13, 8, requires_grad=True), torch.zeros(13, dtype=torch.long)).sum().backward()
+    assert max(sizes) == 200
+    assert sum(sizes) == 2 * 13 * 50  # forward, and again in backward
 
 
 def test_every_family_said_to_share_is_compared():
