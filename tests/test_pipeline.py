@@ -21,8 +21,9 @@ SMALL = [
     "sampling.limit=24",
     "sampling.num_samples=8",
     "pairing.low=0.03",
+    "pairing.high=0.99",
     "sft.mixture.pretrain=32",
-    "sft.batch.micro=8",
+    "sft.batch.micro=2",
     "sft.epochs=4",
     "evaluation.batch_size=32",
 ]
