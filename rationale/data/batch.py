@@ -24,6 +24,11 @@ class Example:
     response: str
     ended: bool = True
 
+    @property
+    def about(self) -> Path | str:
+        """What examples that can share a row have in common: their image, or their prompt where there is none."""
+        return self.image or self.prompt
+
 
 @dataclass(slots=True)
 class Batch:

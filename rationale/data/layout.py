@@ -63,7 +63,8 @@ def tree_batch(
         before = [start - 1 if rest else width - 1, *range(start, start + len(response) - 1)]
         sources[index, : len(response)] = torch.tensor(before[: len(response)])
         tokens[row] += rest + response
-        segments[row] += [1 + max(segments[row], default=0)] * len(rest + response)
+        number = segments[row][-1] + 1 if segments[row] else 1
+        segments[row] += [number] * len(rest + response)
         depth[row] += range(len(rest + response))
     late, branch = padded(tokens, pad), padded(segments, -1)
     lengths = inputs["attention_mask"].sum(1).tolist()
@@ -80,16 +81,16 @@ def tree_batch(
 def _assign(examples: Sequence[Example], responses: list[list[int]]) -> tuple[list[int], list[Example]]:
     """The row of each example, and the first example of each row."""
     rows, heads = [], []
-    current: dict[Path | str, int] = {}  # the row that an image, or a prompt without one, is filling
+    current: dict[Path | str, int] = {}  # the row that is being filled
     filled: list[int] = []
     for example, response in zip(examples, responses, strict=True):
-        about = example.image or example.prompt
-        if about not in current or filled[current[about]] + len(response) > BRANCH_TOKENS:
-            current[about] = len(heads)
+        row = current.get(example.about)
+        if row is None or filled[row] + len(response) > BRANCH_TOKENS:
+            row = current[example.about] = len(heads)
             heads.append(example)
             filled.append(0)
-        filled[current[about]] += len(response)
-        rows.append(current[about])
+        filled[row] += len(response)
+        rows.append(row)
     return rows, heads
 
 

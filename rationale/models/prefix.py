@@ -54,8 +54,8 @@ def shared_prefix_attention(
 ) -> tuple[Tensor, None]:
     """Causal attention over the prefix, then every branch over the prefix and itself; (B, T, heads, width) out.
 
-    An integer `attention_mask` (B, 1, P, T) holds what `mask_of` says: the segment of every token, repeated over the P
-    columns of the prefix. Nothing of the size T x T is made where no prefix is padded, and the upper triangle and
+    An int16 `attention_mask` (B, 1, P, T), as `tree_inputs` makes it, holds the segment of every token, repeated over
+    the P columns of the prefix. Nothing of the size T x T is made where no prefix is padded, and the upper triangle and
     the other branches of the prefix's rows are not computed. Other masks are transformers' own.
     """
     if attention_mask is None or attention_mask.dtype != torch.int16:
@@ -109,7 +109,7 @@ def after(positions: Tensor) -> Tensor:
 def tree_inputs(model: nn.Module, batch: Batch) -> dict[str, Tensor]:
     """The model's keyword arguments for rows with branches: positions that go on from the prefix, and the mask."""
     base = base_of(model)
-    if base.config.model_type not in FAMILIES:
+    if not can_share(model):
         raise UserError(
             f"{base.config.model_type}: its prefix cannot be shared (attention within the image or sliding windows, or "
             f"not compared yet; those that were: {', '.join(FAMILIES)}); set layout=rows"

@@ -53,20 +53,17 @@ def run(task: Iterable[Sourced], out: Path) -> dict:
             if question.question_id in seen:
                 raise RowError(f"{question.question_id}: this question_id occurs twice; ids must differ")
             seen.add(question.question_id)
+            if data is not None:
+                path = images / content_name(data, suffix)
+                if not path.exists():
+                    partial = path.with_suffix(".partial")
+                    partial.write_bytes(data)
+                    os.replace(partial, path)
+                question = replace(question, image=f"images/{path.name}")
+            elif question.kind != "open":
+                raise RowError(f"{question.question_id}: a question of kind {question.kind} without an image; add one")
             counts[f"{question.dataset}/{question.split}"] += 1
-            if data is None:
-                if question.kind != "open":
-                    raise RowError(
-                        f"{question.question_id}: a question of kind {question.kind} without an image; add one"
-                    )
-                yield question
-                continue
-            path = images / content_name(data, suffix)
-            if not path.exists():
-                partial = path.with_suffix(".partial")
-                partial.write_bytes(data)
-                os.replace(partial, path)
-            yield replace(question, image=f"images/{path.name}")
+            yield question
 
     total = write_jsonl(out / "questions.jsonl", checked())
     if not total:

@@ -78,6 +78,11 @@ def bundles(keys: Iterable[Hashable]) -> list[list[int]]:
     return list(found.values())
 
 
+def unbundled(planned: Plan, together: list[list[int]]) -> Plan:
+    """The plan of bundles as a plan of what they hold."""
+    return Plan([[i for b in batch for i in together[b]] for batch in planned.micro_batches], planned.accumulate)
+
+
 class _Planned(Dataset):
     def __init__(self, plan: Plan, collate: Callable[[list[int], list[int]], Any]):
         self.plan, self.collate = plan, collate

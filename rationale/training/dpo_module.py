@@ -20,7 +20,7 @@ from rationale.objectives.dpo import DPOTerms, PairLogps, dpo_loss
 from rationale.objectives.logprobs import sequence_logps
 from rationale.objectives.sft import sft_loss
 from rationale.schema import RowError
-from rationale.training.datamodule import Plan, PlannedData, bundles
+from rationale.training.datamodule import Plan, PlannedData, bundles, unbundled
 from rationale.training.optim import Optim, configure
 
 
@@ -72,13 +72,12 @@ def dpo_data(
     together = bundles((p[0].image, p[0].prompt) if bundle == "question" else i for i, p in enumerate(pairs))
 
     def collate(indices: list[int], step: list[int]) -> PairBatch:
-        chosen = [i for b in indices for i in together[b]]
-        examples = [pairs[i][0] for i in chosen] + [pairs[i][1] for i in chosen]
+        examples = [pairs[i][0] for i in indices] + [pairs[i][1] for i in indices]
         rows = encoder.batch(examples)
         reference = None
         if stored is not None:
             reference = torch.zeros(rows.labels.shape)
-            columns = [stored[i][0] for i in chosen] + [stored[i][1] for i in chosen]
+            columns = [stored[i][0] for i in indices] + [stored[i][1] for i in indices]
             for row, (logps, kept) in enumerate(zip(columns, rows.mask.sum(1).tolist(), strict=True)):
                 if len(logps) != kept:
                     raise RowError(
@@ -86,9 +85,10 @@ def dpo_data(
                         "texts, truncation or tokenizer changed since; re-run stage=score"
                     )
                 reference[row, :kept] = torch.tensor(logps)
-        return PairBatch(rows, len(chosen) / sum(len(together[b]) for b in step), reference)
+        return PairBatch(rows, len(indices) / len(step), reference)
 
-    return PlannedData(order([sum(flat[2 * i] + flat[2 * i + 1] for i in b) for b in together]), collate)
+    lengths = [sum(flat[2 * i] + flat[2 * i + 1] for i in b) for b in together]
+    return PlannedData(unbundled(order(lengths), together), collate)
 
 
 class DPOModule(pl.LightningModule):

@@ -15,7 +15,7 @@ from rationale.data.encode import Encoder
 from rationale.models.forward import response_logps
 from rationale.models.vlm import VLM
 from rationale.objectives.sft import sft_loss
-from rationale.training.datamodule import Plan, PlannedData, bundles
+from rationale.training.datamodule import Plan, PlannedData, bundles, unbundled
 from rationale.training.optim import Optim, configure
 
 
@@ -47,19 +47,18 @@ def sft_data(
     if bundle not in ("example", "image"):
         raise UserError(f"sft.bundle: {bundle!r} is neither 'example' nor 'image'")
     lengths = encoder.response_lengths(examples)
-    together = bundles(e.image if bundle == "image" else i for i, e in enumerate(examples))
+    together = bundles(e.about if bundle == "image" else i for i, e in enumerate(examples))
 
     def collate(indices: list[int], step: list[int]) -> SFTBatch:
-        whole = [i for b in step for i in together[b]]
-        total = sum(lengths[i] for i in whole) if reduction == "token" else len(whole)
-        return SFTBatch(encoder.batch([examples[i] for b in indices for i in together[b]]), total)
+        total = sum(lengths[i] for i in step) if reduction == "token" else len(step)
+        return SFTBatch(encoder.batch([examples[i] for i in indices]), total)
 
     def like(bundle: list[int]) -> tuple[bool, int, int]:
         """What pads little beside one another: with an image or without, responses, then prompts of like length."""
         first = examples[bundle[0]]
         return first.image is not None, sum(lengths[i] for i in bundle) // 12, len(first.prompt)
 
-    return PlannedData(order([like(b) for b in together]), collate)
+    return PlannedData(unbundled(order([like(b) for b in together]), together), collate)
 
 
 class SFTModule(pl.LightningModule):

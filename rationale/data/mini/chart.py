@@ -10,11 +10,11 @@ from rationale.data.mini.template import (
     Solution,
     Template,
     World,
+    added_up,
+    combined,
     count_beyond,
     no_arguments,
     running_extremes,
-    running_sum,
-    two_looked_up,
 )
 
 SIZE = 64
@@ -79,29 +79,10 @@ def _threshold(world: World, rng: Random) -> dict:
     return {"t": rng.randint(1, highest)}
 
 
-def _difference(world: World, args: dict) -> Solution:
-    result, working = two_looked_up(values_of(world), args["a"], args["b"], "-")
-    return Solution(str(result), working)
-
-
-def _sum_two(world: World, args: dict) -> Solution:
-    result, working = two_looked_up(values_of(world), args["a"], args["b"], "+")
-    return Solution(str(result), working)
-
-
-def _sum_all(world: World, args: dict) -> Solution:
-    total, steps = running_sum(values_of(world))
-    return Solution(str(total), [f"adding up, {steps}"])
-
-
-def _range(world: World, args: dict) -> Solution:
+def _ends(world: World, sign: str) -> Solution:
     high, low, said = running_extremes(values_of(world))
-    return Solution(str(high - low), [f"highest and lowest, {said}", f"{high} - {low} = {high - low}"])
-
-
-def _ends(world: World, args: dict) -> Solution:
-    high, low, said = running_extremes(values_of(world))
-    return Solution(str(high + low), [f"highest and lowest, {said}", f"{high} + {low} = {high + low}"])
+    result = high + low if sign == "+" else high - low
+    return Solution(str(result), [f"highest and lowest, {said}", f"{high} {sign} {low} = {result}"])
 
 
 def _count(world: World, args: dict, word: str) -> Solution:
@@ -111,17 +92,19 @@ def _count(world: World, args: dict, word: str) -> Solution:
 
 TEMPLATES = (
     Template("difference", _two, ("What is the difference between {a} and {b}?", "How far apart are {a} and {b}?"),
-             _difference),
-    Template("sum_two", _two, ("What is the sum of {a} and {b}?", "What do {a} and {b} add up to?"), _sum_two),
-    Template("sum_all", no_arguments, ("What is the sum of all values?", "What do all values add up to?"), _sum_all),
+             lambda world, args: combined(values_of(world), **args, sign="-")),
+    Template("sum_two", _two, ("What is the sum of {a} and {b}?", "What do {a} and {b} add up to?"),
+             lambda world, args: combined(values_of(world), **args, sign="+")),
+    Template("sum_all", no_arguments, ("What is the sum of all values?", "What do all values add up to?"),
+             lambda world, args: added_up(values_of(world))),
     Template("range", no_arguments, ("What is the difference between the highest and the lowest value?",
-             "How far apart are the highest and the lowest value?"), _range),
+             "How far apart are the highest and the lowest value?"), lambda world, args: _ends(world, "-")),
     Template("count_above", _threshold, ("How many values are above {t}?", "How many are higher than {t}?"),
              lambda world, args: _count(world, args, "above")),
     Template("count_below", _threshold, ("How many values are below {t}?",),
              lambda world, args: _count(world, args, "below"), held_out=True),
-    Template("sum_of_ends", no_arguments, ("What is the sum of the highest and the lowest value?",), _ends,
-             held_out=True),
+    Template("sum_of_ends", no_arguments, ("What is the sum of the highest and the lowest value?",),
+             lambda world, args: _ends(world, "+"), held_out=True),
     Template("value", _one, ("What is the value of {a}?", "How high is {a}?"),
              lambda world, args: Solution(str(values_of(world)[args["a"]])), hop=1),
     Template("highest", no_arguments, ("What is the highest value?",),

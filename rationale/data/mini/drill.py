@@ -12,11 +12,11 @@ from random import Random
 from rationale.data.mini import chart, form, scene
 from rationale.data.mini.template import (
     World,
+    combined,
     count_beyond,
     looked_up,
     running_extremes,
     sentence,
-    two_looked_up,
 )
 
 Step = tuple[str, str]  # what is asked, what is said
@@ -45,8 +45,8 @@ def add_two(values: dict[str, int], rng: Random) -> Step:
     """The sum or difference of two entries."""
     a, b = rng.sample(list(values), 2)
     sign, asked = rng.choice((("+", f"Add {a} and {b}."), ("-", f"How far apart are {a} and {b}?")))
-    result, (_, said) = two_looked_up(values, a, b, sign)
-    return asked, f"{sentence(said)} Hence {result}."
+    solution = combined(values, a, b, sign)
+    return asked, f"{sentence(solution.working[-1])} Hence {solution.answer}."
 
 
 def add_each(values: dict[str, int], rng: Random) -> Step:

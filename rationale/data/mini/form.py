@@ -10,11 +10,11 @@ from rationale.data.mini.template import (
     Solution,
     Template,
     World,
+    added_up,
+    combined,
     looked_up,
     no_arguments,
     running_extremes,
-    running_sum,
-    two_looked_up,
 )
 
 SIZE = 64
@@ -83,25 +83,10 @@ def _paid(world: World, rng: Random) -> dict:
     return {"a": rng.choice(list(prices)), "cash": rng.choice(notes[:2])}
 
 
-def _total(world: World, args: dict) -> Solution:
-    total, steps = running_sum(values_of(world))
-    return Solution(str(total), [f"adding up, {steps}"])
-
-
-def _together(world: World, args: dict) -> Solution:
-    result, working = two_looked_up(values_of(world), args["a"], args["b"], "+")
-    return Solution(str(result), working)
-
-
 def _change(world: World, args: dict) -> Solution:
     prices, a, cash = values_of(world), args["a"], args["cash"]
     left = cash - prices[a]
     return Solution(str(left), [looked_up(prices, a), f"so {cash} - {a} {prices[a]} = {left}"])
-
-
-def _more(world: World, args: dict) -> Solution:
-    result, working = two_looked_up(values_of(world), args["a"], args["b"], "-")
-    return Solution(str(result), working)
 
 
 def _dearest(world: World, args: dict) -> Solution:
@@ -110,15 +95,18 @@ def _dearest(world: World, args: dict) -> Solution:
 
 
 TEMPLATES = (
-    Template("total", no_arguments, ("What is the total?", "What do all items cost together?"), _total),
-    Template("together", _two, ("What do {a} and {b} cost together?", "What is the price of {a} and {b}?"), _together),
+    Template("total", no_arguments, ("What is the total?", "What do all items cost together?"),
+             lambda world, args: added_up(values_of(world))),
+    Template("together", _two, ("What do {a} and {b} cost together?", "What is the price of {a} and {b}?"),
+             lambda world, args: combined(values_of(world), **args, sign="+")),
     Template("change", _paid, ("How much is left of {cash} after buying {a}?",
              "What is the change from {cash} for {a}?"), _change),
     Template("dearest", no_arguments, ("What does the item cost that costs the most?", "What is the highest price?"),
              _dearest),
     Template("number", no_arguments, ("What is the receipt number?",),
              lambda world, args: Solution(str(world["number"]), ["the number stands in the first line"])),
-    Template("more", _dearer, ("How much more does {a} cost than {b}?",), _more, held_out=True),
+    Template("more", _dearer, ("How much more does {a} cost than {b}?",),
+             lambda world, args: combined(values_of(world), **args, sign="-"), held_out=True),
     Template("price", _one, ("What is the price of {a}?", "How much is {a}?"),
              lambda world, args: Solution(str(values_of(world)[args["a"]])), hop=1),
     Template("lines", no_arguments, ("How many items are listed?",),

@@ -47,13 +47,13 @@ def split_of(world: World) -> str:
     return "val" if bucket == 0 else "test" if bucket <= 2 else "train"
 
 
-def running_sum(values: dict[str, int]) -> tuple[int, str]:
-    """The total, and in words the additions that reach it one name at a time."""
+def added_up(values: dict[str, int]) -> Solution:
+    """The total, by additions that reach it one name at a time."""
     total, steps = 0, []
     for name, value in values.items():
         steps.append(f"{total} + {name} {value} = {total + value}")
         total += value
-    return total, ", ".join(steps)
+    return Solution(str(total), [f"adding up, {', '.join(steps)}"])
 
 
 def running_count(things: list[str], kept: list[bool]) -> tuple[int, str]:
@@ -81,11 +81,12 @@ def count_beyond(values: dict[str, int], word: str, limit: int) -> tuple[int, st
     return count, f"count {word} {limit}, {said}"
 
 
-def two_looked_up(values: dict[str, int], a: str, b: str, sign: str) -> tuple[int, list[str]]:
-    """The sum of two values, or the larger less the smaller, and the look-ups that lead there."""
+def combined(values: dict[str, int], a: str, b: str, sign: str) -> Solution:
+    """The sum of two values, or the larger less the smaller, by looking both up."""
     first, second = (a, b) if sign == "+" else sorted((a, b), key=lambda name: -values[name])
     result = values[first] + values[second] if sign == "+" else values[first] - values[second]
-    return result, [looked_up(values, a, b), f"so {first} {values[first]} {sign} {second} {values[second]} = {result}"]
+    said = f"so {first} {values[first]} {sign} {second} {values[second]} = {result}"
+    return Solution(str(result), [looked_up(values, a, b), said])
 
 
 def looked_up(values: dict[str, int], *names: str) -> str:
