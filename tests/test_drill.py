@@ -8,6 +8,7 @@ from random import Random
 
 import pytest
 
+from rationale.artifacts import UserError
 from rationale.data import tasks
 from rationale.data.mini import WORLDS, drill, scene
 
@@ -164,3 +165,8 @@ def test_drills_on_text_have_no_image_and_descriptions_have_one():
 def test_only_the_drills_that_are_named_are_drawn():
     rows = [q for q, _, _ in tasks.mini_drills(3, 0, 4, seed=0, largest={}, only=["sums"])]
     assert {q.question for q in rows} == {"Add and subtract."}
+
+
+def test_an_unknown_drill_is_named():
+    with pytest.raises(UserError, match=r"no drill is called \['dance'\]; there are \['asked_of_a_list', "):
+        next(tasks.mini_drills(1, 0, 1, seed=0, largest={}, only=["dance"]))

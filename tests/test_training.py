@@ -147,6 +147,13 @@ def test_a_step_of_questions_weighs_every_pair_alike(tiny_dir, examples):
     torch.testing.assert_close(torch.tensor(whole[1]), torch.tensor(whole[0]), atol=1e-5, rtol=0)
 
 
+def test_rows_of_text_alone_are_bundled_by_prompt(tiny, examples):
+    text = [replace(examples[0], image=None, prompt=prompt) for prompt in ("one", "two", "one", "three")]
+    order = partial(plan, micro_batch=1, accumulate=1, epochs=1, seed=0)
+    data = sft_data(Encoder(tiny.processor), text, order, bundle="image")
+    assert sorted(data.plan.micro_batches) == [[0, 2], [1], [3]]
+
+
 @pytest.mark.parametrize(("make", "word"), [(sft_data, "sft.bundle"), (dpo_data, "dpo.bundle")])
 def test_an_unknown_bundle_is_named(make, word, tiny):
     with pytest.raises(UserError, match=f"{word}: 'heap'"):

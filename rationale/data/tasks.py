@@ -152,6 +152,9 @@ def mini_drills(
 
     `largest` is that of the questions to come (`mini`); `only` names the drills on text to draw from, if not all.
     """
+    known = {d.__name__ for d in drill.IN_TEXT}
+    if unknown := sorted(set(only) - known):
+        raise UserError(f"dataset.only: no drill is called {unknown}; there are {sorted(known)}")
     drills = [d for d in drill.IN_TEXT if not only or d.__name__ in only]
     for name, module in WORLDS.items():
         for index in range(images):
