@@ -17,9 +17,11 @@ OBJECTS = scene.draw_world(Random(5))["objects"]
 
 
 def counts(said):
-    """The things of "first: 1, second: 1", and the count after each."""
-    things, found = zip(*(entry.split(": ") for entry in said.rstrip(".").split(", ")), strict=True)
-    return list(things), list(map(int, found))
+    """The things of "first is 1, second not 1", and the count after each; the word says whether it went up."""
+    entries = [re.fullmatch(r"(.*) (is|not) (\d+)", entry).groups() for entry in said.rstrip(".").split(", ")]
+    found = [int(count) for _, _, count in entries]
+    assert [word == "is" for _, word, _ in entries] == [b > a for a, b in itertools.pairwise([0, *found])]
+    return [thing for thing, _, _ in entries], found
 
 
 def running(kept):

@@ -21,7 +21,8 @@ from rationale.data.mini.template import (
 
 Step = tuple[str, str]  # what is asked, what is said
 NAMES = (*chart.COLORS, *form.ITEMS)
-LARGEST = 9  # value in a list
+LARGEST = (9, 15)  # value in a list: of one digit, or also of two
+MOST = 70  # to which one more is added
 
 
 def look_up(values: dict[str, int], rng: Random) -> Step:
@@ -37,7 +38,7 @@ def extremes(values: dict[str, int], rng: Random) -> Step:
 
 def beyond(values: dict[str, int], rng: Random) -> Step:
     """How many entries are above or below a limit, after each."""
-    word, limit = rng.choice(("above", "below")), rng.randint(1, LARGEST)
+    word, limit = rng.choice(("above", "below")), rng.randint(1, max(values.values()))
     return f"Count {word} {limit}.", sentence(count_beyond(values, word, limit)[1])
 
 
@@ -51,7 +52,7 @@ def add_two(values: dict[str, int], rng: Random) -> Step:
 
 def add_each(values: dict[str, int], rng: Random) -> Step:
     """Every entry, in its order, added to one number."""
-    base = rng.randint(0, 45)
+    base = rng.randint(0, MOST)
     return f"Add each to {base}.", ", ".join(f"{base} + {n} {v} = {base + v}" for n, v in values.items()) + "."
 
 
@@ -88,7 +89,7 @@ def alike(objects: list[dict], rng: Random) -> Step:
 
 
 ON_VALUES = (look_up, look_up, add_two, add_two, extremes, beyond, add_each)
-ON_OBJECTS = (where, where, beside, beside, in_row, alike, alike, two_alike)
+ON_OBJECTS = (where, beside, beside, in_row, alike, alike, alike, two_alike)
 
 
 def _several(steps: tuple[Callable, ...], listed: dict | list, count: int, rng: Random) -> Step:
@@ -99,10 +100,11 @@ def _several(steps: tuple[Callable, ...], listed: dict | list, count: int, rng: 
 
 def _listed(rng: Random) -> tuple[tuple[Callable, ...], dict | list, str]:
     """A list in words, with the steps that can follow from it: named numbers, or objects."""
-    if rng.random() < 0.4:
+    if rng.random() < 0.5:
         world = scene.draw_world(rng, 6)
         return ON_OBJECTS, world["objects"], scene.listing(world, rng)
-    values = {name: rng.randint(1, LARGEST) for name in rng.sample(NAMES, rng.randint(2, 6))}
+    largest = rng.choice(LARGEST)
+    values = {name: rng.randint(1, largest) for name in rng.sample(NAMES, rng.randint(2, 6))}
     return ON_VALUES, values, f"The list is {', '.join(f'{name} {value}' for name, value in values.items())}."
 
 
@@ -123,7 +125,7 @@ def said_of_a_list(rng: Random) -> Step:
 
 
 def _sum(rng: Random) -> tuple[str, int]:
-    a, b = rng.randint(0, rng.choice((9, 45))), rng.randint(1, LARGEST)
+    a, b = rng.randint(0, rng.choice((9, MOST))), rng.randint(1, rng.choice(LARGEST))
     if rng.random() < 0.4:
         a, b = max(a % 21, b), min(a % 21, b)
         return f"{a} - {b}", a - b
@@ -154,8 +156,8 @@ def verdicts(rng: Random) -> Step:
 def repeat(rng: Random) -> Step:
     """A list said again, twice: what copying is learned from."""
     names = rng.sample(NAMES, rng.randint(3, 8))
-    numbered = rng.random() < 0.5
-    said = ", ".join(f"{name} {rng.randint(1, LARGEST)}" if numbered else f"{name}" for name in names)
+    numbered, largest = rng.random() < 0.5, rng.choice(LARGEST)
+    said = ", ".join(f"{name} {rng.randint(1, largest)}" if numbered else f"{name}" for name in names)
     return f"The list is {said}. Say it again.", f"{said}. {said}."
 
 
