@@ -85,12 +85,16 @@ class Pair:
 
 @dataclass(frozen=True, slots=True)
 class ResponseLogps:
-    """Per-token log-probabilities (nats) of one text under one model, float32, end-of-text token included."""
+    """Per-token log-probabilities (nats) of one text under one model, float32, end-of-text token included.
+
+    `context` is the hash of the image's bytes and of the rendered prompt (models.identity).
+    """
 
     question_id: str
     style: str
     text: str
     logps: list[float]
+    context: str
 
 
 @dataclass(frozen=True, slots=True)

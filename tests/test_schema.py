@@ -39,7 +39,9 @@ RECORDS = {
     Rationale: st.builds(Rationale, st.text(), st.text(), maybe, st.text(), score, st.text()),
     Response: st.builds(Response, st.text(), count, st.text(), st.text(), maybe, score, st.booleans()),
     Pair: st.builds(Pair, st.text(), count, st.text(), st.text(), st.text(), count, count, maybe, maybe),
-    ResponseLogps: st.builds(ResponseLogps, st.text(), st.text(), st.text(), st.lists(st.floats(max_value=0))),
+    ResponseLogps: st.builds(
+        ResponseLogps, st.text(), st.text(), st.text(), st.lists(st.floats(max_value=0)), st.text()
+    ),
     EvalRow: st.builds(EvalRow, *[st.text()] * 5, maybe, score, count, st.booleans()),
 }
 RATIONALE = {"question_id": "q7", "text": "2 + 3 = 5", "predicted": "5", "status": "kept", "score": 1.0, "teacher": "t"}
@@ -106,7 +108,7 @@ def test_a_wrong_type_is_named_with_its_field(tmp_path, name, value):
 
 @pytest.mark.parametrize("logps", [[0.5, "x"], [None], [True], 0.5])
 def test_every_item_of_a_list_is_checked(logps):
-    row = {"question_id": "q", "style": "cot", "text": "a", "logps": logps}
+    row = {"question_id": "q", "style": "cot", "text": "a", "logps": logps, "context": ""}
     with pytest.raises(RowError, match="field 'logps'"):
         from_dict(ResponseLogps, row, "here")
 

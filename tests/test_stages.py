@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import json
+import shutil
 from functools import partial
+from pathlib import Path
 
 import pytest
 import pytorch_lightning as pl
 import torch
+from PIL import Image
 
 from rationale.artifacts import UserError
 from rationale.data.encode import Encoder
 from rationale.data.response import response_example
 from rationale.models.forward import response_logps
-from rationale.models.vlm import load
+from rationale.models.vlm import VLM, load
 from rationale.pairing import PairingRule
 from rationale.prompts import prompt_text
 from rationale.schema import EvalRow, Pair, Response, ResponseLogps, RowError, read_jsonl, write_jsonl
@@ -167,13 +170,59 @@ def test_dpo_with_a_stored_reference_ends_where_a_frozen_one_ends(questions_dir,
     assert any(not torch.equal(value, frozen[name]) for name, value in model().model.state_dict().items())
 
 
-def test_a_reference_stored_under_another_truncation_is_refused(questions_dir, pairs_dir, model, tmp_path):
+def noisy(vlm):
+    next(vlm.model.parameters()).data += 1e-3
+    return vlm
+
+
+def reworded(vlm):
+    vlm.processor.chat_template += " "
+    return vlm
+
+
+def coarser(vlm):
+    vlm.processor.image_processor.image_mean = [0.5] * 3
+    return vlm
+
+
+@pytest.mark.parametrize(
+    ("change", "truncate", "named"),
+    [
+        (noisy, WHOLE, "weights: "),
+        (reworded, WHOLE, "processor: "),
+        (coarser, WHOLE, "processor: "),
+        (lambda vlm: VLM(vlm.model.bfloat16(), vlm.processor, ""), WHOLE, "dtype: torch.float32 then, torch.bfloat16"),
+        (lambda vlm: vlm, {**WHOLE, "words": 2}, "truncate: "),
+    ],
+)
+def test_a_reference_stored_with_something_else_is_refused(
+    change, truncate, named, questions_dir, pairs_dir, model, tmp_path
+):
     (tmp_path / "logps").mkdir()
     score.run(str(questions_dir), str(pairs_dir), model, WHOLE, batch_size=4, layout="tree", out=tmp_path / "logps")
-    with pytest.raises(RowError, match="truncation or tokenizer changed"):
+    with pytest.raises(UserError, match=f"are of something else .*{named}.*re-run stage=score"):
         train_dpo(
-            questions_dir, pairs_dir, model, tmp_path / "o", "scored", str(tmp_path / "logps"), {**WHOLE, "words": 2}
-        )
+            questions_dir, pairs_dir, lambda: change(model()), tmp_path / "o", "scored", str(tmp_path / "logps"),
+            truncate,
+        )  # fmt: skip
+
+
+def test_a_reference_stored_for_another_image_of_that_name_is_refused(questions_dir, pairs_dir, model, tmp_path):
+    (tmp_path / "logps").mkdir()
+    score.run(str(questions_dir), str(pairs_dir), model, WHOLE, batch_size=4, layout="tree", out=tmp_path / "logps")
+    moved = Path(shutil.copytree(questions_dir, tmp_path / "moved"))
+    for path in (moved / "images").iterdir():
+        Image.new("RGB", (64, 64), "red").save(path)
+    with pytest.raises(RowError, match="image or prompt of 16 responses changed since"):
+        train_dpo(moved, pairs_dir, model, tmp_path / "o", "scored", str(tmp_path / "logps"))
+
+
+def test_a_lora_policy_takes_what_was_stored_for_the_model_beneath_it(questions_dir, pairs_dir, model, tmp_path):
+    (tmp_path / "logps").mkdir()
+    score.run(str(questions_dir), str(pairs_dir), model, WHOLE, batch_size=4, layout="tree", out=tmp_path / "logps")
+    adapted = partial(model, lora={"r": 2, "target_modules": ["q_proj"]})
+    train_dpo(questions_dir, pairs_dir, adapted, tmp_path / "o", "scored", str(tmp_path / "logps"))
+    assert (tmp_path / "o/model/config.json").is_file()
 
 
 def test_scored_without_a_stored_reference_says_which_stage_makes_it(questions_dir, pairs_dir, model, tmp_path):

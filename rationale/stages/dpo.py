@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from rationale.artifacts import UserError
 from rationale.data.batch import Example
 from rationale.data.encode import Encoder
 from rationale.data.response import response_example
+from rationale.models.identity import context_hash, scored_with
 from rationale.models.vlm import VLM, freeze
 from rationale.prompts import prompt_text
 from rationale.schema import Pair, ResponseLogps, RowError, iter_jsonl
@@ -53,25 +55,50 @@ def run(
         return response_example(pair.question_id, image, prompt_text(question, pair.style), text, finished, truncate)
 
     examples = [(example(p, p.chosen, p.chosen_finished), example(p, p.rejected, p.rejected_finished)) for p in rows]
-    stored = stored_logps(reference_logps, rows) if reference == "scored" else None
+    if reference == "scored":
+        need_scores(reference_logps)
     vlm = model()
+    encoder, stored = Encoder(vlm.processor, truncate["tokens"], layout), None
+    if reference == "scored":
+        contexts = {(p.question_id, p.style): context_hash(e.image, encoder.render(e.prompt))
+                    for p, (e, _) in zip(rows, examples, strict=True)}  # fmt: skip
+        stored = stored_logps(need_scores(reference_logps), rows, scored_with(vlm, truncate), contexts)
     freeze(vlm.model, frozen_parts)
-    data = dpo_data(Encoder(vlm.processor, truncate["tokens"], layout), examples, order, stored, bundle)
+    data = dpo_data(encoder, examples, order, stored, bundle)
     module = DPOModule(vlm, objective, reference, optim, data.plan.num_steps)
     counts = fit(module, data, trainer, logger, optim, out, save_every)
     vlm.save(out / "model")
     return {"pairs": len(rows), **counts}
 
 
-def stored_logps(folder: str | None, pairs: list[Pair]) -> list[tuple[list[float], list[float]]]:
-    """Per-token reference log-probs of the chosen and the rejected response of each pair."""
+def need_scores(folder: str | None) -> Path:
+    """The rows of a score artifact."""
     if folder is None:
         raise UserError("dpo.reference=scored needs dpo.reference_logps: run stage=score on the pairs first")
-    found = {(r.question_id, r.style, r.text): r.logps for r in iter_jsonl(need(folder, "rows.jsonl"), ResponseLogps)}
-    sides = [[(p.question_id, p.style, text) for text in (p.chosen, p.rejected)] for p in pairs]
-    absent = [key for both in sides for key in both if key not in found]
-    if absent:
-        raise RowError(
-            f"{folder}: no log-probs of {len(absent)} responses, first {absent[0][0]!r}; run stage=score again"
+    return need(folder, "rows.jsonl")
+
+
+def stored_logps(
+    path: Path, pairs: list[Pair], expected: dict[str, Any], contexts: dict[tuple[str, str], str]
+) -> list[tuple[list[float], list[float]]]:
+    """Per-token reference log-probs of the chosen and the rejected response of each pair.
+
+    Refused where they were not made with the `expected` weights, processor, dtype and truncation, or with another image
+    or prompt than the pair has now (`contexts`, by question and style).
+    """
+    made = json.loads(need(str(path.parent), "scored_with.json").read_text())
+    if stale := [f"{k}: {made.get(k)} then, {v} now" for k, v in expected.items() if made.get(k) != v]:
+        raise UserError(
+            f"{path.parent}: these log-probs are of something else ({'; '.join(stale)}); re-run stage=score"
         )
-    return [(found[chosen], found[rejected]) for chosen, rejected in sides]
+    found = {(r.question_id, r.style, r.text): r for r in iter_jsonl(path, ResponseLogps)}
+    sides = [[(p.question_id, p.style, text) for text in (p.chosen, p.rejected)] for p in pairs]
+    if absent := [key for both in sides for key in both if key not in found]:
+        raise RowError(
+            f"{path}: no log-probs of {len(absent)} responses, first {absent[0][0]!r}; run stage=score again"
+        )
+    if moved := [key for both in sides for key in both if found[key].context != contexts[key[:2]]]:
+        raise RowError(
+            f"{path}: image or prompt of {len(moved)} responses changed since, first {moved[0][0]!r}; re-run stage=score"
+        )
+    return [(found[chosen].logps, found[rejected].logps) for chosen, rejected in sides]

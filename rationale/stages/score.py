@@ -8,10 +8,11 @@ from typing import Any
 
 import torch
 
-from rationale.artifacts import UserError, in_shards
+from rationale.artifacts import UserError, in_shards, write_json
 from rationale.data.encode import Encoder, in_chunks
 from rationale.data.response import response_example
 from rationale.models.forward import response_logps
+from rationale.models.identity import context_hash, scored_with
 from rationale.models.vlm import VLM
 from rationale.prompts import prompt_text
 from rationale.schema import Pair, Response, ResponseLogps, iter_jsonl, to_line
@@ -43,7 +44,8 @@ def run(
 ) -> dict:
     """Write one ResponseLogps row for each distinct response of a pair or sample artifact.
 
-    `truncate` is the rule that DPO trains with (words, tokens, eos): stored values only serve the same cut.
+    `truncate` is the rule that DPO trains with (words, tokens, eos). It goes into `scored_with.json` with the hashes of
+    weights and processor: stage dpo refuses stored values that were made with anything else.
     """
     found = questions_by_id(questions)
     texts = texts_of(rows)
@@ -53,6 +55,10 @@ def run(
     vlm = model()
     vlm.model.eval()
     encoder = Encoder(vlm.processor, truncate["tokens"], layout)
+    contexts = {
+        key: context_hash(Path(questions) / found[key[0]].image, encoder.render(prompt_text(found[key[0]], key[1])))
+        for key in dict.fromkeys(t[:2] for t in texts)
+    }
     # Rows: responses of like length together. Tree: those of one question, which share its prefix.
     texts.sort(key=lambda t: (t[0], t[1], len(t[2]), t[2]) if layout == "tree" else (len(t[2]), t[0], t[2]))
 
@@ -65,9 +71,10 @@ def run(
         built = encoder.batch(examples).to(vlm.model.device)
         logps, lengths = response_logps(vlm.model, built).cpu(), built.mask.sum(1).tolist()
         return [
-            to_line(ResponseLogps(i, style, text, [round(v, 6) for v in row[:n].tolist()]))
+            to_line(ResponseLogps(i, style, text, [round(v, 6) for v in row[:n].tolist()], contexts[i, style]))
             for (i, style, text, _), row, n in zip(batch, logps, lengths, strict=True)
         ]
 
     in_shards(out, in_chunks(texts, batch_size), work, "score")
+    write_json(out / "scored_with.json", scored_with(vlm, truncate))
     return {"responses": len(texts)}

@@ -1,0 +1,314 @@
+"""What the benchmarks share: model shapes, data, sides run as child processes, medians, tables."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from importlib import metadata
+from functools import partial
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from PIL import Image
+from pytorch_lightning import Callback
+from transformers import (
+    CLIPVisionConfig,
+    LlamaConfig,
+    LlavaNextConfig,
+    LlavaNextForConditionalGeneration,
+    LlavaNextImageProcessorPil,
+    LlavaNextProcessor,
+)
+
+from rationale.data.batch import Example
+from rationale.models.mini import CHAT_TEMPLATE, train_tokenizer
+from rationale.training.datamodule import plan
+from rationale.training.optim import Optim
+
+HERE = Path(__file__).resolve().parent
+THREADS = 2
+LR = 1e-6
+WORDS = ("bar", "is", "the", "red", "blue", "value", "of", "left", "higher", "than", "and", "so", "we", "see", "two")
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """A LLaVA-NeXT: tiles of 336 pixels in patches of 14, so an image of 672 x 672 has 2,928 tokens in five tiles."""
+
+    layers: int
+    width: int
+    vocab: int
+    image: int = 672
+    vision_layers: int = 4
+    vision_width: int = 128
+
+    def head_share(self) -> float:
+        """FLOPs of the LM head on every token over those of head and language model, attention not counted."""
+        body = self.layers * (4 * self.width**2 + 3 * self.width * self.inner)
+        return self.width * self.vocab / (self.width * self.vocab + body)
+
+    def flops(self, tiles: int, prefix: int, branches: list[int]) -> float:
+        """Of a forward pass over a row [prefix][branch 1]...: the matrix products, a product and a sum as two.
+
+        The vision tower sees every tile whole; in the language model a token sees what stands before it and no other
+        branch; the head runs on the branches alone.
+        """
+        patches, w, v = 577, self.width, self.vision_width
+        vision = tiles * self.vision_layers * (24 * patches * v**2 + 4 * patches**2 * v)
+        tokens = prefix + sum(branches)
+        projections = self.layers * tokens * (8 * w**2 + 6 * w * self.inner)
+        pairs = prefix**2 / 2 + sum(b * prefix + b**2 / 2 for b in branches)
+        return vision + projections + self.layers * 4 * w * pairs + 2 * w * self.vocab * sum(branches)
+
+    @property
+    def inner(self) -> int:
+        return int(self.width * 8 / 3) // 16 * 16
+
+
+SHAPES = {
+    "body-heavy": Shape(layers=10, width=512, vocab=4096),    # the head is a small part, as in an 8B model
+    "head-heavy": Shape(layers=6, width=256, vocab=32000),
+    "tiny": Shape(layers=2, width=64, vocab=512, image=336, vision_layers=1, vision_width=32),  # to try a script out
+}  # fmt: skip
+
+
+def save_model(shape: Shape, folder: Path) -> None:
+    """Random weights and a processor as a transformers folder."""
+    rng = Random(0)
+    tokenizer = train_tokenizer((" ".join(rng.choices(WORDS, k=50)) for _ in range(200)), 512)
+    images = LlavaNextImageProcessorPil(
+        size={"shortest_edge": 336}, crop_size={"height": 336, "width": 336},
+        image_grid_pinpoints=[[336, 336], [shape.image, shape.image]],
+    )  # fmt: skip
+    processor = LlavaNextProcessor(
+        images, tokenizer, patch_size=14, vision_feature_select_strategy="default", num_additional_image_tokens=1,
+        chat_template=CHAT_TEMPLATE,
+    )  # fmt: skip
+    config = LlavaNextConfig(
+        vision_config=CLIPVisionConfig(
+            hidden_size=shape.vision_width, intermediate_size=4 * shape.vision_width, num_attention_heads=4,
+            num_hidden_layers=shape.vision_layers, image_size=336, patch_size=14,
+        ),
+        text_config=LlamaConfig(
+            vocab_size=shape.vocab, hidden_size=shape.width, intermediate_size=shape.inner,
+            num_hidden_layers=shape.layers, num_attention_heads=shape.width // 64 or 1,
+            num_key_value_heads=shape.width // 64 or 1, max_position_embeddings=8192,
+            bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+        ),
+        image_token_index=processor.image_token_id, image_grid_pinpoints=images.image_grid_pinpoints,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    model = LlavaNextForConditionalGeneration(config)
+    model.generation_config.pad_token_id = tokenizer.pad_token_id
+    model.generation_config.eos_token_id = tokenizer.eos_token_id
+    model.save_pretrained(folder)
+    processor.save_pretrained(folder)
+
+
+def save_images(shape: Shape, folder: Path, count: int) -> list[Path]:
+    """Images of coarse noise."""
+    paths = []
+    for index in range(count):
+        rng = Random(f"image/{index}")
+        small = Image.frombytes("RGB", (24, 24), rng.randbytes(24 * 24 * 3))
+        paths.append(folder / f"{index}.png")
+        small.resize((shape.image, shape.image), Image.Resampling.NEAREST).save(paths[-1])
+    return paths
+
+
+def response(name: str, low: int = 70, high: int = 120) -> str:
+    """A response of `low` to `high` words, each one or two tokens of the tokenizer; the same for the same name."""
+    rng = Random(name)
+    return " ".join(rng.choices(WORDS, k=rng.randint(low, high)))
+
+
+def prompt(index: int) -> str:
+    """A question of some fifteen tokens."""
+    return f"Question: {response(f'prompt/{index}', 8, 12)}?\nGenerate a reason first and then output a short answer."
+
+
+def responses(images: list[Path], per_image: int) -> list[list[Example]]:
+    """`per_image` responses to one question about each image."""
+    return [
+        [Example(f"q{i}", path, prompt(i), response(f"{i}/{k}")) for k in range(per_image)]
+        for i, path in enumerate(images)
+    ]
+
+
+class StepTimes(Callback):
+    """The time from the end of one step to the end of the next, data loading included, and what was logged."""
+
+    def __init__(self) -> None:
+        self.ends: list[float] = []
+        self.logged: list[dict[str, float]] = []
+
+    def on_train_batch_end(self, trainer: Any, *_: Any) -> None:
+        self.ends.append(time.perf_counter())
+        self.logged.append({k: float(v) for k, v in trainer.callback_metrics.items()})
+
+    def seconds(self) -> list[float]:
+        """Of every step but the first, which warms up."""
+        return differences(self.ends)
+
+
+def fit_ours(module: pl.LightningModule, data: pl.LightningDataModule) -> StepTimes:
+    """One of our modules through Lightning, without loggers and checkpoints."""
+    times = StepTimes()
+    trainer = pl.Trainer(
+        accelerator="cpu", devices=1, max_epochs=1, gradient_clip_val=1.0, callbacks=[times], logger=False,
+        enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
+    )  # fmt: skip
+    trainer.fit(module, datamodule=data)
+    return times
+
+
+def fit_trl(trainer: Any, wanted: str) -> tuple[list[float], list[dict]]:
+    """A trainer of TRL's: the times between its steps, and what it logged that has the key `wanted`."""
+    from transformers import TrainerCallback
+
+    ends: list[float] = []
+    logged: list[dict] = []
+
+    class Times(TrainerCallback):
+        def on_step_end(self, *_: Any, **__: Any) -> None:
+            ends.append(time.perf_counter())
+
+        def on_log(self, *_: Any, logs: dict, **__: Any) -> None:
+            if wanted in logs:
+                logged.append(logs)
+
+    trainer.add_callback(Times())
+    torch.set_num_threads(THREADS)
+    trainer.train()
+    return differences(ends), logged
+
+
+def trl_settings(work: Path, batch: int) -> dict[str, Any]:
+    """Of its config: float32 on the CPU, AdamW at a constant rate, rows in their order, nothing cut or saved."""
+    return {
+        "output_dir": str(work / "trl"), "per_device_train_batch_size": batch, "gradient_accumulation_steps": 1,
+        "max_length": None, "learning_rate": LR, "lr_scheduler_type": "constant", "weight_decay": 0.0,
+        "max_grad_norm": 1.0, "num_train_epochs": 1, "train_sampling_strategy": "sequential", "logging_steps": 1,
+        "report_to": "none", "use_cpu": True, "bf16": False, "save_strategy": "no", "gradient_checkpointing": False,
+        "disable_tqdm": True, "model_init_kwargs": {"dtype": "float32"},
+    }  # fmt: skip
+
+
+def trl_rows(rows: list[dict[str, Any]]) -> Any:
+    """TRL's data set of conversations: `images` holds paths, every other column (role, text) of one turn."""
+    from datasets import Dataset, Features, Image, List, Value
+
+    turn = [{"role": Value("string"), "content": [{"type": Value("string"), "text": Value("string")}]}]
+    features = Features({"images": List(Image()), **{name: turn for name in rows[0] if name != "images"}})
+
+    def said(role: str, text: str) -> list[dict]:
+        image = [{"type": "image", "text": None}] if role == "user" else []
+        return [{"role": role, "content": [*image, {"type": "text", "text": text}]}]
+
+    filled = [{k: v if k == "images" else said(*v) for k, v in row.items()} for row in rows]
+    return Dataset.from_list(filled, features=features)
+
+
+OPTIM = Optim(lr=LR, warmup_ratio=0.0, min_lr_ratio=1.0)  # a constant rate
+in_order = partial(plan, accumulate=1, epochs=1, seed=0, shuffle=False)
+
+
+def differences(ends: list[float]) -> list[float]:
+    """Between consecutive times."""
+    return [b - a for a, b in zip(ends, ends[1:], strict=False)]
+
+
+def peak_gigabytes() -> float:
+    """The largest resident size of this process so far."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+
+
+def median_seconds(work: Callable[[], Any], repeats: int) -> float:
+    """Median duration of a call, after one that warms up."""
+    times = []
+    for _ in range(repeats + 1):
+        start = time.perf_counter()
+        work()
+        times.append(time.perf_counter() - start)
+    return statistics.median(times[1:])
+
+
+def parser(about: str) -> argparse.ArgumentParser:
+    """The options that every benchmark has."""
+    found = argparse.ArgumentParser(description=about)
+    found.add_argument("--shape", nargs="+", choices=SHAPES, default=["body-heavy", "head-heavy"])
+    found.add_argument("--steps", type=int, default=3, help="measured steps or repeats, after one that warms up")
+    found.add_argument("--json", type=Path, help="where the measurements go, as JSON")
+    found.add_argument("--side", help=argparse.SUPPRESS)  # of a child process
+    found.add_argument("--work", type=Path, help=argparse.SUPPRESS)
+    return found
+
+
+def run_sides(script: str, sides: dict[str, Callable[..., dict]], args: argparse.Namespace) -> dict[str, Any] | None:
+    """Every side in a process of its own, one after another, on the same weights and data.
+
+    In a child this runs the one side it is told and returns None; in the parent it returns all measurements.
+    """
+    if args.side:
+        torch.set_num_threads(THREADS)
+        measured = sides[args.side](args.work, SHAPES[args.shape[0]], args.steps)
+        (args.work / f"{args.side}.json").write_text(json.dumps({**measured, "peak_gb": peak_gigabytes()}))
+        return None
+    found: dict[str, Any] = {"setup": setup(args), "shapes": {}}
+    for name in args.shape:
+        shape = SHAPES[name]
+        with tempfile.TemporaryDirectory() as folder:
+            work = Path(folder)
+            save_model(shape, work / "model")
+            found["shapes"][name] = {"shape": {**asdict(shape), "head_share": round(shape.head_share(), 3)}}
+            for side in sides:
+                print(f"{name}: {side}", file=sys.stderr, flush=True)
+                command = [sys.executable, script, "--side", side, "--shape", name, "--work", folder,
+                           "--steps", str(args.steps)]  # fmt: skip
+                subprocess.run(command, check=True, stdout=sys.stderr, env={**os.environ, **QUIET})
+                found["shapes"][name][side] = json.loads((work / f"{side}.json").read_text())
+    if args.json:
+        args.json.write_text(json.dumps(found, indent=1) + "\n")
+    return found
+
+
+QUIET = {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "OMP_NUM_THREADS": str(THREADS),
+         "WANDB_MODE": "disabled", "TQDM_DISABLE": "1"}  # fmt: skip
+
+
+def setup(args: argparse.Namespace) -> dict[str, Any]:
+    """What a reader needs in order to compare."""
+    packages = ("torch", "transformers", "pytorch-lightning", "trl", "accelerate")
+    found = {}
+    for name in packages:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            found[name] = None
+    return {"threads": THREADS, "dtype": "float32", "steps": args.steps, "python": platform.python_version(),
+            "processor": platform.machine(), "date": time.strftime("%Y-%m-%d"), "versions": found}  # fmt: skip
+
+
+def table(header: list[str], rows: list[list[Any]]) -> str:
+    """Markdown."""
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join("| " + " | ".join(str(cell) for cell in line) + " |" for line in lines)
+
+
+def heading(name: str, sides: dict[str, Any]) -> str:
+    """The line above the table of a shape."""
+    return f"**{name}** (head {100 * sides['shape']['head_share']:.0f}% of the language model's FLOPs)\n\n"

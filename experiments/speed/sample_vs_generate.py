@@ -1,0 +1,73 @@
+"""32 responses to one question: one prefill and a repeated cache against transformers' generate.
+
+    python experiments/speed/sample_vs_generate.py --json experiments/speed/sample_vs_generate.json
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from common import Shape, heading, median_seconds, parser, responses, run_sides, save_images, table
+
+from rationale.data.encode import Encoder
+from rationale.models.generate import decode
+from rationale.models.vlm import load
+
+SAMPLES, NEW_TOKENS = 32, 100
+
+
+def sample(work: Path, shape: Shape, steps: int, ours: bool) -> dict[str, Any]:
+    """Tokens of every sample under one seed, at temperature 1 and without cuts of the distribution."""
+    vlm = load(str(work / "model"))
+    model = vlm.model.eval()
+    ((example,),) = responses(save_images(shape, work, 1), 1)
+    found: list[list[int]] = []
+
+    @torch.inference_mode()
+    def work_through() -> None:
+        inputs = Encoder(vlm.processor).prompts([example])
+        torch.manual_seed(0)
+        if ours:
+            tokens = decode(model, inputs, SAMPLES, NEW_TOKENS, temperature=1.0, top_p=1.0)
+        else:
+            whole = model.generate(
+                **inputs, do_sample=True, num_return_sequences=SAMPLES, max_new_tokens=NEW_TOKENS, temperature=1.0,
+                top_p=1.0, top_k=0,
+            )  # fmt: skip
+            tokens = whole[:, inputs["input_ids"].shape[1] :]
+        found[:] = [until_end(row, vlm.tokenizer.eos_token_id) for row in tokens.tolist()]
+
+    return {"seconds": median_seconds(work_through, steps), "tokens": found}
+
+
+def until_end(row: list[int], end: int) -> list[int]:
+    """What comes before the end token and the filling after it."""
+    return row[: row.index(end)] if end in row else row
+
+
+SIDES = {"generate": partial(sample, ours=False), "ours": partial(sample, ours=True)}
+
+
+def show(found: dict[str, Any]) -> str:
+    """One table for each shape."""
+    parts = []
+    for name, sides in found["shapes"].items():
+        generate, ours = sides["generate"], sides["ours"]
+        same = sum(a == b for a, b in zip(generate["tokens"], ours["tokens"], strict=True))
+        rows = [[
+            f"{generate['seconds']:.1f}", f"{ours['seconds']:.1f}", f"{generate['seconds'] / ours['seconds']:.1f}",
+            f"{generate['peak_gb']:.2f}", f"{ours['peak_gb']:.2f}", f"{same} of {len(ours['tokens'])}",
+        ]]  # fmt: skip
+        header = ["generate, seconds", "ours, seconds", "times faster", "generate, peak GB", "ours, peak GB",
+                  "responses with the same tokens"]  # fmt: skip
+        parts.append(heading(name, sides) + table(header, rows))
+    return "\n\n".join(parts)
+
+
+if __name__ == "__main__":
+    measured = run_sides(__file__, SIDES, parser(__doc__).parse_args())
+    if measured:
+        print(show(measured))
