@@ -1,6 +1,6 @@
 """32 responses to one question: one prefill and a repeated cache against transformers' generate.
 
-    python experiments/speed/sample_vs_generate.py --json experiments/speed/sample_vs_generate.json
+python experiments/speed/sample_vs_generate.py --json experiments/speed/sample_vs_generate.json
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Log-probs of 32 and 64 candidates to one question: shared prefix against row by row, same weights and head.
 
-    python experiments/speed/score_candidates.py --json experiments/speed/score_candidates.json
+python experiments/speed/score_candidates.py --json experiments/speed/score_candidates.json
 """
 
 from __future__ import annotations
