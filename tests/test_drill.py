@@ -61,11 +61,21 @@ def test_add_two_takes_the_smaller_from_the_larger(seed):
 
 
 @pytest.mark.parametrize("seed", range(10))
-def test_two_shapes_are_counted_side_by_side(seed):
+def test_two_shapes_are_counted_one_after_the_other(seed):
     asked, said = drill.two_alike(OBJECTS, Random(seed))
-    one, other = re.fullmatch(r"Count (\w+)s and (\w+)s\.", asked).groups()
-    last = [sum(t["shape"] == shape for t in OBJECTS) for shape in (one, other)]
-    assert said.endswith(f": {last[0]} {last[1]}.")
+    shapes = re.fullmatch(r"Count (\w+)s and (\w+)s\.", asked).groups()
+    for shape, sentence in zip(shapes, said.removesuffix(".").split(". "), strict=True):
+        start, rest = sentence.split(", ", 1)
+        assert start == f"Count {shape}s"
+        assert counts(rest) == (scene.entries(OBJECTS), running(t["shape"] == shape for t in OBJECTS))
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_counts_are_of_the_objects_that_the_text_lists(seed):
+    asked, said = drill.counts(Random(seed))
+    listed = asked[: asked.index(". Count")]
+    for sentence in said.removesuffix(".").split(". "):
+        assert all(thing in listed for thing in counts(sentence.split(", ", 1)[1])[0])
 
 
 def test_add_each_goes_through_the_list_in_order():

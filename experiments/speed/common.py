@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import platform
@@ -14,8 +15,8 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from importlib import metadata
 from functools import partial
+from importlib import metadata
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -229,7 +230,7 @@ in_order = partial(plan, accumulate=1, epochs=1, seed=0, shuffle=False)
 
 def differences(ends: list[float]) -> list[float]:
     """Between consecutive times."""
-    return [b - a for a, b in zip(ends, ends[1:], strict=False)]
+    return [b - a for a, b in itertools.pairwise(ends)]
 
 
 def peak_gigabytes() -> float:

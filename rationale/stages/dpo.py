@@ -99,6 +99,7 @@ def stored_logps(
         )
     if moved := [key for both in sides for key in both if found[key].context != contexts[key[:2]]]:
         raise RowError(
-            f"{path}: image or prompt of {len(moved)} responses changed since, first {moved[0][0]!r}; re-run stage=score"
+            f"{path}: image or prompt of {len(moved)} responses changed since, first {moved[0][0]!r}; "
+            "re-run stage=score"
         )
     return [(found[chosen].logps, found[rejected].logps) for chosen, rejected in sides]

@@ -71,9 +71,10 @@ def beside(objects: list[dict], rng: Random) -> Step:
 
 
 def two_alike(objects: list[dict], rng: Random) -> Step:
-    """How many objects have either of two shapes, after each."""
-    one, other = rng.sample(scene.SHAPES, 2)
-    return f"Count {one}s and {other}s.", sentence(scene.two_alike(objects, one, other)[2])
+    """How many objects have one shape and how many another, one count after the other."""
+    shapes = rng.sample(scene.SHAPES, 2)
+    said = " ".join(sentence(scene.alike(objects, "shape", shape)[1]) for shape in shapes)
+    return f"Count {' and '.join(f'{shape}s' for shape in shapes)}.", said
 
 
 def in_row(objects: list[dict], rng: Random) -> Step:
@@ -124,6 +125,13 @@ def said_of_a_list(rng: Random) -> Step:
     return f"{text} Go on.", " ".join(said)
 
 
+def counts(rng: Random) -> Step:
+    """A list of objects, and how many have one color or shape, or another."""
+    world = scene.draw_world(rng, 6)
+    asked, said = _several((alike, two_alike), world["objects"], rng.randint(1, 2), rng)
+    return f"{scene.listing(world, rng)} {asked}", said
+
+
 def _sum(rng: Random) -> tuple[str, int]:
     a, b = rng.randint(0, rng.choice((9, MOST))), rng.randint(1, rng.choice(LARGEST))
     if rng.random() < 0.4:
@@ -162,7 +170,7 @@ def repeat(rng: Random) -> Step:
 
 
 IN_TEXT = (said_of_a_list, said_of_a_list, said_of_a_list, asked_of_a_list, asked_of_a_list, asked_of_a_list, sums,
-           letters, verdicts, repeat)  # fmt: skip
+           letters, verdicts, repeat, counts, counts)  # fmt: skip
 
 
 def describe_and_say(module: object, world: World, rng: Random) -> Step:

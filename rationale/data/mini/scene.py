@@ -97,16 +97,6 @@ def alike(objects: list[dict], key: str, look: str) -> tuple[int, str]:
     return count, f"count {look}{'' if key == 'color' else 's'}, {said}"
 
 
-def two_alike(objects: list[dict], one: str, other: str) -> tuple[int, int, str]:
-    """How many objects have either shape, and in words both counts after each."""
-    first = second = 0
-    steps = []
-    for thing, entry in zip(objects, entries(objects), strict=True):
-        first, second = first + (thing["shape"] == one), second + (thing["shape"] == other)
-        steps.append(f"{entry}: {first} {second}")
-    return first, second, f"count {one}s and {other}s, {', '.join(steps)}"
-
-
 def on_side(objects: list[dict], side: str, limit: int) -> tuple[int, str]:
     """How many objects stand on one side of a row or column, and in words the count after each."""
     axis, sign = SIDES[side]
@@ -177,9 +167,9 @@ def _more_shapes(world: World, rng: Random) -> dict:
 
 
 def _compare(world: World, args: dict) -> Solution:
-    first, second, said = two_alike(world["objects"], args["a"], args["b"])
+    (first, said), (second, also) = (alike(world["objects"], "shape", args[name]) for name in "ab")
     answer = verdict(first, second)
-    return Solution(answer, [said, f"{first} against {second} is {answer}"], list(VERDICTS))
+    return Solution(answer, [said, also, f"{first} against {second} is {answer}"], list(VERDICTS))
 
 
 TEMPLATES = (

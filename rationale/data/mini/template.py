@@ -59,7 +59,7 @@ def added_up(values: dict[str, int]) -> Solution:
 def running_count(things: list[str], kept: list[bool]) -> tuple[int, str]:
     """How many are kept, and in words whether each thing is and the count after it.
 
-    The verdict comes before the count: without it a small model never learns to tell what to count (experiments/LOG.md).
+    The verdict comes first: without it a small model never learns to tell what to count (experiments/LOG.md).
     """
     total, steps = 0, []
     for thing, keep in zip(things, kept, strict=True):
