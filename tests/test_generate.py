@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from rationale.data.encode import Encoder
-from rationale.models.generate import decode, generate
+from rationale.models.generate import decode, generate, prefill
 
 
 def texts(groups):
@@ -48,6 +48,30 @@ def test_a_response_at_the_limit_is_not_finished(tiny, examples):
     assert (reply.num_tokens, reply.finished) == (3, False)
 
 
+def test_each_prompt_has_its_own_limit(tiny, examples):
+    tiny.model.generation_config.eos_token_id = 10**6  # no token: every response runs to its limit
+    answered = generate(tiny, examples[:3], [2, 5, 1])
+    assert [group[0].num_tokens for group in answered] == [2, 5, 1]
+
+
+def test_prompts_about_one_image_get_the_answers_that_they_get_alone(tiny, examples):
+    asked = [replace(examples[0], prompt=p) for p in ("Why?", "Which one is it and why?", "Which?", "Why? Say more")]
+    asked.insert(2, examples[5])
+    together = texts(generate(tiny, asked, [6, 3, 5, 6, 4]))
+    alone = [texts(generate(tiny, [e], limit))[0] for e, limit in zip(asked, [6, 3, 5, 6, 4], strict=True)]
+    assert together == alone
+
+
+def test_an_image_is_read_once_for_all_its_prompts(tiny, examples):
+    sizes = []
+    tiny.model.model.vision_tower.register_forward_hook(
+        lambda module, args, kwargs, out: sizes.append(len(kwargs.get("pixel_values", args[0] if args else ()))),
+        with_kwargs=True,
+    )
+    generate(tiny, [replace(examples[0], prompt=p) for p in ("Why?", "Which one?", "Who?")], 2)
+    assert sizes == [1]
+
+
 def test_an_end_token_finishes_a_response(tiny, examples):
     with torch.no_grad():
         tiny.model.lm_head.weight.zero_()  # every logit alike: greedy takes token 0
@@ -78,7 +102,7 @@ def test_tokens_are_those_of_the_library_under_the_same_seed(temperature, top_p,
         torch.manual_seed(7)
         theirs = tiny.model.generate(**inputs, **sampled, max_new_tokens=12, num_return_sequences=num, pad_token_id=0)
         torch.manual_seed(7)
-        ours = decode(tiny.model, inputs, num, 12, temperature, top_p)
+        ours = decode(tiny.model, prefill(tiny.model, inputs), torch.tensor([12] * 3), temperature, top_p, num)
     theirs = theirs[:, inputs["input_ids"].shape[1] :]
     assert torch.equal(ours[:, : theirs.shape[1]].clamp(min=0), theirs.masked_fill(ours[:, : theirs.shape[1]] < 0, 0))
     lengths = (ours >= 0).sum(1)

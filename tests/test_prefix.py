@@ -14,10 +14,10 @@ from torch import Tensor, nn
 from rationale.artifacts import UserError
 from rationale.data.batch import Example, padded
 from rationale.data.encode import Encoder
-from rationale.data.layout import rows_batch, tree_batch
+from rationale.data.layout import rows_batch, shared_prefixes, tree_batch
 from rationale.models import prefix
 from rationale.models.forward import response_logps
-from rationale.models.generate import decode
+from rationale.models.generate import decode, prefill, read_on
 from rationale.models.prefix import FAMILIES, enable, head_logps
 from rationale.models.vlm import load
 from rationale.objectives.logprobs import IGNORE, token_logps
@@ -215,12 +215,25 @@ def test_decoding_gives_the_tokens_of_generate(family):
     inputs = family.prompts(PROMPTS, [CASES[0], CASES[1]])
     family.model.generation_config.eos_token_id = 5
     family.model.generation_config.pad_token_id = PAD
-    own = decode(family.model, dict(inputs), 2, 8, temperature=0.0, top_p=1.0)
+    own = decode(family.model, prefill(family.model, inputs), torch.tensor([8, 8]), 0.0, 1.0, num_samples=2)
     theirs = family.model.generate(**inputs, do_sample=False, max_new_tokens=8)[:, inputs["input_ids"].shape[1] :]
     for row in range(2):
         length = int((own[2 * row] >= 0).sum())
         assert own[2 * row, :length].tolist() == own[2 * row + 1, :length].tolist() == theirs[row, :length].tolist()
         assert length == 8 or own[2 * row, length - 1] == 5
+
+
+@torch.no_grad()
+def test_prompts_that_share_a_prefix_decode_as_they_do_alone(family):
+    family.model.generation_config.eos_token_id = VOCAB  # none
+    asked = [CASES[0], CASES[1], CASES[2]]
+    alone = [
+        decode(family.model, prefill(family.model, family.prompts(PROMPTS, [e])), torch.tensor([6]), 0.0, 1.0)
+        for e in asked
+    ]
+    inputs, rests = shared_prefixes(asked, [0, 1, 0], asked[:2], partial(family.prompts, PROMPTS), IMAGE, PAD, spare=1)
+    read = read_on(family.model, prefill(family.model, inputs).repeated(torch.tensor([0, 1, 0])), rests)
+    assert torch.equal(decode(family.model, read, torch.tensor([6] * 3), 0.0, 1.0), torch.cat(alone))
 
 
 def tree_of(vlm, examples):

@@ -13,7 +13,7 @@ import torch
 from common import Shape, heading, median_seconds, parser, responses, run_sides, save_images, table
 
 from rationale.data.encode import Encoder
-from rationale.models.generate import decode
+from rationale.models.generate import decode, prefill
 from rationale.models.vlm import load
 
 SAMPLES, NEW_TOKENS = 32, 100
@@ -31,7 +31,8 @@ def sample(work: Path, shape: Shape, steps: int, ours: bool) -> dict[str, Any]:
         inputs = Encoder(vlm.processor).prompts([example])
         torch.manual_seed(0)
         if ours:
-            tokens = decode(model, inputs, SAMPLES, NEW_TOKENS, temperature=1.0, top_p=1.0)
+            limits = torch.tensor([NEW_TOKENS])
+            tokens = decode(model, prefill(model, inputs), limits, 1.0, 1.0, SAMPLES)
         else:
             whole = model.generate(
                 **inputs, do_sample=True, num_return_sequences=SAMPLES, max_new_tokens=NEW_TOKENS, temperature=1.0,

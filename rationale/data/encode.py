@@ -11,7 +11,7 @@ from torch import Tensor
 from rationale.artifacts import UserError
 from rationale.data.batch import Batch, Example, padded
 from rationale.data.images import open_image
-from rationale.data.layout import rows_batch, tree_batch
+from rationale.data.layout import rows_batch, shared_prefixes, tree_batch
 from rationale.objectives.logprobs import IGNORE
 
 LAYOUTS = ("rows", "tree")
@@ -45,6 +45,13 @@ class Encoder:
             return_tensors="pt", padding=True, padding_side="left", add_special_tokens=False,
         )  # fmt: skip
         return dict(encoded)
+
+    def prefixes(self, examples: Sequence[Example], row_of: Sequence[int]) -> tuple[dict[str, Tensor], list[list[int]]]:
+        """What the prompts of a row begin with alike, and the rest of each prompt, at least a token."""
+        first = {row: e for e, row in zip(reversed(examples), reversed(row_of), strict=True)}
+        heads = [first[row] for row in sorted(first)]
+        pad, image = self.tokenizer.pad_token_id, self.processor.image_token_id
+        return shared_prefixes(examples, row_of, heads, self.prompts, image, pad, spare=1)
 
     def response_ids(self, text: str, ended: bool = True) -> list[int]:
         """Token ids of a response, the end token last where it ended by itself."""

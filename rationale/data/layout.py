@@ -41,24 +41,11 @@ def tree_batch(
     An image with more than BRANCH_TOKENS response tokens has several rows.
     """
     row_of, heads = _assign(examples, responses)
-    inputs = prompts(heads)
-    ids = _ids(heads, inputs)
-    if others := {(e.image, e.prompt): e for e in examples if (e.image, e.prompt) not in ids}:
-        ids |= _ids(others.values(), prompts(list(others.values())))
-    prefixes = []
-    for number, head in enumerate(heads):
-        held = [ids[e.image, e.prompt] for e, row in zip(examples, row_of, strict=True) if row == number]
-        prefixes.append(_common(held))
-        if image_token in held[0][len(prefixes[-1]) :]:
-            raise UserError(
-                f"{head.question_id}: the chat template puts the image after the prompt's text, so different prompts "
-                "about one image share nothing; set layout=rows"
-            )
-    width = max(map(len, prefixes))
-    tokens, segments, depth = ([[] for _ in prefixes] for _ in range(3))
+    inputs, rests = shared_prefixes(examples, row_of, heads, prompts, image_token, pad)
+    width = inputs["input_ids"].shape[1]
+    tokens, segments, depth = ([[] for _ in heads] for _ in range(3))
     sources = torch.zeros_like(labels)
-    for index, (example, response, row) in enumerate(zip(examples, responses, row_of, strict=True)):
-        rest = ids[example.image, example.prompt][len(prefixes[row]) :]
+    for index, (rest, response, row) in enumerate(zip(rests, responses, row_of, strict=True)):
         start = width + len(tokens[row]) + len(rest)  # of the response in its row; the token before it predicts it
         before = [start - 1 if rest else width - 1, *range(start, start + len(response) - 1)]
         sources[index, : len(response)] = torch.tensor(before[: len(response)])
@@ -67,15 +54,48 @@ def tree_batch(
         segments[row] += [number] * len(rest + response)
         depth[row] += range(len(rest + response))
     late, branch = padded(tokens, pad), padded(segments, -1)
+    first = inputs["attention_mask"] - 1  # 0 in the prefix, -1 where it is padded
+    for name in set(inputs) & set(PER_TOKEN):
+        inputs[name] = torch.cat([inputs[name], continued(name, late, branch > 0)], 1)
+    sources += torch.tensor(row_of)[:, None] * inputs["input_ids"].shape[1]
+    steps = torch.cat([torch.zeros_like(first), padded(depth, 0)], 1)
+    return Batch(inputs, labels, sources, torch.cat([first, branch], 1), steps, width)
+
+
+def shared_prefixes(
+    examples: Sequence[Example],
+    row_of: Sequence[int],
+    heads: Sequence[Example],
+    prompts: Prompts,
+    image_token: int,
+    pad: int,
+    spare: int = 0,
+) -> tuple[dict[str, Tensor], list[list[int]]]:
+    """The inputs of each row's prefix, left-padded: what the prompts of its examples begin with alike; and of each
+    example's prompt the rest, of at least `spare` tokens.
+
+    `row_of` is the row of each example and `heads` the first example of each row.
+    """
+    inputs = prompts(heads)
+    ids = _ids(heads, inputs)
+    if others := {(e.image, e.prompt): e for e in examples if (e.image, e.prompt) not in ids}:
+        ids |= _ids(others.values(), prompts(list(others.values())))
+    prefixes = []
+    for number, head in enumerate(heads):
+        held = [ids[e.image, e.prompt] for e, row in zip(examples, row_of, strict=True) if row == number]
+        common = _common(held)
+        prefixes.append(common[: min(len(common), min(map(len, held)) - spare)])
+        if image_token in held[0][len(prefixes[-1]) :]:
+            raise UserError(
+                f"{head.question_id}: the chat template puts the image after the prompt's text, so different prompts "
+                "about one image share nothing; set layout=rows"
+            )
     lengths = inputs["attention_mask"].sum(1).tolist()
     for name in set(inputs) & set(PER_TOKEN):
         left = [v[len(v) - n :][: len(p)] for v, n, p in zip(inputs[name].tolist(), lengths, prefixes, strict=True)]
-        fill = pad if name == "input_ids" else 0
-        inputs[name] = torch.cat([padded(left, fill, left=True), continued(name, late, branch > 0)], 1)
-    before = padded([[0] * len(p) for p in prefixes], -1, left=True)
-    sources += torch.tensor(row_of)[:, None] * inputs["input_ids"].shape[1]
-    steps = torch.cat([torch.zeros_like(before), padded(depth, 0)], 1)
-    return Batch(inputs, labels, sources, torch.cat([before, branch], 1), steps, width)
+        inputs[name] = padded(left, pad if name == "input_ids" else 0, left=True)
+    rests = [ids[e.image, e.prompt][len(prefixes[row]) :] for e, row in zip(examples, row_of, strict=True)]
+    return inputs, rests
 
 
 def _assign(examples: Sequence[Example], responses: list[list[int]]) -> tuple[list[int], list[Example]]:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers import LogitsProcessorList, TemperatureLogitsWarper, TopPLogitsWarper
 
-from rationale.data.batch import Example
+from rationale.data.batch import Example, padded
 from rationale.data.encode import Encoder
-from rationale.models.prefix import after, own_positions
+from rationale.models.prefix import after, can_share, own_positions
 from rationale.models.vlm import VLM
 
 
@@ -40,30 +42,67 @@ def end_tokens(model: nn.Module) -> Tensor:
     return torch.as_tensor(model.config.get_text_config().eos_token_id if ends is None else ends).reshape(-1)
 
 
+@dataclass(slots=True)
+class Prefilled:
+    """Prompts that were read: their cache, the logits that follow each, its mask and the next position, (B, 1)."""
+
+    cache: Any
+    logits: Tensor
+    mask: Tensor
+    position: Tensor
+    axes: int  # of a position: 1, or 3 where images have rows and columns
+
+    def repeated(self, rows: Tensor) -> Prefilled:
+        """The given rows, each as often as it is named."""
+        self.cache.batch_select_indices(rows)
+        return Prefilled(self.cache, self.logits[rows], self.mask[rows], self.position[rows], self.axes)
+
+
+def prefill(model: nn.Module, inputs: dict[str, Tensor]) -> Prefilled:
+    """Each left-padded prompt and its image, read once."""
+    positions = own_positions(model, inputs)
+    out = model(**inputs, position_ids=positions, use_cache=True, logits_to_keep=1)
+    axes = 3 if positions.ndim == 3 else 1
+    return Prefilled(out.past_key_values, out.logits[:, -1].float(), inputs["attention_mask"], after(positions), axes)
+
+
+def read_on(model: nn.Module, read: Prefilled, rests: list[list[int]]) -> Prefilled:
+    """What was read, with some more tokens after each row."""
+    tokens, present = (
+        padded(rows, 0, left=True).to(model.device) for rows in (rests, [[1] * len(rest) for rest in rests])
+    )
+    mask = torch.cat([read.mask, present], 1)
+    out = _forward(model, read, tokens, mask, read.position + (present.cumsum(1) - 1).clamp(min=0))
+    position = read.position + present.sum(1, keepdim=True)
+    return Prefilled(out.past_key_values, out.logits[:, -1].float(), mask, position, read.axes)
+
+
+def _forward(model: nn.Module, read: Prefilled, tokens: Tensor, mask: Tensor, positions: Tensor) -> Any:
+    return model(
+        input_ids=tokens, attention_mask=mask, past_key_values=read.cache, use_cache=True, logits_to_keep=1,
+        position_ids=positions if read.axes == 1 else positions.expand(3, -1, -1),
+    )  # fmt: skip
+
+
 def decode(
-    model: nn.Module, inputs: dict[str, Tensor], num_samples: int, max_new_tokens: int, temperature: float, top_p: float
+    model: nn.Module, read: Prefilled, limits: Tensor, temperature: float, top_p: float, num_samples: int = 1
 ) -> Tensor:
     """Tokens (prompts * num_samples, T), the samples of a prompt side by side, -1 after the end token.
 
-    Each prompt and its image are computed once; their cache is repeated for the samples, and rows that have ended
-    leave the batch. The noise is drawn for every row, ended or not, so the tokens are those of transformers' own
+    `limits` (prompts,) is the most tokens of each prompt's responses. Rows that have ended leave the batch. The noise
+    is drawn for every row, ended or not, so the tokens are those of transformers' own
     `generate(num_return_sequences=...)` under the same seed.
     """
     ends = end_tokens(model).to(model.device)
     warp = _warp(temperature, top_p)
-    mask = inputs["attention_mask"]
-    positions = own_positions(model, inputs)
-    next_position = after(positions).repeat_interleave(num_samples, 0)
-    out = model(**inputs, position_ids=positions, use_cache=True, logits_to_keep=1)
-    cache, logits = out.past_key_values, out.logits[:, -1].repeat_interleave(num_samples, 0).float()
-    cache.batch_repeat_interleave(num_samples)
-    mask = mask.repeat_interleave(num_samples, 0)
-    rows = len(mask)
-    alive = torch.arange(rows, device=mask.device)  # rows still in the batch, by their place in the result
-    tokens = torch.full((rows, max_new_tokens), -1, dtype=torch.long, device=mask.device)
-    probs = torch.full((rows, logits.shape[-1]), 1 / logits.shape[-1], device=mask.device)
-    done = torch.zeros(rows, dtype=torch.bool, device=mask.device)
-    for step in range(max_new_tokens):
+    rows = torch.arange(len(read.mask), device=model.device).repeat_interleave(num_samples)
+    read, limits = read.repeated(rows), limits.to(model.device)[rows]
+    logits, longest = read.logits, int(limits.max())
+    alive = torch.arange(len(rows), device=model.device)  # rows still in the batch, by their place in the result
+    tokens = torch.full((len(rows), longest), -1, dtype=torch.long, device=model.device)
+    probs = torch.full((len(rows), logits.shape[-1]), 1 / logits.shape[-1], device=model.device)
+    done = torch.zeros(len(rows), dtype=torch.bool, device=model.device)
+    for step in range(longest):
         if temperature > 0:
             probs[alive] = warp(None, logits).softmax(-1)
             chosen = torch.multinomial(probs, 1)[alive]
@@ -71,18 +110,14 @@ def decode(
             chosen = logits.argmax(-1, keepdim=True)
         going = ~done[alive]
         tokens[alive[going], step] = chosen[going, 0]
-        done[alive] |= torch.isin(chosen[:, 0], ends)
-        if done.all() or step + 1 == max_new_tokens:
+        done[alive] |= torch.isin(chosen[:, 0], ends) | (limits[alive] <= step + 1)
+        if done.all():
             break
         if done[alive].float().mean() > 0.2:  # the smaller steps pay for the copy of the cache
             stay = (~done[alive]).nonzero()[:, 0]
-            alive, chosen, mask, next_position = alive[stay], chosen[stay], mask[stay], next_position[stay]
-            cache.batch_select_indices(stay)
-        mask = torch.cat([mask, mask.new_ones(len(mask), 1)], 1)
-        now = next_position + step
-        now = now.expand(3, -1, -1) if positions.ndim == 3 else now
-        out = model(input_ids=chosen, attention_mask=mask, position_ids=now, past_key_values=cache, use_cache=True)
-        logits = out.logits[:, -1].float()
+            alive, chosen, read = alive[stay], chosen[stay], read.repeated(stay)
+        read.mask = torch.cat([read.mask, read.mask.new_ones(len(read.mask), 1)], 1)
+        logits = _forward(model, read, chosen, read.mask, read.position + step).logits[:, -1].float()
     return tokens
 
 
@@ -90,7 +125,7 @@ def decode(
 def generate(
     vlm: VLM,
     examples: list[Example],
-    max_new_tokens: int,
+    max_new_tokens: int | Sequence[int],
     num_samples: int = 1,
     temperature: float = 0.0,
     top_p: float = 1.0,
@@ -99,15 +134,28 @@ def generate(
 ) -> list[list[Generated]]:
     """`num_samples` responses to each example's prompt (its response is not read); temperature 0 is greedy.
 
-    `blind` replaces every pixel by 0, about the mean of the processor's normalisation: the language prior is left.
+    `max_new_tokens` is one limit, or one for each example. Prompts about one image read it once, where the family can
+    share a prefix. `blind` replaces every pixel by 0, about the mean of the processor's normalisation: the language
+    prior is left.
     """
     vlm.model.eval()
-    inputs = {k: v.to(vlm.model.device) for k, v in Encoder(vlm.processor).prompts(examples).items()}
+    encoder = Encoder(vlm.processor)
+    about = list(dict.fromkeys(e.about for e in examples))
+    row_of, rests = [about.index(e.about) for e in examples], None
+    if len(about) < len(examples) and can_share(vlm.model):
+        inputs, rests = encoder.prefixes(examples, row_of)
+    else:
+        inputs = encoder.prompts(examples)
+    inputs = {k: v.to(vlm.model.device) for k, v in inputs.items()}
     if blind:
         inputs["pixel_values"] = torch.zeros_like(inputs["pixel_values"])
+    read = prefill(vlm.model, inputs)
+    if rests:
+        read = read_on(vlm.model, read.repeated(torch.tensor(row_of, device=vlm.model.device)), rests)
+    limits = torch.tensor([max_new_tokens] * len(examples) if isinstance(max_new_tokens, int) else max_new_tokens)
     with torch.random.fork_rng():
         torch.manual_seed(seed_of(seed, *(e.question_id for e in examples)))
-        tokens = decode(vlm.model, inputs, num_samples, max_new_tokens, temperature, top_p).cpu()
+        tokens = decode(vlm.model, read, limits, temperature, top_p, num_samples).cpu()
     lengths = (tokens >= 0).sum(1)
     finished = torch.isin(tokens, end_tokens(vlm.model)).any(1).tolist()
     kept = [row[:n] for row, n in zip(tokens, lengths, strict=True)]

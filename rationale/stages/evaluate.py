@@ -35,17 +35,15 @@ def run(
     """
     found = [q for q in questions_by_id(questions, split).values() if q.kind != "open"]
     vlm = model()
-    units: list[tuple[str, list[Question]]] = []
-    for style in styles:
-        ordered = sorted(found, key=lambda q: (len(prompt_text(q, style)), q.question_id))
-        units += [(style, chunk) for chunk in in_chunks(ordered, batch_size)]
+    first = {q.image: len(q.question) for q in reversed(found)}  # questions about one image stay together
+    ordered = sorted(found, key=lambda q: (first[q.image], q.image, q.question_id))
+    units = in_chunks([(q, style) for q in ordered for style in styles], batch_size)
 
-    def work(unit: tuple[str, list[Question]]) -> list[str]:
-        style, batch = unit
-        examples = [Example(q.question_id, Path(questions) / q.image, prompt_text(q, style), "") for q in batch]
-        answered = generate(vlm, examples, max_new_tokens[style], blind=blind)
+    def work(unit: list[tuple[Question, str]]) -> list[str]:
+        examples = [Example(q.question_id, Path(questions) / q.image, prompt_text(q, style), "") for q, style in unit]
+        answered = generate(vlm, examples, [max_new_tokens[style] for _, style in unit], blind=blind)
         lines = []
-        for question, (reply,) in zip(batch, answered, strict=True):
+        for (question, style), (reply,) in zip(unit, answered, strict=True):
             verdict = judge(question, reply.text, style)
             row = EvalRow(
                 question.question_id, question.dataset, question.image, style, reply.text, verdict.predicted,
