@@ -6,9 +6,13 @@ of responses; log-probabilities and gradients are those of separate rows.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import cache
+
 import torch
 from peft import PeftModel
 from torch import Tensor, nn
+from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex_attention
 from torch.nn.functional import scaled_dot_product_attention
 from torch.utils.checkpoint import checkpoint
 from transformers import AttentionInterface, AttentionMaskInterface
@@ -47,7 +51,7 @@ def shared_prefix_attention(
     query: Tensor,
     key: Tensor,
     value: Tensor,
-    attention_mask: Tensor | None,
+    attention_mask: Tensor | BlockMask | None,
     dropout: float = 0.0,
     scaling: float | None = None,
     **kwargs: object,
@@ -56,12 +60,17 @@ def shared_prefix_attention(
 
     An int16 `attention_mask` (B, 1, P, T), as `tree_inputs` makes it, holds the segment of every token, repeated over
     the P columns of the prefix. Nothing of the size T x T is made where no prefix is padded, and the upper triangle and
-    the other branches of the prefix's rows are not computed. Other masks are transformers' own.
+    the other branches of the prefix's rows are not computed. A BlockMask, made instead on CUDA, goes to FlexAttention,
+    which skips what is masked. Other masks are transformers' own.
     """
-    if attention_mask is None or attention_mask.dtype != torch.int16:
+    if attention_mask is None or getattr(attention_mask, "dtype", torch.int16) != torch.int16:
         return sdpa_attention_forward(
             module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
         )
+    if isinstance(attention_mask, BlockMask):
+        flex = compiled_flex() if query.is_cuda else flex_attention
+        out = flex(query, key, value, block_mask=attention_mask, scale=scaling, enable_gqa=True)
+        return out.transpose(1, 2).contiguous(), None
     groups = query.shape[1] // key.shape[1]
     key, value = repeat_kv(key, groups), repeat_kv(value, groups)
     width, segments = attention_mask.shape[2], attention_mask[:, 0, 0]
@@ -81,6 +90,24 @@ def shared_prefix_attention(
         late = scaled_dot_product_attention(query[:, :, width:], key, value, seen[:, None], **rate)
         out = torch.cat([out, late], dim=2)
     return out.transpose(1, 2).contiguous(), None
+
+
+@cache
+def compiled_flex() -> Callable[..., Tensor]:
+    """FlexAttention is fast only when compiled; lengths differ from batch to batch."""
+    return torch.compile(flex_attention, dynamic=True)
+
+
+def block_mask(segments: Tensor) -> BlockMask:
+    """A token sees the prefix and its own branch, up to itself; padding sees and is seen by itself alone."""
+
+    def seen(row: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
+        own = segments[row, key]
+        inside = (own == 0) | ((own == segments[row, query]) & (own > 0))
+        return ((key <= query) & inside & (segments[row, query] >= 0)) | (key == query)
+
+    size = segments.shape[1]
+    return create_block_mask(seen, len(segments), None, size, size, device=segments.device)
 
 
 def _causal(size: int, device: torch.device) -> Tensor:
@@ -123,7 +150,11 @@ def tree_inputs(model: nn.Module, batch: Batch) -> dict[str, Tensor]:
     branch = after(prefix) + batch.depth[:, width:]
     if prefix.ndim == 3:
         branch = branch.expand(3, -1, -1)
-    mask = segments.to(torch.int16)[:, None, None, :].expand(-1, 1, width, -1)
+    drops = base.training and getattr(base.config.get_text_config(), "attention_dropout", 0.0)
+    if segments.is_cuda and not drops:  # FlexAttention knows no dropout
+        mask = block_mask(segments)
+    else:
+        mask = segments.to(torch.int16)[:, None, None, :].expand(-1, 1, width, -1)
     return {**batch.inputs, "attention_mask": mask, "position_ids": torch.cat([prefix, branch], -1)}
 
 
