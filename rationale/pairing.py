@@ -7,8 +7,12 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from itertools import pairwise, product
+from os.path import commonprefix
 
 from rationale.schema import Pair, Response
+
+
+PARTNERS = ("random", "closest")
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,7 +23,8 @@ class PairingRule:
     inclusive (here both are), nor anything on unparsed, identical or reused responses. An unparsed response counts
     as incorrect; `drop_unparsed_negatives` keeps it out of the pairs all the same. `deduplicate` counts identical
     texts once among the candidates for a pair, never in the accuracy. Unless `reuse`, a response is in one pair at
-    most.
+    most. `partner` says which incorrect response a correct one is set against: `random`, as in the paper, or `closest`,
+    the one that has the longest beginning in common with it, so that less of the pair's difference is mere wording.
     """
 
     low: float = 0.25
@@ -28,12 +33,15 @@ class PairingRule:
     drop_unparsed_negatives: bool = False
     deduplicate: bool = True
     reuse: bool = False
+    partner: str = "random"
 
     def __post_init__(self) -> None:
         if not 0 <= self.low <= self.high <= 1:
             raise ValueError(f"need 0 <= low <= high <= 1, found low={self.low}, high={self.high}")
         if self.max_pairs < 1:
             raise ValueError(f"max_pairs must be at least 1, found {self.max_pairs}")
+        if self.partner not in PARTNERS:
+            raise ValueError(f"partner must be one of {list(PARTNERS)}, found {self.partner!r}")
 
 
 def at_least_half(score: float) -> bool:
@@ -78,10 +86,12 @@ def pair_question(
     if rule.reuse:
         drawn = list(product(right, wrong))
         rng.shuffle(drawn)
+        if rule.partner == "closest":
+            drawn.sort(key=lambda pair: -common_length(*pair))
     else:
         rng.shuffle(right)
         rng.shuffle(wrong)
-        drawn = list(zip(right, wrong, strict=False))
+        drawn = list(zip(right, by_likeness(right, wrong) if rule.partner == "closest" else wrong, strict=False))
     pairs = [
         Pair(
             question_id=question_id,
@@ -119,6 +129,20 @@ def pair_all(
                 raise ValueError(f"{question_id}: its responses come in two groups; sort them by question_id first")
             seen.add(question_id)
     return pairs, reasons
+
+
+def common_length(one: Response, other: Response) -> int:
+    """Characters that two texts begin with alike."""
+    return len(commonprefix((one.text, other.text)))
+
+
+def by_likeness(right: list[Response], wrong: list[Response]) -> list[Response]:
+    """For each correct response in turn, of the incorrect ones still left that which begins most like it."""
+    left, found = list(wrong), []
+    for response in right[: len(wrong)]:
+        found.append(max(left, key=lambda other: common_length(response, other)))
+        left.remove(found[-1])
+    return found
 
 
 def truncate_words(text: str, limit: int | None) -> tuple[str, bool]:

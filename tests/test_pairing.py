@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rationale.pairing import PairingRule, pair_all, pair_question, truncate_words
+from rationale.pairing import PARTNERS, PairingRule, pair_all, pair_question, truncate_words
 from rationale.schema import Response
 
 RULE = PairingRule()
@@ -39,6 +39,7 @@ any_rule = st.builds(
     drop_unparsed_negatives=st.booleans(),
     deduplicate=st.booleans(),
     reuse=st.booleans(),
+    partner=st.sampled_from(["random", "closest"]),
 )
 
 
@@ -109,11 +110,23 @@ def test_draw_depends_on_seed_and_on_question():
     assert draw(0, "a") != draw(0, "b")
 
 
+@pytest.mark.parametrize("partner", PARTNERS)
 @pytest.mark.parametrize("reuse", [False, True])
-def test_more_pairs_keep_the_fewer(reuse):
-    one, _ = pair_question(responses(8, 8), PairingRule(max_pairs=1, reuse=reuse), seed=0)
-    three, _ = pair_question(responses(8, 8), PairingRule(max_pairs=3, reuse=reuse), seed=0)
+def test_more_pairs_keep_the_fewer(reuse, partner):
+    rule = PairingRule(reuse=reuse, partner=partner)
+    one, _ = pair_question(responses(8, 8), replace(rule, max_pairs=1), seed=0)
+    three, _ = pair_question(responses(8, 8), replace(rule, max_pairs=3), seed=0)
     assert three[:1] == one
+
+
+def test_the_closest_partner_begins_most_like_the_correct_response():
+    texts = [(True, "red 7, so 7"), (False, "red 8, so 8"), (False, "blue 7, so 7"), (False, "red 7, so 9")]
+    rows = [response(i, right, text) for i, (right, text) in enumerate(texts)]
+    for seed in range(5):
+        (pair,), _ = pair_question(rows, PairingRule(partner="closest"), seed)
+        assert (pair.chosen_id, pair.rejected_id) == (0, 3)
+    reused, _ = pair_question(rows, PairingRule(partner="closest", reuse=True), seed=0)
+    assert [p.rejected_id for p in reused] == [3, 1, 2]
 
 
 def test_scarcer_side_limits_the_pairs_unless_reused():
@@ -181,7 +194,7 @@ def test_rows_that_do_not_belong_together_are_refused():
         pair_all([responses(4, 4), responses(4, 4)], RULE, seed=0)
 
 
-@pytest.mark.parametrize("wrong", [{"low": 0.9}, {"high": 1.1}, {"low": -0.1}, {"max_pairs": 0}])
+@pytest.mark.parametrize("wrong", [{"low": 0.9}, {"high": 1.1}, {"low": -0.1}, {"max_pairs": 0}, {"partner": "nearest"}])
 def test_rule_that_cannot_be_met_is_refused(wrong):
     with pytest.raises(ValueError, match="found"):
         PairingRule(**wrong)

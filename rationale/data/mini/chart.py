@@ -82,7 +82,14 @@ def _threshold(world: World, rng: Random) -> dict:
 def _ends(world: World, sign: str) -> Solution:
     high, low, said = running_extremes(values_of(world))
     result = high + low if sign == "+" else high - low
-    return Solution(str(result), [f"highest and lowest, {said}", f"{high} {sign} {low} = {result}"])
+    return Solution(
+        str(result),
+        [
+            f"highest and lowest, {said}",
+            f"the highest is {high}, the lowest is {low}",
+            f"{high} {sign} {low} = {result}",
+        ],
+    )
 
 
 def _count(world: World, args: dict, word: str) -> Solution:
