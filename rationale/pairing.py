@@ -6,11 +6,9 @@ import random
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from itertools import pairwise, product
-from os.path import commonprefix
+from itertools import pairwise, product, takewhile
 
 from rationale.schema import Pair, Response
-
 
 PARTNERS = ("random", "closest")
 
@@ -133,7 +131,8 @@ def pair_all(
 
 def common_length(one: Response, other: Response) -> int:
     """Characters that two texts begin with alike."""
-    return len(commonprefix((one.text, other.text)))
+    alike = takewhile(lambda letters: letters[0] == letters[1], zip(one.text, other.text, strict=False))
+    return sum(1 for _ in alike)
 
 
 def by_likeness(right: list[Response], wrong: list[Response]) -> list[Response]:

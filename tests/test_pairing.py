@@ -194,7 +194,9 @@ def test_rows_that_do_not_belong_together_are_refused():
         pair_all([responses(4, 4), responses(4, 4)], RULE, seed=0)
 
 
-@pytest.mark.parametrize("wrong", [{"low": 0.9}, {"high": 1.1}, {"low": -0.1}, {"max_pairs": 0}, {"partner": "nearest"}])
+@pytest.mark.parametrize(
+    "wrong", [{"low": 0.9}, {"high": 1.1}, {"low": -0.1}, {"max_pairs": 0}, {"partner": "nearest"}]
+)
 def test_rule_that_cannot_be_met_is_refused(wrong):
     with pytest.raises(ValueError, match="found"):
         PairingRule(**wrong)

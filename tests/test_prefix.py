@@ -215,7 +215,8 @@ def test_log_probs_of_tree_and_rows_agree_under_bf16_autocast_and_are_float32(fa
 
 def test_gradients_of_lora_adapters_in_tree_are_those_in_rows(family):
     torch.manual_seed(1)
-    adapted = get_peft_model(family.model, LoraConfig(r=2, target_modules=r".*(language|text)_model.*\.(q_proj|down_proj)"))
+    parts = r".*(language|text)_model.*\.(q_proj|down_proj)"
+    adapted = get_peft_model(family.model, LoraConfig(r=2, target_modules=parts))
     found = []
     for batch in both(family):
         adapted.zero_grad()
