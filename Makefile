@@ -1,10 +1,11 @@
 # make setup: .venv from the lock.  make mini: the whole method in miniature.  make test: lint and all tests.
+# make base: the base checkpoint of the miniature again.  make bench: our speed against TRL and transformers.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 SEED ?= 1
 
-.PHONY: setup mini test lint base clean
+.PHONY: setup mini test lint base bench clean
 
 setup: $(VENV)/.installed
 
@@ -21,6 +22,12 @@ mini: setup
 
 base: setup
 	$(BIN)/rationale experiment=mini_base
+
+bench: setup
+	$(BIN)/python -m pip install --quiet --editable '.[bench]'
+	for name in dpo_vs_trl sft_vs_trl score_candidates sample_vs_generate utilisation growth; do \
+	  $(BIN)/python experiments/speed/$$name.py --json experiments/speed/$$name.json || exit 1; done
+	$(BIN)/python experiments/speed/summary.py
 
 lint: setup
 	$(BIN)/ruff check .
