@@ -13,7 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from importlib import metadata
@@ -251,7 +251,7 @@ def median_seconds(work: Callable[[], Any], repeats: int) -> float:
 def parser(about: str) -> argparse.ArgumentParser:
     """The options that every benchmark has."""
     found = argparse.ArgumentParser(description=about)
-    found.add_argument("--shape", nargs="+", choices=SHAPES, default=["body-heavy", "head-heavy"])
+    found.add_argument("--shape", nargs="+", choices=SHAPES)
     found.add_argument("--steps", type=int, default=3, help="measured steps or repeats, after one that warms up")
     found.add_argument("--json", type=Path, help="where the measurements go, as JSON")
     found.add_argument("--side", help=argparse.SUPPRESS)  # of a child process
@@ -308,6 +308,21 @@ def table(header: list[str], rows: list[list[Any]]) -> str:
     """Markdown."""
     lines = [header, ["---"] * len(header), *rows]
     return "\n".join("| " + " | ".join(str(cell) for cell in line) + " |" for line in lines)
+
+
+def bench(
+    script: str,
+    about: str,
+    sides: dict[str, Callable[..., dict]],
+    show: Callable[[dict], str],
+    shapes: Sequence[str] = ("body-heavy", "head-heavy"),
+) -> None:
+    """The command line of a benchmark: measures every side and prints what `show` makes of it."""
+    options = parser(about)
+    options.set_defaults(shape=list(shapes))
+    measured = run_sides(script, sides, options.parse_args())
+    if measured:
+        print(show(measured))
 
 
 def heading(name: str, sides: dict[str, Any]) -> str:

@@ -18,13 +18,12 @@ import torch
 from common import (
     OPTIM,
     Shape,
+    bench,
     fit_ours,
     fit_trl,
     heading,
     in_order,
-    parser,
     responses,
-    run_sides,
     save_images,
     table,
     trl_rows,
@@ -118,6 +117,4 @@ def show(found: dict[str, Any]) -> str:
 
 
 if __name__ == "__main__":
-    measured = run_sides(__file__, SIDES, parser(__doc__).parse_args())
-    if measured:
-        print(show(measured))
+    bench(__file__, __doc__, SIDES, show)

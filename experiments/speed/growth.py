@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from common import Shape, median_seconds, parser, response, responses, run_sides, save_images, save_model, table
+from common import Shape, bench, median_seconds, response, responses, save_images, save_model, table
 
 from rationale.data.encode import Encoder
 from rationale.models.forward import response_logps
@@ -74,8 +74,4 @@ def show(found: dict[str, Any]) -> str:
 
 
 if __name__ == "__main__":
-    options = parser(__doc__)
-    options.set_defaults(shape=["body-heavy"])
-    measured = run_sides(__file__, SIDES, options.parse_args())
-    if measured:
-        print(show(measured))
+    bench(__file__, __doc__, SIDES, show, shapes=["body-heavy"])

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from common import Shape, heading, median_seconds, parser, responses, run_sides, save_images, table
+from common import Shape, bench, heading, median_seconds, responses, save_images, table
 
 from rationale.data.encode import Encoder
 from rationale.models.generate import decode, prefill
@@ -69,6 +69,4 @@ def show(found: dict[str, Any]) -> str:
 
 
 if __name__ == "__main__":
-    measured = run_sides(__file__, SIDES, parser(__doc__).parse_args())
-    if measured:
-        print(show(measured))
+    bench(__file__, __doc__, SIDES, show)

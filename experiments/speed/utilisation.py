@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from common import Shape, heading, median_seconds, parser, responses, run_sides, save_images, table
+from common import Shape, bench, heading, median_seconds, responses, save_images, table
 from dpo_vs_trl import ours
 
 from rationale.data.encode import Encoder
@@ -66,6 +66,4 @@ def show(found: dict[str, Any]) -> str:
 
 
 if __name__ == "__main__":
-    measured = run_sides(__file__, SIDES, parser(__doc__).parse_args())
-    if measured:
-        print(show(measured))
+    bench(__file__, __doc__, SIDES, show)
