@@ -13,7 +13,8 @@ from transformers import LogitsProcessorList, TemperatureLogitsWarper, TopPLogit
 
 from rationale.data.batch import Example, padded
 from rationale.data.encode import Encoder
-from rationale.models.prefix import after, can_share, own_positions
+from rationale.models.prefix import after, can_share, own_positions, shares
+from rationale.models.shared_cache import SharedCache
 from rationale.models.vlm import VLM
 
 
@@ -62,8 +63,10 @@ def prefill(model: nn.Module, inputs: dict[str, Tensor]) -> Prefilled:
     """Each left-padded prompt and its image, read once."""
     positions = own_positions(model, inputs)
     out = model(**inputs, position_ids=positions, use_cache=True, logits_to_keep=1)
-    axes = 3 if positions.ndim == 3 else 1
-    return Prefilled(out.past_key_values, out.logits[:, -1].float(), inputs["attention_mask"], after(positions), axes)
+    axes, mask, cache = 3 if positions.ndim == 3 else 1, inputs["attention_mask"], out.past_key_values
+    if shares(model):
+        cache = SharedCache([(layer.keys, layer.values) for layer in cache.layers], mask.bool())
+    return Prefilled(cache, out.logits[:, -1].float(), mask, after(positions), axes)
 
 
 def read_on(model: nn.Module, read: Prefilled, rests: list[list[int]]) -> Prefilled:
@@ -78,9 +81,12 @@ def read_on(model: nn.Module, read: Prefilled, rests: list[list[int]]) -> Prefil
 
 
 def _forward(model: nn.Module, read: Prefilled, tokens: Tensor, mask: Tensor, positions: Tensor) -> Any:
+    more: dict[str, Any] = {"attention_mask": mask}
+    if isinstance(read.cache, SharedCache):
+        more = {"attention_mask": read.cache.seen(mask, tokens.shape[1]), "shared": read.cache}
     return model(
-        input_ids=tokens, attention_mask=mask, past_key_values=read.cache, use_cache=True, logits_to_keep=1,
-        position_ids=positions if read.axes == 1 else positions.expand(3, -1, -1),
+        input_ids=tokens, past_key_values=read.cache, use_cache=True, logits_to_keep=1,
+        position_ids=positions if read.axes == 1 else positions.expand(3, -1, -1), **more,
     )  # fmt: skip
 
 

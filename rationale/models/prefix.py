@@ -21,6 +21,7 @@ from transformers.masking_utils import sdpa_mask
 
 from rationale.artifacts import UserError
 from rationale.data.batch import PER_TOKEN, Batch
+from rationale.models.shared_cache import SharedCache
 from rationale.objectives.logprobs import token_logps
 
 ATTENTION = "shared_prefix"
@@ -41,6 +42,11 @@ def can_share(model: nn.Module) -> bool:
     return base_of(model).config.model_type in FAMILIES
 
 
+def shares(model: nn.Module) -> bool:
+    """Whether this model is set to: `load` sets those that can, unless another attention was asked for."""
+    return can_share(model) and base_of(model).config.get_text_config()._attn_implementation == ATTENTION
+
+
 def enable(model: nn.Module) -> None:
     """Let the language model take rows of shared prefixes; any other mask goes to transformers' own SDPA."""
     model.set_attn_implementation({"text_config": ATTENTION})
@@ -54,6 +60,7 @@ def shared_prefix_attention(
     attention_mask: Tensor | BlockMask | None,
     dropout: float = 0.0,
     scaling: float | None = None,
+    shared: SharedCache | None = None,
     **kwargs: object,
 ) -> tuple[Tensor, None]:
     """Causal attention over the prefix, then every branch over the prefix and itself; (B, T, heads, width) out.
@@ -61,8 +68,11 @@ def shared_prefix_attention(
     An int16 `attention_mask` (B, 1, P, T), as `tree_inputs` makes it, holds the segment of every token, repeated over
     the P columns of the prefix. Nothing of the size T x T is made where no prefix is padded, and the upper triangle and
     the other branches of the prefix's rows are not computed. A BlockMask, made instead on CUDA, goes to FlexAttention,
-    which skips what is masked. Other masks are transformers' own.
+    which skips what is masked. In decoding, `shared` holds the prompts and attends. Other masks are transformers' own.
     """
+    if shared is not None:
+        scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+        return shared.attend(module.layer_idx, query, key, value, attention_mask, scale), None
     if attention_mask is None or getattr(attention_mask, "dtype", torch.int16) != torch.int16:
         return sdpa_attention_forward(
             module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
@@ -141,7 +151,7 @@ def tree_inputs(model: nn.Module, batch: Batch) -> dict[str, Tensor]:
             f"{base.config.model_type}: its prefix cannot be shared (attention within the image or sliding windows, or "
             f"not compared yet; those that were: {', '.join(FAMILIES)}); set layout=rows"
         )
-    if base.config.get_text_config()._attn_implementation != ATTENTION:
+    if not shares(model):
         raise UserError("layout=tree needs model.attention=sdpa; set that, or layout=rows")
     width, segments = batch.width, batch.segments
     head = {k: v[:, :width] if k in PER_TOKEN else v for k, v in batch.inputs.items()}
@@ -161,15 +171,27 @@ def tree_inputs(model: nn.Module, batch: Batch) -> dict[str, Tensor]:
 def head_logps(head: nn.Module, hidden: Tensor, labels: Tensor) -> Tensor:
     """log p(label) from hidden states (N, H) and labels (N,), in tiles whose logits are made again in backward.
 
-    No (N, vocabulary) tensor ever exists whole: a tile holds at most 2^23 logits. Returns (N,) float32.
+    No (N, vocabulary) tensor ever exists whole: a tile holds at most 2^23 logits. All tiles are one call of the
+    module, so that ZeRO-3 gathers its weight once, whatever the number of tiles of each rank. Returns (N,) float32.
     """
     rows = max(1, TILE_ELEMENTS // getattr(head, "out_features", 2**15))
+    project = head.forward
 
     def tile(states: Tensor, targets: Tensor) -> Tensor:
-        return token_logps(head(states), targets)
+        return token_logps(project(states), targets)
 
-    parts = [
-        checkpoint(tile, h, t, use_reentrant=False) if torch.is_grad_enabled() else tile(h, t)
-        for h, t in zip(hidden.split(rows), labels.split(rows), strict=True)
-    ]
-    return torch.cat(parts) if parts else hidden.new_zeros(0, dtype=torch.float32)
+    def tiles(states: Tensor) -> Tensor:
+        parts = [
+            checkpoint(tile, h, t, use_reentrant=False) if torch.is_grad_enabled() else tile(h, t)
+            for h, t in zip(states.split(rows), labels.split(rows), strict=True)
+        ]
+        return torch.cat(parts) if parts else states.new_zeros(0, dtype=torch.float32)
+
+    own = vars(head).get("forward")  # where something else replaced it too
+    head.forward = tiles
+    try:
+        return head(hidden)
+    finally:
+        del head.forward
+        if own is not None:
+            head.forward = own
