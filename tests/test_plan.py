@@ -1,6 +1,7 @@
 """The order of training, the learning rate over it, and who gets which rate."""
 
 import math
+from random import Random
 
 import pytest
 from hypothesis import given
@@ -8,7 +9,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from rationale.artifacts import UserError
-from rationale.training.datamodule import PlannedData, bundles, plan
+from rationale.training.datamodule import PlannedData, alike, bundles, plan
 from rationale.training.optim import Optim, cosine, parameter_groups
 
 lengths_of = st.lists(st.integers(1, 50), min_size=1, max_size=200)
@@ -101,9 +102,27 @@ def test_a_micro_batch_is_told_its_whole_step():
     assert list(data.train_dataloader()) == [[found.micro_batches[i], step] for i, step in step_of.items()]
 
 
+def test_processes_share_the_micro_batches_of_every_step():
+    found = plan([1] * 16, micro_batch=2, accumulate=4, epochs=1, seed=1, shuffle=False)
+    taken = []
+    for rank in range(2):
+        data = PlannedData(found, lambda indices, step: (indices, step))
+        data.rank, data.world = rank, 2
+        taken.append(list(data.train_dataloader()))
+    for step in range(2):
+        own = [batch for one in taken for batch in one[2 * step : 2 * step + 2]]
+        assert sorted(i for indices, _ in own for i in indices) == sorted(own[0][1])
+
+
+def test_a_step_that_processes_cannot_share_is_refused():
+    data = PlannedData(plan([1] * 16, 2, 4, 1, seed=1), lambda indices, _: indices)
+    with pytest.raises(UserError, match="4 micro-batches, which 3 processes cannot share evenly"):
+        data.accumulate(3)
+
+
 def test_a_resumed_run_goes_on_at_its_micro_batch():
     data = PlannedData(plan([1] * 8, 2, 2, 1, seed=1, shuffle=False), lambda indices, _: indices)
-    data.load_state_dict({"micro_batches_seen": 2})
+    data.load_state_dict({"steps": 1})
     loader = data.train_dataloader()
     assert list(loader) == [[4, 5], [6, 7]]
     assert len(loader) == 4
@@ -157,3 +176,13 @@ def test_a_rate_for_a_frozen_part_is_an_error():
 def test_nothing_to_train_is_an_error():
     with pytest.raises(UserError, match="every parameter is frozen"):
         parameter_groups(toy().requires_grad_(False), Optim(lr=1.0))
+
+
+def test_rows_planned_together_are_padded_by_less_than_a_tenth():
+    rng = Random(0)
+    shapes = [(rng.choice([4, rng.randint(40, 160)]), rng.randint(15, 45)) for _ in range(4000)]
+    planned = plan([alike(*s) for s in shapes], micro_batch=8, accumulate=1, epochs=1, seed=0)
+    held = [[shapes[i] for i in batch] for batch in planned.micro_batches]
+    room = sum(len(b) * (64 + max(t for t, _ in b) + max(p for _, p in b)) for b in held)  # 64 image tokens
+    used = sum(64 + t + p for b in held for t, p in b)
+    assert 1 - used / room < 0.1

@@ -68,14 +68,20 @@ class Encoder:
             return tree_batch(examples, responses, labels, self.prompts, self.processor.image_token_id, pad)
         return rows_batch(examples, labels, self.prompts, pad)
 
+    def prompt_lengths(self, examples: Sequence[Example]) -> list[int]:
+        """Number of tokens of each example's prompt, without its image and the chat template."""
+        return [len(ids) for ids in self._ids([e.prompt for e in examples])]
+
     def response_lengths(self, examples: Sequence[Example]) -> list[int]:
         """Number of response tokens of each example, without reading any image."""
-        texts = (
-            self.tokenizer([e.response for e in examples], add_special_tokens=False)["input_ids"] if examples else []
-        )
         limit = self.max_response_tokens
-        counts = [(len(ids), e.ended) for ids, e in zip(texts, examples, strict=True)]
+        counts = [
+            (len(ids), e.ended) for ids, e in zip(self._ids([e.response for e in examples]), examples, strict=True)
+        ]
         return [limit if limit is not None and n > limit else n + ended for n, ended in counts]
+
+    def _ids(self, texts: list[str]) -> list[list[int]]:
+        return self.tokenizer(texts, add_special_tokens=False)["input_ids"] if texts else []
 
 
 def in_chunks(items: Sequence[Any], size: int) -> list[list[Any]]:

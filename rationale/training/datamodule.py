@@ -11,6 +11,8 @@ from typing import Any
 import pytorch_lightning as pl
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from rationale.artifacts import UserError
+
 
 @dataclass(frozen=True, slots=True)
 class Plan:
@@ -35,7 +37,7 @@ def plan(
     accumulate: int,
     epochs: int,
     seed: int,
-    group: int = 16,
+    group: int = 32,
     shuffle: bool = True,
 ) -> Plan:
     """Shuffle, sort by length within windows of `group` steps, cut into steps, shuffle the steps of a window.
@@ -70,6 +72,12 @@ def plan(
     return Plan(micro_batches, accumulate)
 
 
+def alike(tokens: int, prompt: int, image: bool = True) -> tuple[bool, int, int]:
+    """Sorts rows that pad little beside one another together: those with an image or without, of about as many
+    `tokens` after what is shared, and prompts of like length."""
+    return image, tokens // 8, prompt
+
+
 def bundles(keys: Iterable[Hashable]) -> list[list[int]]:
     """Indices that share a key, in order of first appearance: what a batch keeps together."""
     found: dict[Hashable, list[int]] = {}
@@ -94,36 +102,57 @@ class _Planned(Dataset):
         return self.collate(self.plan.micro_batches[micro], self.plan.step_of(micro))
 
 
-class _From(Sampler[int]):
-    """Micro-batches from `start` on; its length is the whole plan's, which is what Lightning counts a resume in."""
+class _Share(Sampler[int]):
+    """One process's micro-batches from its `start`th on: number `rank` of every `world` of the plan.
 
-    def __init__(self, start: int, total: int):
-        self.start, self.total = start, total
+    Its length is that of all of them, which is what Lightning counts a resume in.
+    """
+
+    def __init__(self, total: int, start: int, rank: int, world: int):
+        self.micro_batches, self.start = range(rank, total, world), start
 
     def __iter__(self) -> Iterator[int]:
-        return iter(range(self.start, self.total))
+        return iter(self.micro_batches[self.start :])
 
     def __len__(self) -> int:
-        return self.total
+        return len(self.micro_batches)
 
 
 class PlannedData(pl.LightningDataModule):
     """Batches in the planned order. `collate(indices, step_indices)` builds one micro-batch; it is told the whole
-    optimizer step so that a loss can be a mean over the step however it is cut."""
+    optimizer step so that a loss can be a mean over the step however it is cut.
+
+    Several processes share the micro-batches of every step, so the order is the same for any number of them.
+    """
 
     def __init__(self, plan: Plan, collate: Callable[[list[int], list[int]], Any], num_workers: int = 0):
         super().__init__()
         self.plan, self.collate, self.num_workers = plan, collate, num_workers
-        self.start = 0
+        self.done, self.rank, self.world = 0, 0, 1  # steps, this process, processes
+
+    def setup(self, stage: str) -> None:
+        """Takes this process's place among all."""
+        self.rank, self.world = self.trainer.global_rank, self.trainer.world_size
+
+    def accumulate(self, world: int) -> int:
+        """Micro-batches of a step that each of `world` processes takes."""
+        if self.plan.accumulate % world:
+            raise UserError(
+                f"a step has {self.plan.accumulate} micro-batches, which {world} processes cannot share evenly; set "
+                "batch.accumulate to a multiple of their number"
+            )
+        return self.plan.accumulate // world
 
     def state_dict(self) -> dict[str, int]:
-        return {"micro_batches_seen": self.trainer.global_step * self.plan.accumulate}
+        return {"steps": self.trainer.global_step}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        self.start = state["micro_batches_seen"]
+        self.done = state["steps"]
 
     def train_dataloader(self) -> DataLoader:
+        start = self.done * self.accumulate(self.world)
+        own = _Share(len(self.plan.micro_batches), start, self.rank, self.world)
         return DataLoader(
-            _Planned(self.plan, self.collate), batch_size=None, sampler=_From(self.start, len(self.plan.micro_batches)),
-            num_workers=self.num_workers, persistent_workers=self.num_workers > 0,
+            _Planned(self.plan, self.collate), batch_size=None, sampler=own, num_workers=self.num_workers,
+            persistent_workers=self.num_workers > 0,
         )  # fmt: skip

@@ -6,7 +6,6 @@ import copy
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
@@ -20,8 +19,9 @@ from rationale.objectives.dpo import DPOTerms, PairLogps, dpo_loss
 from rationale.objectives.logprobs import sequence_logps
 from rationale.objectives.sft import sft_loss
 from rationale.schema import RowError
-from rationale.training.datamodule import Plan, PlannedData, bundles, unbundled
+from rationale.training.datamodule import Plan, PlannedData, alike, bundles, unbundled
 from rationale.training.optim import Optim, configure
+from rationale.training.step import StepModule
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +56,7 @@ class PairBatch:
 def dpo_data(
     encoder: Encoder,
     pairs: list[tuple[Example, Example]],
-    order: Callable[[list[int]], Plan],
+    order: Callable[[list], Plan],
     stored: list[tuple[list[float], list[float]]] | None = None,
     bundle: str = "pair",
 ) -> PlannedData:
@@ -87,11 +87,12 @@ def dpo_data(
                 reference[row, :kept] = torch.tensor(logps)
         return PairBatch(rows, len(indices) / len(step), reference)
 
-    lengths = [sum(flat[2 * i] + flat[2 * i + 1] for i in b) for b in together]
-    return PlannedData(unbundled(order(lengths), together), collate)
+    prompts = encoder.prompt_lengths([chosen for chosen, _ in pairs])
+    keys = [alike(sum(flat[2 * i] + flat[2 * i + 1] for i in b), prompts[b[0]]) for b in together]
+    return PlannedData(unbundled(order(keys), together), collate)
 
 
-class DPOModule(pl.LightningModule):
+class DPOModule(StepModule):
     """`reference` is frozen (a copy), adapter_off (the policy without its LoRA) or scored (read from the batch)."""
 
     def __init__(self, vlm: VLM, objective: Objective, reference: str, optim: Optim, total_steps: int):
@@ -126,10 +127,10 @@ class DPOModule(pl.LightningModule):
         terms = dpo_loss(policy, reference, o.beta, o.loss_type, o.label_smoothing)
         if self.global_step == 0:
             self._check_start(policy, reference)
-        self._log(terms, policy, rows)
+        self._log(index, terms, policy, rows)
         half = len(terms.loss)
         sft = sft_loss(logps[:half], rows.mask[:half]) if o.sft_weight else 0.0
-        return (terms.loss.mean() + o.sft_weight * sft) * batch.share * self.trainer.accumulate_grad_batches
+        return (terms.loss.mean() + o.sft_weight * sft) * batch.share * self.micro_batches()
 
     def _check_start(self, policy: PairLogps, reference: PairLogps) -> None:
         """Before the first step policy and reference are one model, so every margin is 0 and the loss log 2."""
@@ -141,17 +142,15 @@ class DPOModule(pl.LightningModule):
                 "not be log 2. The reference must be the model that training starts from; re-run stage=score for it"
             )
 
-    def _log(self, terms: DPOTerms, policy: PairLogps, rows: Batch) -> None:
+    def _log(self, index: int, terms: DPOTerms, policy: PairLogps, rows: Batch) -> None:
         margins = terms.chosen_rewards - terms.rejected_rewards
-        shown = {
+        means = {
             "train/loss": terms.loss.mean().detach(), "rewards/chosen": terms.chosen_rewards.mean(),
             "rewards/rejected": terms.rejected_rewards.mean(), "rewards/margins": margins.mean(),
             "rewards/accuracies": (margins > 0).float().mean(), "logps/chosen": policy.chosen.mean().detach(),
-            "logps/rejected": policy.rejected.mean().detach(), "train/tokens": float(rows.mask.sum()),
-            "train/padding": rows.padding,
+            "logps/rejected": policy.rejected.mean().detach(), "train/padding": rows.padding,
         }  # fmt: skip
-        self.log_dict(shown, batch_size=len(terms.loss))
-        self.log("loss", shown["train/loss"], prog_bar=True, logger=False, batch_size=len(terms.loss))
+        self.log_step(index, len(terms.loss), means, {"train/tokens": rows.mask.sum()})
 
     def configure_optimizers(self) -> dict:
         return configure(self.policy, self.optim, self.total_steps)

@@ -62,11 +62,11 @@ def fit(
     if getattr(trainer, "keywords", {}).get("enable_progress_bar", True):
         callbacks.append(TQDMProgressBar(refresh_rate=20))
     run = trainer(
-        max_epochs=1, max_steps=stop_after or -1, accumulate_grad_batches=data.plan.accumulate,
-        gradient_clip_val=optim.clip, callbacks=callbacks, logger=logger(out), default_root_dir=str(out),
-        num_sanity_val_steps=0, use_distributed_sampler=False,
+        max_epochs=1, max_steps=stop_after or -1, gradient_clip_val=optim.clip, callbacks=callbacks,
+        logger=logger(out), default_root_dir=str(out), num_sanity_val_steps=0, use_distributed_sampler=False,
         enable_model_summary=False, log_every_n_steps=10,
     )  # fmt: skip
+    run.accumulate_grad_batches = data.accumulate(run.world_size)
     run.fit(module, datamodule=data, ckpt_path=str(last) if last.exists() else None, weights_only=False)
     close(run.loggers, out)
     steps = stop_after or data.plan.num_steps

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
@@ -15,8 +14,9 @@ from rationale.data.encode import Encoder
 from rationale.models.forward import response_logps
 from rationale.models.vlm import VLM
 from rationale.objectives.sft import sft_loss
-from rationale.training.datamodule import Plan, PlannedData, bundles, unbundled
+from rationale.training.datamodule import Plan, PlannedData, alike, bundles, unbundled
 from rationale.training.optim import Optim, configure
+from rationale.training.step import StepModule
 
 
 @dataclass(slots=True)
@@ -53,15 +53,17 @@ def sft_data(
         total = sum(lengths[i] for i in step) if reduction == "token" else len(step)
         return SFTBatch(encoder.batch([examples[i] for i in indices]), total)
 
+    prompts = encoder.prompt_lengths(examples)
+
     def like(bundle: list[int]) -> tuple[bool, int, int]:
-        """What pads little beside one another: with an image or without, responses, then prompts of like length."""
-        first = examples[bundle[0]]
-        return first.image is not None, sum(lengths[i] for i in bundle) // 12, len(first.prompt)
+        rests = sum(prompts[i] for i in bundle) if len(bundle) > 1 else 0  # of prompts that differ behind an image
+        first = bundle[0]
+        return alike(rests + sum(lengths[i] for i in bundle), prompts[first], examples[first].image is not None)
 
     return PlannedData(unbundled(order([like(b) for b in together]), together), collate)
 
 
-class SFTModule(pl.LightningModule):
+class SFTModule(StepModule):
     """The loss is a mean over the optimizer step's tokens, however the step is cut into micro-batches."""
 
     def __init__(self, vlm: VLM, optim: Optim, total_steps: int, reduction: str = "token"):
@@ -69,15 +71,13 @@ class SFTModule(pl.LightningModule):
         self.policy = vlm.model.train()  # from_pretrained leaves it in evaluation mode
         self.optim, self.total_steps, self.reduction = optim, total_steps, reduction
 
-    def training_step(self, batch: SFTBatch, _: int) -> Tensor:
+    def training_step(self, batch: SFTBatch, index: int) -> Tensor:
         logps = response_logps(self.policy, batch.rows)
         loss = sft_loss(logps, batch.rows.mask, batch.step_total, self.reduction)
-        with torch.no_grad():
-            shown = {"train/loss": sft_loss(logps, batch.rows.mask), "train/tokens": float(batch.rows.mask.sum()),
-                     "train/padding": batch.rows.padding}  # fmt: skip
-        self.log_dict(shown, prog_bar=True, batch_size=1)
-        # Lightning divides by the number of micro-batches; the sum over them is already the step's mean.
-        return loss * self.trainer.accumulate_grad_batches
+        tokens = batch.rows.mask.sum()
+        nll = sft_loss(logps.detach(), batch.rows.mask)
+        self.log_step(index, tokens, {"train/loss": nll, "train/padding": batch.rows.padding}, {"train/tokens": tokens})
+        return loss * self.micro_batches()
 
     def configure_optimizers(self) -> dict:
         return configure(self.policy, self.optim, self.total_steps)

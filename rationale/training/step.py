@@ -1,0 +1,38 @@
+"""What training modules share: a loss and a log of the whole optimizer step, however many micro-batches make it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor
+
+
+class StepModule(pl.LightningModule):
+    """Micro-batches of a step are taken in turn by this process and at the same time by others."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._held: list[Tensor] = []
+
+    def micro_batches(self) -> int:
+        """Of a step, over all processes. Lightning and the processes average over them: a loss whose sum over the
+        micro-batches is the step's is multiplied by their number."""
+        return self.trainer.accumulate_grad_batches * self.trainer.world_size
+
+    def log_step(self, index: int, weight: float, means: dict[str, Any], sums: dict[str, Any]) -> None:
+        """Log, once a step, the means by `weight` and the sums over its micro-batches in all processes.
+
+        `index` is the number of this process's micro-batch; `train/loss`, among the means, is on the progress bar.
+        """
+        names = [*means, *sums]
+        found = [*(torch.as_tensor(v, device=self.device) * weight for v in means.values()), *sums.values(), weight]
+        self._held.append(torch.stack([torch.as_tensor(v, dtype=torch.float32, device=self.device) for v in found]))
+        if (index + 1) % self.trainer.accumulate_grad_batches:
+            return
+        total = self.trainer.strategy.reduce(torch.stack(self._held).sum(0), reduce_op="sum")
+        self._held.clear()
+        shown = {n: total[i] / total[-1] if n in means else total[i] for i, n in enumerate(names)}
+        self.log_dict(shown, batch_size=1)
+        self.log("loss", shown["train/loss"], prog_bar=True, logger=False, batch_size=1)
