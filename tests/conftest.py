@@ -6,9 +6,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from families import BUILDERS, Family
 
 from rationale.data import tasks
 from rationale.data.batch import Example
+from rationale.models import prefix
 from rationale.models.mini import build_model, build_processor, train_tokenizer
 from rationale.models.teacher import ProgramTeacher
 from rationale.models.vlm import VLM, load
@@ -67,3 +69,13 @@ def examples(questions: list[Question], questions_dir: Path) -> list[Example]:
         Example(q.question_id, questions_dir / q.image, prompt_text(q, "cot"), "so it is " * (i + 1) + q.answer)
         for i, q in enumerate(train)
     ]
+
+
+@pytest.fixture(params=BUILDERS)
+def family(request) -> Family:
+    torch.manual_seed(0)
+    built = BUILDERS[request.param]()
+    assert built.model.config.model_type == request.param
+    built.model.eval()
+    prefix.enable(built.model)
+    return built

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from rationale.data.encode import Encoder
-from rationale.models.generate import decode, generate, prefill
+from rationale.models.generate import decode, generate
+from rationale.models.reading import prefill
 
 
 def texts(groups):

@@ -13,7 +13,8 @@ import torch
 from common import Shape, bench, heading, median_seconds, responses, save_images, table
 
 from rationale.data.encode import Encoder
-from rationale.models.generate import decode, prefill
+from rationale.models.generate import decode
+from rationale.models.reading import prefill
 from rationale.models.vlm import load
 
 SAMPLES, NEW_TOKENS = 32, 100

@@ -5,16 +5,15 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers import LogitsProcessorList, TemperatureLogitsWarper, TopPLogitsWarper
 
-from rationale.data.batch import Example, padded
+from rationale.data.batch import Example
 from rationale.data.encode import Encoder
-from rationale.models.prefix import after, can_share, own_positions, shares
-from rationale.models.shared_cache import SharedCache
+from rationale.models.prefix import can_share
+from rationale.models.reading import Prefilled, prefill, read_on
 from rationale.models.vlm import VLM
 
 
@@ -41,53 +40,6 @@ def end_tokens(model: nn.Module) -> Tensor:
     """Ids that end a response: the generation config's, or the text model's where that names none."""
     ends = model.generation_config.eos_token_id
     return torch.as_tensor(model.config.get_text_config().eos_token_id if ends is None else ends).reshape(-1)
-
-
-@dataclass(slots=True)
-class Prefilled:
-    """Prompts that were read: their cache, the logits that follow each, its mask and the next position, (B, 1)."""
-
-    cache: Any
-    logits: Tensor
-    mask: Tensor
-    position: Tensor
-    axes: int  # of a position: 1, or 3 where images have rows and columns
-
-    def repeated(self, rows: Tensor) -> Prefilled:
-        """The given rows, each as often as it is named."""
-        self.cache.batch_select_indices(rows)
-        return Prefilled(self.cache, self.logits[rows], self.mask[rows], self.position[rows], self.axes)
-
-
-def prefill(model: nn.Module, inputs: dict[str, Tensor]) -> Prefilled:
-    """Each left-padded prompt and its image, read once."""
-    positions = own_positions(model, inputs)
-    out = model(**inputs, position_ids=positions, use_cache=True, logits_to_keep=1)
-    axes, mask, cache = 3 if positions.ndim == 3 else 1, inputs["attention_mask"], out.past_key_values
-    if shares(model):
-        cache = SharedCache([(layer.keys, layer.values) for layer in cache.layers], mask.bool())
-    return Prefilled(cache, out.logits[:, -1].float(), mask, after(positions), axes)
-
-
-def read_on(model: nn.Module, read: Prefilled, rests: list[list[int]]) -> Prefilled:
-    """What was read, with some more tokens after each row."""
-    tokens, present = (
-        padded(rows, 0, left=True).to(model.device) for rows in (rests, [[1] * len(rest) for rest in rests])
-    )
-    mask = torch.cat([read.mask, present], 1)
-    out = _forward(model, read, tokens, mask, read.position + (present.cumsum(1) - 1).clamp(min=0))
-    position = read.position + present.sum(1, keepdim=True)
-    return Prefilled(out.past_key_values, out.logits[:, -1].float(), mask, position, read.axes)
-
-
-def _forward(model: nn.Module, read: Prefilled, tokens: Tensor, mask: Tensor, positions: Tensor) -> Any:
-    more: dict[str, Any] = {"attention_mask": mask}
-    if isinstance(read.cache, SharedCache):
-        more = {"attention_mask": read.cache.seen(mask, tokens.shape[1]), "shared": read.cache}
-    return model(
-        input_ids=tokens, past_key_values=read.cache, use_cache=True, logits_to_keep=1,
-        position_ids=positions if read.axes == 1 else positions.expand(3, -1, -1), **more,
-    )  # fmt: skip
 
 
 def decode(
@@ -122,8 +74,8 @@ def decode(
         if done[alive].float().mean() > 0.2:  # the smaller steps pay for the copy of the cache
             stay = (~done[alive]).nonzero()[:, 0]
             alive, chosen, read = alive[stay], chosen[stay], read.repeated(stay)
-        read.mask = torch.cat([read.mask, read.mask.new_ones(len(read.mask), 1)], 1)
-        logits = _forward(model, read, chosen, read.mask, read.position + step).logits[:, -1].float()
+        given = read.then(chosen, torch.ones_like(chosen), read.position + step)
+        logits = model(**given, logits_to_keep=1).logits[:, -1].float()
     return tokens
 
 

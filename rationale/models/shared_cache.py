@@ -9,6 +9,8 @@ from torch import Tensor
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
+TILE_SCORES = (2**22, 2**26)  # attention scores that exist at a time, on CPU and CUDA
+
 
 class SharedCache(DynamicCache):
     """Prompts, and what each of several rows has said after its own.
@@ -82,10 +84,20 @@ class SharedCache(DynamicCache):
 
 
 def _attention(query: Tensor, key: Tensor, value: Tensor, hidden: Tensor, scale: float) -> tuple[Tensor, Tensor]:
-    """The result, and the logarithm of the sum of exponentials (..., 1), both float32."""
-    scores = ((query * scale) @ key.transpose(2, 3)).float().masked_fill_(hidden, -torch.inf)
-    total = scores.logsumexp(-1, keepdim=True)
-    return (scores.sub_(total).exp_().to(value.dtype) @ value).float(), total
+    """Attention where `hidden` is false, and the logarithm of the sum of exponentials (..., 1), both float32.
+
+    Some queries at a time: their scores stay in the processor's cache.
+    """
+    held = TILE_SCORES[query.device.type == "cuda"] // (query[:, :, 0, 0].numel() * key.shape[2])
+    found, turned = [], key.transpose(2, 3)
+    hidden = hidden.expand(*hidden.shape[:2], query.shape[2], -1)
+    for queries, unseen in zip(*(t.split(max(1, held), 2) for t in (query, hidden)), strict=True):
+        scores = ((queries * scale) @ turned).float().masked_fill_(unseen, -torch.inf)
+        largest = scores.amax(-1, keepdim=True)
+        total = scores.sub_(largest).exp_().sum(-1, keepdim=True)
+        found.append(((scores.to(value.dtype) @ value).float() / total, total.log_() + largest))
+    outs, sums = zip(*found, strict=True)
+    return torch.cat(outs, 2), torch.cat(sums, 2)
 
 
 class _Growing(DynamicLayer):

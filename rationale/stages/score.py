@@ -6,13 +6,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from rationale.artifacts import UserError, in_shards, write_json
 from rationale.data.encode import Encoder, in_chunks
 from rationale.data.response import response_example
-from rationale.models.forward import response_logps
 from rationale.models.identity import context_hash, scored_with
+from rationale.models.reading import candidate_logps
 from rationale.models.vlm import VLM
 from rationale.prompts import prompt_text
 from rationale.schema import Pair, Response, ResponseLogps, iter_jsonl, to_line
@@ -62,17 +60,14 @@ def run(
     # Rows: responses of like length together. Tree: those of one question, which share its prefix.
     texts.sort(key=lambda t: (t[0], t[1], len(t[2]), t[2]) if layout == "tree" else (len(t[2]), t[0], t[2]))
 
-    @torch.inference_mode()
     def work(batch: list[tuple[str, str, str, bool]]) -> list[str]:
         examples = [
             response_example(i, Path(questions) / found[i].image, prompt_text(found[i], style), text, ended, truncate)
             for i, style, text, ended in batch
         ]
-        built = encoder.batch(examples).to(vlm.model.device)
-        logps, lengths = response_logps(vlm.model, built).cpu(), built.mask.sum(1).tolist()
         return [
-            to_line(ResponseLogps(i, style, text, [round(v, 6) for v in row[:n].tolist()], contexts[i, style]))
-            for (i, style, text, _), row, n in zip(batch, logps, lengths, strict=True)
+            to_line(ResponseLogps(i, style, text, [round(v, 6) for v in logps], contexts[i, style]))
+            for (i, style, text, _), logps in zip(batch, candidate_logps(vlm.model, encoder, examples), strict=True)
         ]
 
     in_shards(out, in_chunks(texts, batch_size), work, "score")

@@ -1,0 +1,142 @@
+"""Tiny models of every family whose prefix can be shared, by transformers' own classes, and examples for them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import torch
+import transformers as t
+from torch import Tensor, nn
+
+from rationale.data.batch import Example, padded
+
+IMAGE, PAD, VOCAB = 90, 0, 128
+TEXT = {
+    "vocab_size": VOCAB, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4,
+    "num_key_value_heads": 2, "max_position_embeddings": 512, "pad_token_id": PAD,
+}  # fmt: skip
+VISION = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2,
+          "image_size": 28, "patch_size": 14}  # fmt: skip
+MROPE = {"rope_type": "default", "mrope_section": [1, 1, 2], "rope_theta": 1e4}
+
+
+@dataclass
+class Family:
+    """A model, the number of its image's tokens, and the pixels of n images."""
+
+    model: nn.Module
+    tokens: int
+    pixels: object
+
+    def prompts(self, ids: dict[str, list[int]], examples) -> dict[str, Tensor]:
+        """Left-padded [image tokens][text] of each example, as a processor gives them."""
+        rows = [[IMAGE] * self.tokens + ids[e.prompt] for e in examples]
+        tokens = padded(rows, PAD, left=True)
+        mask = padded([[1] * len(r) for r in rows], 0, left=True)
+        images = torch.Generator().manual_seed(0)
+        every = torch.rand(len({e.image for e in CASES}), *self.pixels(1)["shape"], generator=images)
+        chosen = torch.stack([every[int(e.image.stem)] for e in examples])
+        found = {"input_ids": tokens, "attention_mask": mask, **self.pixels(len(rows))["extra"]}
+        found["pixel_values"] = chosen.flatten(0, 1) if self.pixels(1)["flat"] else chosen
+        if self.pixels(1)["typed"]:
+            found["mm_token_type_ids"] = (tokens == IMAGE).long()
+        return found
+
+
+def pixels(n, shape, flat=False, typed=False, **extra):
+    return {"shape": shape, "flat": flat, "typed": typed, "extra": {k: v.repeat(n, 1) for k, v in extra.items()}}
+
+
+def llava():
+    config = t.LlavaConfig(
+        vision_config=t.CLIPVisionConfig(**VISION), text_config=t.LlamaConfig(**TEXT), image_token_index=IMAGE
+    )
+    return Family(t.LlavaForConditionalGeneration(config), 4, partial(pixels, shape=(3, 28, 28)))
+
+
+def llava_next():
+    config = t.LlavaNextConfig(
+        vision_config=t.CLIPVisionConfig(**VISION),
+        text_config=t.LlamaConfig(**TEXT),
+        image_token_index=IMAGE,
+        image_grid_pinpoints=[[28, 56]],
+    )  # fmt: skip
+    size = torch.tensor([[28, 56]])  # two tiles beside the whole: 4 + 2 * 4 patches and a new-line mark a row
+    return Family(
+        t.LlavaNextForConditionalGeneration(config), 14, partial(pixels, shape=(3, 3, 28, 28), image_sizes=size)
+    )
+
+
+def llava_onevision():
+    vision = t.SiglipVisionConfig(**VISION)
+    config = t.LlavaOnevisionConfig(
+        vision_config=vision,
+        text_config=t.Qwen2Config(**TEXT),
+        image_token_index=IMAGE,
+        image_grid_pinpoints=[[28, 56]],
+    )
+    size = torch.tensor([[28, 56]])
+    extra = partial(pixels, shape=(3, 3, 28, 28), image_sizes=size)
+    return Family(t.LlavaOnevisionForConditionalGeneration(config), 14, extra)
+
+
+def qwen(config_class, model_class, vision, patch):
+    config = config_class(
+        text_config={**TEXT, "rope_parameters": MROPE, "head_dim": 8}, image_token_id=IMAGE, vision_start_token_id=91,
+        vision_end_token_id=92, video_token_id=93,
+        vision_config={"depth": 2, "num_heads": 2, "in_channels": 3, "patch_size": patch, "spatial_merge_size": 2,
+                       "temporal_patch_size": 2, **vision},
+    )  # fmt: skip
+    grid = torch.tensor([[1, 4, 6]])
+    return Family(
+        model_class(config),
+        6,
+        partial(pixels, shape=(24, 3 * 2 * patch**2), flat=True, typed=True, image_grid_thw=grid),
+    )
+
+
+def smolvlm():
+    vision = {**VISION, "patch_size": 7}
+    config = t.SmolVLMConfig(
+        vision_config=vision, text_config=t.LlamaConfig(**TEXT), image_token_id=IMAGE, scale_factor=2, pad_token_id=PAD
+    )
+    return Family(t.SmolVLMForConditionalGeneration(config), 4, partial(pixels, shape=(1, 3, 28, 28)))
+
+
+def internvl():
+    vision = t.InternVLVisionConfig(**{**VISION, "image_size": [28, 28], "patch_size": [7, 7]})
+    config = t.InternVLConfig(
+        vision_config=vision, text_config=t.Qwen2Config(**TEXT), image_token_id=IMAGE, image_seq_length=4
+    )
+    return Family(t.InternVLForConditionalGeneration(config), 4, partial(pixels, shape=(3, 28, 28)))
+
+
+BUILDERS = {
+    "llava": llava,
+    "llava_next": llava_next,
+    "llava_onevision": llava_onevision,
+    "qwen2_vl": lambda: qwen(
+        t.Qwen2VLConfig, t.Qwen2VLForConditionalGeneration, {"embed_dim": 16, "hidden_size": 32, "mlp_ratio": 2}, 14
+    ),
+    "qwen2_5_vl": lambda: qwen(
+        t.Qwen2_5_VLConfig, t.Qwen2_5_VLForConditionalGeneration,
+        {"hidden_size": 16, "intermediate_size": 24, "out_hidden_size": 32, "fullatt_block_indexes": [1]}, 14,
+    ),
+    "qwen3_vl": lambda: qwen(
+        t.Qwen3VLConfig, t.Qwen3VLForConditionalGeneration,
+        {"hidden_size": 16, "intermediate_size": 24, "out_hidden_size": 32, "num_position_embeddings": 64,
+         "deepstack_visual_indexes": [0, 1]}, 16,
+    ),
+    "smolvlm": smolvlm,
+    "internvl": internvl,
+}  # fmt: skip
+
+# Two images; the first with two prompts that part after five tokens, and of uneven length.
+PROMPTS = {"a": [3, 4, 5, 6, 7], "b": [3, 4, 5, 6, 7, 8, 9], "c": [11, 12]}
+CASES = [
+    Example("q", Path("0"), "a", "one"), Example("q", Path("1"), "c", "two"), Example("q", Path("0"), "b", "three"),
+    Example("q", Path("1"), "c", "four"), Example("q", Path("0"), "a", "five"),
+]  # fmt: skip
+RESPONSES = [[20, 21, 22], [23], [24, 25, 26, 27, 28], [29, 30], [31, 32, 33, 34]]

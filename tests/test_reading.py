@@ -1,0 +1,75 @@
+"""Prompts read once: decoding, and log-probs of many candidates, family by family."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import torch
+from families import CASES, IMAGE, PAD, PROMPTS, RESPONSES, VOCAB
+
+from rationale.data.batch import padded
+from rationale.data.layout import rows_batch, shared_prefixes
+from rationale.models.forward import response_logps
+from rationale.models.generate import decode
+from rationale.models.reading import candidate_logps, prefill, read_on
+from rationale.models.shared_cache import SharedCache
+from rationale.objectives.logprobs import IGNORE
+
+
+@torch.no_grad()
+def test_decoding_gives_the_tokens_of_generate(family):
+    inputs = family.prompts(PROMPTS, [CASES[0], CASES[1]])
+    family.model.generation_config.eos_token_id = 5
+    family.model.generation_config.pad_token_id = PAD
+    own = decode(family.model, prefill(family.model, inputs), torch.tensor([8, 8]), 0.0, 1.0, num_samples=2)
+    theirs = family.model.generate(**inputs, do_sample=False, max_new_tokens=8)[:, inputs["input_ids"].shape[1] :]
+    for row in range(2):
+        length = int((own[2 * row] >= 0).sum())
+        assert own[2 * row, :length].tolist() == own[2 * row + 1, :length].tolist() == theirs[row, :length].tolist()
+        assert length == 8 or own[2 * row, length - 1] == 5
+
+
+@torch.no_grad()
+def test_prompts_that_share_a_prefix_decode_as_they_do_alone(family):
+    family.model.generation_config.eos_token_id = VOCAB  # none
+    asked = [CASES[0], CASES[1], CASES[2]]
+    alone = [
+        decode(family.model, prefill(family.model, family.prompts(PROMPTS, [e])), torch.tensor([6]), 0.0, 1.0)
+        for e in asked
+    ]
+    inputs, rests = shared_prefixes(asked, [0, 1, 0], asked[:2], partial(family.prompts, PROMPTS), IMAGE, PAD, spare=1)
+    read = read_on(family.model, prefill(family.model, inputs).repeated(torch.tensor([0, 1, 0])), rests)
+    assert torch.equal(decode(family.model, read, torch.tensor([6] * 3), 0.0, 1.0), torch.cat(alone))
+
+
+class Encoded:
+    """What `candidate_logps` asks of an Encoder, with the family's own tokens."""
+
+    layout = "tree"
+
+    def __init__(self, family):
+        self.family = family
+
+    def prefixes(self, examples, row_of):
+        heads = [examples[row_of.index(row)] for row in range(max(row_of) + 1)]
+        return shared_prefixes(examples, row_of, heads, partial(self.family.prompts, PROMPTS), IMAGE, PAD, spare=1)
+
+    def response_ids(self, text, ended):
+        return RESPONSES[[e.response for e in CASES].index(text)]
+
+
+@torch.no_grad()
+def test_log_probs_of_candidates_are_those_of_rows(family):
+    rows = rows_batch(CASES, padded(RESPONSES, IGNORE), partial(family.prompts, PROMPTS), PAD)
+    found = candidate_logps(family.model, Encoded(family), CASES)
+    for own, expected, response in zip(found, response_logps(family.model, rows), RESPONSES, strict=True):
+        torch.testing.assert_close(torch.tensor(own), expected[: len(response)], atol=1e-4, rtol=0)
+
+
+@torch.no_grad()
+def test_a_cache_holds_each_prompt_once_whatever_its_samples(family):
+    read = prefill(family.model, family.prompts(PROMPTS, CASES[:2])).repeated(torch.tensor([0] * 5 + [1] * 3))
+    assert isinstance(read.cache, SharedCache)
+    assert {len(keys) for keys, _ in read.cache.prompts} == {2}
+    family.model(**read.then(torch.full((8, 1), 7), torch.ones(8, 1), read.position))
+    assert {tuple(layer.keys.shape[i] for i in (0, 2)) for layer in read.cache.layers} == {(8, 1)}
