@@ -9,11 +9,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
 from common import Shape, bench, heading, median_seconds, responses, save_images, table
 
 from rationale.data.encode import Encoder, in_chunks
-from rationale.models.forward import response_logps
+from rationale.models.reading import candidate_logps
 from rationale.models.vlm import load
 
 ROWS_AT_A_TIME = 4  # of plain rows; as many as 24 GB hold make them no faster
@@ -28,9 +27,8 @@ def score(work: Path, shape: Shape, steps: int, layout: str, candidates: int) ->
     chunks = [texts] if layout == "tree" else in_chunks(texts, ROWS_AT_A_TIME)
     found: list[float] = []
 
-    @torch.inference_mode()
     def work_through() -> None:
-        found[:] = [s for c in chunks for s in response_logps(vlm.model, encoder.batch(c)).sum(1).tolist()]
+        found[:] = [sum(logps) for c in chunks for logps in candidate_logps(vlm.model, encoder, c)]
 
     return {"seconds": median_seconds(work_through, steps), "logps": found}
 
