@@ -252,7 +252,7 @@ def parser(about: str) -> argparse.ArgumentParser:
     """The options that every benchmark has."""
     found = argparse.ArgumentParser(description=about)
     found.add_argument("--shape", nargs="+", choices=SHAPES)
-    found.add_argument("--steps", type=int, default=3, help="measured steps or repeats, after one that warms up")
+    found.add_argument("--steps", type=int, help="measured steps or repeats, after one that warms up")
     found.add_argument("--json", type=Path, help="where the measurements go, as JSON")
     found.add_argument("--side", help=argparse.SUPPRESS)  # of a child process
     found.add_argument("--work", type=Path, help=argparse.SUPPRESS)
@@ -316,10 +316,11 @@ def bench(
     sides: dict[str, Callable[..., dict]],
     show: Callable[[dict], str],
     shapes: Sequence[str] = ("body-heavy", "head-heavy"),
+    steps: int = 3,
 ) -> None:
     """The command line of a benchmark: measures every side and prints what `show` makes of it."""
     options = parser(about)
-    options.set_defaults(shape=list(shapes))
+    options.set_defaults(shape=list(shapes), steps=steps)
     measured = run_sides(script, sides, options.parse_args())
     if measured:
         print(show(measured))

@@ -57,4 +57,4 @@ def show(found: dict[str, Any]) -> str:
 
 
 if __name__ == "__main__":
-    bench(__file__, __doc__, SIDES, show)
+    bench(__file__, __doc__, SIDES, show, steps=1)  # of minutes each
