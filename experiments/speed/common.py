@@ -238,14 +238,15 @@ def peak_gigabytes() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
 
 
-def median_seconds(work: Callable[[], Any], repeats: int) -> float:
-    """Median duration of a call, after one that warms up."""
+def median_seconds(work: Callable[[], Any], repeats: int, warm_up: Callable[[], Any] | None = None) -> float:
+    """Median duration of a call, after one that warms up, or a shorter `warm_up`."""
+    (warm_up or work)()
     times = []
-    for _ in range(repeats + 1):
+    for _ in range(repeats):
         start = time.perf_counter()
         work()
         times.append(time.perf_counter() - start)
-    return statistics.median(times[1:])
+    return statistics.median(times)
 
 
 def parser(about: str) -> argparse.ArgumentParser:

@@ -20,7 +20,7 @@ from rationale.data.encode import Encoder
 from rationale.models.forward import response_logps
 from rationale.models.vlm import load
 
-# The words of the prompt beside one image of a single tile (600 tokens), responses, width of the language model.
+# The words of the prompt beside an image of two tiles (some 1,200 tokens), responses, width of the language model.
 START = {"words": 0, "responses": 4, "width": 256}
 AXES = {"words": (0, 600, 1400, 2600), "responses": (2, 4, 8, 16), "width": (128, 256, 512, 1024)}
 
