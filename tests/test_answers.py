@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rationale.metrics.answers import extract_answer, extract_choice
+from rationale.metrics.answers import boxed, extract_answer, extract_choice, unwrapped
 from rationale.prompts import with_answer
 
 CHOICES = ["Zooplankton", "Krill", "Phytoplankton", "Blue whale"]
@@ -13,6 +13,8 @@ COT = [
     ("Plants come first.\n### Answer: C", "C"),
     ("###Answer: 12%", "12%"),
     ("###   Answer:42", "42"),
+    ("### **Answer:** 42", "42"),
+    ("### **Answer**: 42", "42"),
     ("### Answer: A\nOn second thought:\n### Answer: B", "B"),
     ("### Answer:\n\n  New York \nbecause", "New York"),
     ("no marker, answer: 5", None),
@@ -85,6 +87,13 @@ OWN = [
     ("A. Zooplankton\nB. Krill\nC. Phytoplankton", None),
     ("C-shaped", None),
     ("Krill or phytoplankton", None),
+    ("C. Phytoplankton", "C"),
+    (r"Of A and B it is B. \boxed{C}", "C"),
+    (r"Not \boxed{A}, so \boxed{\text{(C) Phytoplankton}}.", "C"),
+    (r"$\boxed{\text{Phytoplankton}}$", "C"),
+    (r"\boxed{7} of them. The answer is (C)", "C"),
+    (r"The answer is (A). \boxed{\text{seaweed}}", None),
+    (r"\boxed{C", "C"),
 ]
 
 ARTICLES = [
@@ -123,3 +132,32 @@ def test_every_letter_reads_the_same_in_every_dress(pattern):
 def test_the_letter_is_always_one_of_the_choices(answer, choices):
     letter = extract_choice(answer, choices)
     assert letter is None or "ABCDEFGHIJKLMNOPQRSTUVWXYZ".index(letter) < len(choices)
+
+
+@pytest.mark.parametrize(
+    ("text", "parts"),
+    [
+        (r"\boxed{\frac{1}{2}} m", (r"\frac{1}{2}", "m")),
+        (r"\boxed{1} or $\boxed {2}$", ("2", "$")),
+        (r"\boxed{1", None),
+        ("1", None),
+    ],
+)
+def test_the_last_box_and_what_is_behind_it(text, parts):
+    assert boxed(text) == parts
+
+
+@pytest.mark.parametrize(
+    ("answer", "inside"),
+    [
+        ("**42**", "42"),
+        (r"$\boxed{42}$.", "42"),
+        (r"**\boxed{42}**", "42"),
+        ("**4** or **2**", "4** or **2"),
+        (r"x = \boxed{42}", r"x = \boxed{42}"),
+        (r"\boxed{4} apples", r"\boxed{4} apples"),
+        ("4 * 2", "4 * 2"),
+    ],
+)
+def test_only_what_is_wrapped_as_a_whole_is_unwrapped(answer, inside):
+    assert unwrapped(answer) == inside

@@ -1,10 +1,9 @@
-"""From scores to claims: intervals that know of shared images, paired tests, and votes of a verifier."""
+"""From scores to claims: intervals that know of shared images, paired tests, and what a benchmark can show at all."""
 
 from __future__ import annotations
 
 import math
-import random
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
 
@@ -116,9 +115,23 @@ def min_questions(
 
     `sigma` is the standard deviation of a score, `correlation` that of the two models' scores.
     """
+    return math.ceil(_effect_of_one(sigma, correlation, alpha, power) ** 2 / effect**2)
+
+
+def smallest_difference(
+    num_questions: int, sigma: float = 0.5, correlation: float = 0.5, alpha: float = 0.05, power: float = 0.8
+) -> float:
+    """The smallest gain that a paired test on `num_questions` can show: the inverse of `min_questions`.
+
+    Questions that share an image count for less than as many independent ones, so the true bound is higher there.
+    """
+    return _effect_of_one(sigma, correlation, alpha, power) / math.sqrt(num_questions)
+
+
+def _effect_of_one(sigma: float, correlation: float, alpha: float, power: float) -> float:
+    """The gain that one question would need to show; that of n questions is smaller by sqrt(n)."""
     z = NormalDist().inv_cdf
-    variance = 2 * sigma**2 * (1 - correlation)
-    return math.ceil((z(1 - alpha / 2) + z(power)) ** 2 * variance / effect**2)
+    return (z(1 - alpha / 2) + z(power)) * math.sqrt(2 * sigma**2 * (1 - correlation))
 
 
 def _aligned(scores: Sequence[float], clusters: Sequence[Hashable]) -> tuple[np.ndarray, np.ndarray]:
@@ -180,92 +193,3 @@ def _betainc(a: float, b: float, x: float) -> float:
         if abs(fraction - before) <= 1e-15 * abs(fraction):
             break
     return front * fraction / a
-
-
-def majority(answers: Sequence[str | None]) -> str | None:
-    """The most frequent answer (self-consistency); ties go to the first seen. None is unparsed and has no vote."""
-    return answers[_majority(answers, ())]
-
-
-def best_of(answers: Sequence[str | None], rewards: Sequence[float]) -> str | None:
-    """The answer of the response with the highest reward among the parsed ones; ties go to the first seen."""
-    return answers[_best_of(answers, rewards)]
-
-
-def weighted_vote(answers: Sequence[str | None], rewards: Sequence[float], temperature: float = 1.0) -> str | None:
-    """The answer with the largest sum of exp(reward / temperature); ties go to the first seen.
-
-    A DPO reward is a log-ratio, mostly negative: summed as it is, each further vote would count against its answer
-    and three responses at -0.5 would lose to one at -1. Exponentials are positive, so agreement always helps.
-    """
-    return answers[_weighted_vote(answers, rewards, temperature)]
-
-
-def pass_at(n: int, c: int, k: int) -> float:
-    """Chance that k of n samples, c of them right, hold a right one: 1 - C(n - c, k) / C(n, k) (arXiv 2107.03374)."""
-    if not 0 <= c <= n or not 1 <= k <= n:
-        raise ValueError(f"expected 0 <= c <= n and 1 <= k <= n, found n={n}, c={c}, k={k}")
-    return 1 - math.comb(n - c, k) / math.comb(n, k)
-
-
-def verifier_curve(
-    question_id: str,
-    answers: Sequence[str | None],
-    rewards: Sequence[float],
-    correct: Sequence[float],
-    sizes: Sequence[int],
-    num_subsets: int = 20,
-    seed: int = 0,
-    temperature: float = 1.0,
-) -> dict[str, dict[int, float]]:
-    """Mean score of the chosen response, by method and number of candidates, for one question.
-
-    answers (canonical keys, None for unparsed), rewards and correct align, one entry a sampled response. A subset of
-    size k is the first k of one of `num_subsets` random orders, so methods share subsets, and adding a size or a
-    question changes no other value. All candidates together are one subset, taken once, as given.
-    """
-    num = len(answers)
-    if not num == len(rewards) == len(correct) or not all(1 <= size <= num for size in sizes):
-        raise ValueError(
-            f"{question_id}: {num} answers, {len(rewards)} rewards and {len(correct)} scores must align, and sizes"
-            f" {list(sizes)} lie in 1..{num}; sample more or ask for fewer"
-        )
-    if not all(map(math.isfinite, rewards)):
-        raise ValueError(f"{question_id}: rewards {list(rewards)} are not all finite; re-run stage=score")
-    methods: dict[str, Callable[..., int]] = {
-        "majority": _majority,
-        "best_of": _best_of,
-        "weighted_vote": lambda a, r: _weighted_vote(a, r, temperature),
-    }
-    rng = random.Random(f"{seed}/{question_id}")
-    orders = [rng.sample(range(num), num) for _ in range(num_subsets)]
-    curve: dict[str, dict[int, float]] = {name: {} for name in methods}
-    for size in sizes:
-        subsets = [range(num)] if size == num else [order[:size] for order in orders]
-        drawn = [(subset, [answers[i] for i in subset], [rewards[i] for i in subset]) for subset in subsets]
-        for name, choose in methods.items():
-            curve[name][size] = sum(correct[subset[choose(a, r)]] for subset, a, r in drawn) / len(drawn)
-    return curve
-
-
-def _vote(answers: Sequence[str | None], weights: Sequence[float]) -> int:
-    """Index of the first response with the answer of largest total weight; 0 where no answer was parsed."""
-    totals: dict[str, float] = {}
-    for answer, weight in zip(answers, weights, strict=True):
-        if answer is not None:
-            totals[answer] = totals.get(answer, 0.0) + weight
-    return answers.index(max(totals, key=totals.__getitem__)) if totals else 0
-
-
-def _majority(answers: Sequence[str | None], _: Sequence[float]) -> int:
-    return _vote(answers, [1.0] * len(answers))
-
-
-def _best_of(answers: Sequence[str | None], rewards: Sequence[float]) -> int:
-    parsed = [i for i, answer in enumerate(answers) if answer is not None] or range(len(answers))
-    return max(parsed, key=rewards.__getitem__)
-
-
-def _weighted_vote(answers: Sequence[str | None], rewards: Sequence[float], temperature: float) -> int:
-    top = max(rewards)
-    return _vote(answers, [math.exp((reward - top) / temperature) for reward in rewards])

@@ -6,8 +6,11 @@ import re
 
 from rationale.schema import LETTERS
 
-_MARKER = re.compile(r"###\s*Answer:")
+_MARKER = re.compile(r"###\s*(?:Answer:|\*\*Answer(?::\*\*|\*\*:))")
 _DECORATION = re.compile(r'\\(?:boxed|textbf|text|mathrm|mathbf)\b|[*{}$`"]')
+_BOX = re.compile(r"\\boxed\s*\{")
+_BRACE = re.compile(r"[{}]")
+_BOLD = re.compile(r"\*\*(.+?)\*\*", re.DOTALL)
 _EDGES = " \t\r\n.,:;!?'()[]"
 _CUE = re.compile(
     r"\b(?i:answer|(?:correct|right|best) (?:option|choice|letter))\b(?i:\s+(?:is|would be|should be|must be))?"
@@ -33,8 +36,8 @@ def plain_text(text: str) -> str:
 def extract_answer(text: str, style: str) -> str | None:
     """The final answer of a response in `style` ("direct" or "cot"), or None where it gives none.
 
-    "cot": the first line with text behind the last "### Answer:" ("###Answer:" too); no marker, or nothing
-    behind it, is no answer. "direct": the whole text; if the marker is there, what follows it.
+    "cot": the first line with text behind the last "### Answer:" ("###Answer:" and "### **Answer:**" too); no marker,
+    or nothing behind it, is no answer. "direct": the whole text; if the marker is there, what follows it.
     """
     if style not in ("direct", "cot"):
         raise ValueError(f"style {style!r} is neither 'direct' nor 'cot'")
@@ -44,15 +47,43 @@ def extract_answer(text: str, style: str) -> str | None:
     return (before.strip() or None) if style == "direct" else None
 
 
+def boxed(text: str) -> tuple[str, str] | None:
+    """What the last \\boxed{...} holds and what comes behind it, stripped; None without a whole box."""
+    opening = _BOX.match(text, text.rfind("\\boxed")) if "\\boxed" in text else None
+    if opening is None:
+        return None
+    depth = 1
+    for brace in _BRACE.finditer(text, opening.end()):
+        depth += 1 if brace[0] == "{" else -1
+        if depth == 0:
+            return text[opening.end() : brace.start()].strip(), text[brace.end() :].strip()
+    return None
+
+
+def unwrapped(answer: str) -> str:
+    """The answer without a bold "**...**" or a \\boxed{...} around the whole of it."""
+    bold = _BOLD.fullmatch(answer)
+    answer = bold[1].strip() if bold else answer
+    box = boxed(answer)
+    whole = box and answer.lstrip("$ ").startswith("\\boxed") and not box[1].strip("$. ")
+    return box[0] if whole else answer
+
+
 def extract_choice(answer: str, choices: list[str]) -> str | None:
     """The letter of the option that `answer` names, or None.
 
-    In this order: a lone letter ("C", "C.", "(C)", "**C**", "\\boxed{C}"); the exact text of one choice; the last
-    "answer is ..." naming either; a line that opens with "C)" or "C."; one single letter in the last five words
-    (the reach of VLMEvalKit's can_infer), or marked "(C)" or "option C" anywhere. A lone lower-case letter counts,
-    where VLMEvalKit gives up. "A" and "I" before a word are an article and a pronoun. A letter beyond the number
-    of choices is None.
+    Of a text with \\boxed{} only the last box is read; where it names no option, what comes behind it. In this order:
+    a lone letter ("C", "C.", "(C)", "**C**"); the exact text of one choice; the last "answer is ..." naming either; a
+    line that opens with "C)" or "C."; one single letter in the last five words (the reach of VLMEvalKit's can_infer),
+    or marked "(C)" or "option C" anywhere. A lone lower-case letter counts, where VLMEvalKit gives up. "A" and "I"
+    before a word are an article and a pronoun. A letter beyond the number of choices is None.
     """
+    if (box := boxed(answer)) is not None:
+        return _choice_in(box[0], choices) or _choice_in(box[1], choices)
+    return _choice_in(answer, choices)
+
+
+def _choice_in(answer: str, choices: list[str]) -> str | None:
     clean = _DECORATION.sub("", answer).strip()
     lone = clean.strip(_EDGES).upper()
     if len(lone) == 1 and lone in LETTERS[: len(choices)]:

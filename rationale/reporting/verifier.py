@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from rationale.metrics.aggregate import verifier_curve
 from rationale.metrics.scoring import canonical
+from rationale.metrics.votes import verifier_curve
 from rationale.reporting.scores import Cell, Scored, Scores, difference, summary
 from rationale.reporting.tables import Table, record
 from rationale.schema import Question, Response, ResponseLogps, RowError
