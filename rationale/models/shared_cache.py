@@ -23,6 +23,7 @@ class SharedCache(DynamicCache):
     def __init__(self, prompts: list[tuple[Tensor, Tensor]], present: Tensor):
         super().__init__()
         self.prompts, self.hidden = prompts, ~present
+        self.padded = bool(self.hidden.any())
         self.layers = [_Growing() for _ in prompts]
         self.layer_class_to_replicate = None
         self._rows(torch.arange(len(present), device=present.device))
@@ -72,7 +73,8 @@ class SharedCache(DynamicCache):
         beside = folded.new_zeros(len(keys) * self.most, *folded.shape[1:])
         beside[self.place] = folded
         beside = beside.view(len(keys), self.most, *folded.shape[1:]).transpose(1, 2).flatten(2, 3)
-        early, early_sum = _attention(beside, keys, values, self.hidden[:, None, None], scale)
+        hidden = self.hidden[:, None, None] if self.padded else None
+        early, early_sum = _attention(beside, keys, values, hidden, scale)
         early, early_sum = (
             t.unflatten(2, (self.most, -1)).transpose(1, 2).flatten(0, 1)[self.place] for t in (early, early_sum)
         )
@@ -83,16 +85,18 @@ class SharedCache(DynamicCache):
         return out.to(query.dtype).view(rows, groups, new, width).transpose(1, 2).contiguous()
 
 
-def _attention(query: Tensor, key: Tensor, value: Tensor, hidden: Tensor, scale: float) -> tuple[Tensor, Tensor]:
+def _attention(query: Tensor, key: Tensor, value: Tensor, hidden: Tensor | None, scale: float) -> tuple[Tensor, Tensor]:
     """Attention where `hidden` is false, and the logarithm of the sum of exponentials (..., 1), both float32.
 
     Some queries at a time: their scores stay in the processor's cache.
     """
-    held = TILE_SCORES[query.device.type == "cuda"] // (query[:, :, 0, 0].numel() * key.shape[2])
+    size = max(1, TILE_SCORES[query.device.type == "cuda"] // (query[:, :, 0, 0].numel() * key.shape[2]))
     found, turned = [], key.transpose(2, 3)
-    hidden = hidden.expand(*hidden.shape[:2], query.shape[2], -1)
-    for queries, unseen in zip(*(t.split(max(1, held), 2) for t in (query, hidden)), strict=True):
-        scores = ((queries * scale) @ turned).float().masked_fill_(unseen, -torch.inf)
+    for start in range(0, query.shape[2], size):
+        scores = ((query[:, :, start : start + size] * scale) @ turned).float()
+        if hidden is not None:
+            part = hidden if hidden.shape[2] == 1 else hidden[:, :, start : start + size]
+            scores.masked_fill_(part, -torch.inf)
         largest = scores.amax(-1, keepdim=True)
         total = scores.sub_(largest).exp_().sum(-1, keepdim=True)
         found.append(((scores.to(value.dtype) @ value).float() / total, total.log_() + largest))
