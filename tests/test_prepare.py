@@ -8,7 +8,7 @@ from PIL import Image
 
 from rationale.artifacts import UserError, produce
 from rationale.data.images import content_name
-from rationale.data.tasks import folder
+from rationale.data.sources import folder
 from rationale.metrics.scoring import is_correct
 from rationale.models.teacher import RecordedTeacher
 from rationale.schema import Question, Rationale, RowError, read_jsonl, write_jsonl

@@ -1,24 +1,22 @@
-"""Tasks: functions that yield questions with their images, from drawn worlds or from a folder of rows."""
+"""Tasks: functions that yield questions with their images, here from drawn worlds; `data.sources` has those of rows."""
 
 from __future__ import annotations
 
 import io
-import json
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from random import Random
 from types import MappingProxyType
 from typing import Any
 
 from rationale.artifacts import UserError
-from rationale.data.images import open_image, resolve
 from rationale.data.mini import WORLDS, drill, split_of
-from rationale.schema import Question, RowError, from_dict
+from rationale.schema import Question
 
 Sourced = tuple[Question, bytes | None, str]  # a question, the bytes of its image file or None, the file's suffix
 
 
-def _png(image: Any) -> bytes:
+def png_bytes(image: Any) -> bytes:
+    """A picture of Pillow as the bytes of a PNG file."""
     buffer = io.BytesIO()
     image.save(buffer, format="PNG")
     return buffer.getvalue()
@@ -53,7 +51,7 @@ def mini(
         for split, count in images.items():
             for index in range(count):
                 world, rng = _draw(name, split, seed, index, largest)
-                data = _png(world_module.render(world))
+                data = png_bytes(world_module.render(world))
                 asked = 0
                 known = [t for t in world_module.TEMPLATES if t.hop == 2 and not t.held_out]
                 chosen = rng.sample(known, len(known))[:questions_per_image]
@@ -115,7 +113,7 @@ def mini_base(
     for name, module in WORLDS.items():
         for index in range(images):
             world, rng = _draw(name, "train", seed, index, {})
-            data = _png(module.render(world))
+            data = png_bytes(module.render(world))
             rows = [("describe", rng.choice(DESCRIBE), module.listing(world, rng))]
             readings = [t for t in module.TEMPLATES if t.hop == 1]
             for template in rng.sample(readings, min(one_hop_per_image, len(readings))):
@@ -159,64 +157,10 @@ def mini_drills(
     for name, module in WORLDS.items():
         for index in range(images):
             world, rng = _draw(name, "train", seed, index, largest)
-            data = _png(module.render(world))
+            data = png_bytes(module.render(world))
             for number in range(described_per_image):
                 asked, said = drill.describe_and_say(module, world, rng)
                 question = " ".join([*rng.choices(FILLERS, k=rng.randint(0, 2)), asked])
                 yield _open(f"drill-{name}-{index:05d}-{number}", name, "describe", question, said), data, ".png"
             for number in range(drills_per_image):
                 yield _open(f"text-{name}-{index:05d}-{number}", "text", "drill", *rng.choice(drills)(rng)), None, ""
-
-
-def folder(
-    root: str | None, dataset: str, scorer: str, limit: dict[str, int] | None = None, **columns: str
-) -> Iterator[Sourced]:
-    """Questions of a local folder: `data.jsonl` rows and the images they name.
-
-    `columns` maps our field names to the folder's (question_id, question, answer, image, split, choices, rationale);
-    a recorded rationale travels in `meta["rationale"]`. `limit` caps the rows of a split.
-    """
-    if not root:
-        raise UserError("no data_root: set data_root=<folder with data.jsonl and its images>")
-    base = Path(root).expanduser()
-    rows = base / "data.jsonl"
-    if not rows.is_file():
-        raise RowError(f"{base}: no data.jsonl there; set data_root to a folder with data.jsonl and its images")
-    names = {"question_id": "id", "question": "question", "answer": "answer", "image": "image", "split": "split",
-             "choices": "choices", "rationale": "rationale"}  # fmt: skip
-    if unknown := sorted(set(columns) - set(names)):
-        raise UserError(f"dataset: no column is called {unknown}; those that can be renamed are {list(names)}")
-    names |= columns
-    taken: dict[str, int] = {}
-    with rows.open("rb") as file:
-        for number, line in enumerate(file, start=1):
-            where = f"{rows}:{number}"
-            try:
-                row = json.loads(line)
-            except ValueError as error:
-                raise RowError(f"{where}: not a whole JSON line ({error}); mend or remove the line") from error
-            if not isinstance(row, dict):
-                raise RowError(f"{where}: a row is a JSON object, found {type(row).__name__}")
-            for needed in ("question_id", "question", "answer", "image", "split"):
-                if row.get(names[needed]) in (None, "", []):
-                    raise RowError(f"{where}: no {names[needed]!r} in this row; add it or remove the row")
-            split = str(row[names["split"]])
-            taken[split] = taken.get(split, 0) + 1
-            if limit is not None and taken[split] > limit.get(split, 0):
-                continue
-            choices = row.get(names["choices"]) or []
-            answer = row[names["answer"]]
-            question = from_dict(
-                Question,
-                {
-                    "question_id": row[names["question_id"]], "dataset": dataset, "split": split, "image": "",
-                    "question": row[names["question"]],
-                    "answers": [str(a) for a in answer] if isinstance(answer, list) else [str(answer)],
-                    "kind": "choice" if choices else "short", "scorer": "multiple_choice" if choices else scorer,
-                    "choices": choices, "meta": {"rationale": row.get(names["rationale"])},
-                },
-                where,
-            )  # fmt: skip
-            path = resolve(base, row[names["image"]], where)
-            open_image(path, where)
-            yield question, path.read_bytes(), path.suffix.lower()
