@@ -25,7 +25,8 @@ from typing import Any
 from tqdm import tqdm
 
 MANIFEST = "manifest.json"
-UNKEYED = {"out", "logger"}  # arguments that cannot change what is written
+# Arguments that cannot change what is written: where to, and how (not what) an endpoint is asked.
+UNKEYED = {"out", "logger", "chunk", "traffic", "budget", "batches", "dry_run", "retry_failed"}
 PACKAGES = ("torch", "transformers", "tokenizers", "pytorch-lightning", "peft", "datasets", "deepspeed", "pillow")
 
 
@@ -131,25 +132,69 @@ def write_json(path: Path, value: Any) -> None:
     os.replace(partial, path)
 
 
+def copy_whole(folder: Path, copy: Path) -> None:
+    """Copy a folder whole or not at all."""
+    begun = copy.with_name(f"{copy.name}.copy")
+    shutil.rmtree(begun, ignore_errors=True)
+    shutil.copytree(folder, begun)
+    os.rename(begun, copy)
+
+
+def main_process() -> bool:
+    """Whether this is the first or the only process of a run, by what torchrun, SLURM and Lightning set."""
+    ranks = ("RANK", "LOCAL_RANK", "NODE_RANK", "GROUP_RANK", "SLURM_PROCID")
+    return not any(int(os.environ.get(name, "0")) for name in ranks)
+
+
+def follow(stage: str, arguments: dict[str, Any], work: Callable[[Path], dict], force: bool = False) -> Path:
+    """`produce` in any process but the first: takes part in a training, and waits for the artifact that the first
+    process writes."""
+    if force:
+        raise UserError("force=true is for one process: remove the artifact that is to be made again")
+    out = Path(arguments["out"])
+    key = call_key(stage, arguments, find_inputs(arguments, skip=UNKEYED))
+
+    def made() -> bool:
+        return (read_manifest(out) or {}).get("key") == key
+
+    if not made() and "trainer" in arguments:
+        partial = out.parent / f".{out.name}.{key[:12]}.partial"
+        partial.mkdir(parents=True, exist_ok=True)
+        work(partial)
+    while not made():
+        time.sleep(0.2)
+    return out
+
+
 def produce(stage: str, arguments: dict[str, Any], work: Callable[[Path], dict], force: bool = False) -> Path:
     """Make the artifact `arguments["out"]` by calling `work(folder)` unless its manifest already matches.
 
-    `work` fills the folder, which may hold what an interrupted run of the same call left, and returns counts.
-    What stood under the final name is kept once as `.<name>.previous`.
+    `work` fills the folder, which may hold what an interrupted run of the same call left, and returns counts, or None
+    where it only looked ahead. `retry_failed` among the arguments opens a finished artifact again. What stood under
+    the final name is kept once as `.<name>.previous`. Of several processes the first does this and the others `follow`.
     """
+    if not main_process():
+        return follow(stage, arguments, work, force)
     out = Path(arguments["out"])
     with locked(out):
         inputs = find_inputs(arguments, skip=UNKEYED)
         key = call_key(stage, arguments, inputs)
         found = read_manifest(out)
-        if found and found["key"] == key and not force:
+        made = found is not None and found["key"] == key and not force
+        partial = out.parent / f".{out.name}.{key[:12]}.partial"
+        if made and not arguments.get("retry_failed"):
             print(f"{stage}: {out} is up to date", flush=True)
             return out
-        partial = out.parent / f".{out.name}.{key[:12]}.partial"
+        if made and not partial.exists():
+            copy_whole(out, partial)
         partial.mkdir(exist_ok=True)
         started, begun = time.monotonic(), datetime.now(UTC)
         (partial / MANIFEST).unlink(missing_ok=True)  # of a run cut off just before the rename
         counts = work(partial)
+        if counts is None:
+            if not any(partial.iterdir()):
+                partial.rmdir()
+            return out
         outputs = {
             str(file.relative_to(partial)): sha256_file(file)
             for file in sorted(partial.rglob("*"))

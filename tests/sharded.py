@@ -1,11 +1,13 @@
 """One process of several that train the tiny model; started by torchrun from test_sharded.py.
 
-sharded.py SETTINGS.json        model, questions, strategy, layout, out
+sharded.py SETTINGS.json        model, questions, strategy, layout, processes, out, die_after
 """
 
 from __future__ import annotations
 
 import json
+import os
+import signal
 import sys
 from dataclasses import replace
 from functools import partial
@@ -22,23 +24,51 @@ from rationale.prompts import prompt_text
 from rationale.schema import Question, read_jsonl
 from rationale.training.datamodule import plan
 from rationale.training.dpo_module import DPOModule, Objective, dpo_data
+from rationale.training.fit import fit
+from rationale.training.loggers import loggers
 from rationale.training.optim import Optim
-from rationale.training.strategy import CPUDeepSpeedStrategy
+from rationale.training.sft_module import SFTModule, sft_data
+from rationale.training.strategy import zero
 
 
-class Losses(pl.Callback):
-    """What was logged at the end of every step."""
+class Held(pl.Callback):
+    """Every step's log in the first process; and in each process, at the end, the numbers that it holds."""
 
-    def __init__(self) -> None:
-        self.found: list[dict[str, float]] = []
+    def __init__(self, out: Path, die_after: int | None) -> None:
+        self.out, self.die_after, self.steps = out, die_after, {}
 
     def on_train_batch_end(self, trainer: pl.Trainer, *_: object) -> None:
-        if len(self.found) < trainer.global_step:
-            self.found.append({k: float(v) for k, v in trainer.callback_metrics.items()})
+        if trainer.callback_metrics:  # not in the middle of a step
+            self.steps.setdefault(trainer.global_step, {k: float(v) for k, v in trainer.callback_metrics.items()})
+        if trainer.global_step == self.die_after:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    def on_train_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        held = {}
+        for part in ("policy", "frozen"):
+            parameters = list(getattr(module, part, None).parameters()) if getattr(module, part, None) else []
+            held[part] = sum(getattr(p, "ds_tensor", p).numel() for p in parameters)
+        states = trainer.optimizers[0].state.values()
+        held["optimizer"] = sum(v.numel() for state in states for v in state.values() if torch.is_tensor(v))
+        (self.out / f"held_{trainer.global_rank}.json").write_text(json.dumps(held))
+        if trainer.is_global_zero:
+            (self.out / "steps.json").write_text(json.dumps(self.steps))
 
 
-def train(model: str, questions: str, strategy: str, layout: str, processes: int) -> list[dict[str, float]]:
-    """Three epochs of four pairs, two micro-batches a step, each of one question's pairs."""
+def train(
+    model: str,
+    questions: str,
+    objective: str,
+    strategy: str,
+    layout: str,
+    processes: int,
+    out: Path,
+    die_after: int | None = None,
+) -> None:
+    """Three epochs of four pairs, or of eight examples, two micro-batches a step, a checkpoint every second step.
+
+    `die_after` kills the process after a step, as a power cut would.
+    """
     torch.manual_seed(0)
     vlm = load(model)
     asked = [q for q in read_jsonl(Path(questions) / "questions.jsonl", Question) if q.split == "train"][:8]
@@ -46,25 +76,30 @@ def train(model: str, questions: str, strategy: str, layout: str, processes: int
         Example(q.question_id, Path(questions) / q.image, prompt_text(q, "cot"), "so it is " * (9 * i + 1) + q.answer)
         for i, q in enumerate(asked)
     ]
-    pairs = [(a, replace(a, response=b.response)) for a, b in zip(examples[:4], examples[4:], strict=True)]
-    order = partial(plan, micro_batch=1, accumulate=2, epochs=3, seed=0)
-    data = dpo_data(Encoder(vlm.processor, layout=layout), pairs, order)
-    losses = Losses()
-    zero = int(strategy[-1]) if strategy.startswith("zero") else 0
-    trainer = pl.Trainer(
-        accelerator="cpu", devices=processes, max_epochs=1, gradient_clip_val=1.0, callbacks=[losses], logger=False,
-        strategy=CPUDeepSpeedStrategy(stage=zero) if zero else strategy, enable_checkpointing=False,
-        enable_progress_bar=False, enable_model_summary=False, use_distributed_sampler=False,
+    encoder, optim = Encoder(vlm.processor, layout=layout), Optim(lr=1e-3)
+    if objective == "dpo":
+        pairs = [(a, replace(a, response=b.response)) for a, b in zip(examples[:4], examples[4:], strict=True)]
+        data = dpo_data(encoder, pairs, partial(plan, micro_batch=1, accumulate=2, epochs=3, seed=0))
+        module = DPOModule(vlm, Objective(), "frozen", optim, data.plan.num_steps)
+    else:
+        data = sft_data(encoder, examples, partial(plan, micro_batch=2, accumulate=2, epochs=3, seed=0))
+        module = SFTModule(vlm, optim, data.plan.num_steps)
+    stage = int(strategy[-1]) if strategy.startswith("zero") else 0
+    trainer = partial(
+        pl.Trainer, accelerator="cpu", devices=processes,
+        strategy=zero(stage, "cpu") if stage else strategy,
     )  # fmt: skip
-    trainer.accumulate_grad_batches = data.accumulate(trainer.world_size)
-    trainer.fit(DPOModule(vlm, Objective(), "frozen", Optim(lr=1e-3), data.plan.num_steps), datamodule=data)
-    return losses.found if trainer.is_global_zero else []
+    seen = Held(out, die_after)
+
+    def with_log(callbacks: list, **settings: object) -> pl.Trainer:
+        return trainer(callbacks=[*callbacks, seen], **settings)
+
+    logger = partial(loggers, project="test", group="test", name="test", mode="disabled", folder="")
+    fit(vlm, module, data, with_log, logger, optim, out, save_every=2)
 
 
 if __name__ == "__main__":
     settings = json.loads(Path(sys.argv[1]).read_text())
-    torch.set_num_threads(1)
+    torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
     prefix.TILE_ELEMENTS = 4096  # of ten tokens, so that the processes have different numbers of tiles
-    out = settings.pop("out")
-    if found := train(**settings):
-        Path(out).write_text(json.dumps(found))
+    train(**{**settings, "out": Path(settings["out"])})

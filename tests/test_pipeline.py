@@ -100,3 +100,19 @@ def test_a_training_killed_half_way_ends_with_the_weights_of_an_uncut_one(finish
     run(tmp_path, *arguments, *shared, "seed=5", "name=cut")
     uncut, cut = (tmp_path / f"runs/{name}/seed_5/sft_both/model/model.safetensors" for name in ("mini_small", "cut"))
     assert uncut.read_bytes() == cut.read_bytes()
+
+
+def test_two_processes_run_an_experiment_from_one_command(finished, tmp_path):
+    """Stages that train run in both processes, the others in the first; the second waits for what the first writes."""
+    shared = [f"paths.{p}={finished}/runs/mini_small/{p}" for p in ("questions", "rationales", "pretrain_questions")]
+    steps = "steps=[stage=sft ablation=both,stage=evaluate ablation=both,stage=sft ablation=direct]"
+    run(
+        tmp_path, "experiment=mini_small", "logger=csv", "sft.mixture.pretrain=32",
+        "sft.batch={micro: 4, accumulate: 2}",
+        "trainer=zero2", "trainer.accelerator=cpu", "trainer.devices=2", "trainer.precision=32-true",
+        *shared, steps,
+    )  # fmt: skip
+    made = tmp_path / "runs/mini_small/seed_1"
+    assert sorted(p.name for p in made.iterdir() if not p.name.startswith(".")) == ["eval", "sft_both", "sft_direct"]
+    one = json.loads((made / "sft_both/manifest.json").read_text())["counts"]
+    assert one["steps"] > 0

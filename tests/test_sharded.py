@@ -1,4 +1,4 @@
-"""Training in two processes: losses are those of one, whatever the strategy and the layout."""
+"""Training in two processes: losses and weights are those of one, whatever the strategy and the layout."""
 
 from __future__ import annotations
 
@@ -7,46 +7,82 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import torch
+from safetensors.torch import load_file
+
+from rationale.models.vlm import load
 
 DDP = "ddp_find_unused_parameters_true"  # LLaVA's last vision layer is not read
 HERE = Path(__file__).resolve().parent
 
 
-def losses(folder: Path, processes: int, **settings: str) -> list[dict[str, float]]:
-    """Of every step, from a run in its own processes."""
-    out, told = folder / "losses.json", folder / "settings.json"
+def run(out: Path, processes: int, **settings: str | int) -> subprocess.CompletedProcess:
+    """A training in its own processes."""
+    told = out / "settings.json"
     told.write_text(json.dumps({**settings, "processes": processes, "out": str(out)}))
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
-    done = subprocess.run(
-        [*command, str(HERE / "sharded.py"), str(told)], capture_output=True, text=True, timeout=300,
+    return subprocess.run(
+        [*command, str(HERE / "sharded.py"), str(told)], capture_output=True, text=True, timeout=300, check=False,
         env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(HERE.parent)},
     )  # fmt: skip
+
+
+def trained(out: Path, processes: int, **settings: str | int) -> SimpleNamespace:
+    """The log of every step, the weights saved, and the numbers held by each process."""
+    done = run(out, processes, **settings)
     assert done.returncode == 0, done.stderr[-4000:]
-    return json.loads(out.read_text())
+    return SimpleNamespace(
+        steps=json.loads((out / "steps.json").read_text()), folder=out / "model",
+        held=[json.loads((out / f"held_{rank}.json").read_text()) for rank in range(processes)],
+        weights=load_file(out / "model" / "model.safetensors"),
+    )  # fmt: skip
 
 
 @pytest.fixture(scope="module")
 def alone(tiny_dir, questions_dir, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("alone")
-    return losses(folder, 1, model=str(tiny_dir), questions=str(questions_dir), strategy="auto", layout="rows")
+    """By objective: one process, plain rows."""
+    where = {"model": str(tiny_dir), "questions": str(questions_dir), "strategy": "auto", "layout": "rows"}
+    return {o: trained(tmp_path_factory.mktemp(o), 1, objective=o, **where) for o in ("sft", "dpo")}
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("strategy", "layout"),
+    ("objective", "strategy", "layout"),
     [
-        ("ddp_find_unused_parameters_true", "tree"),
-        ("zero1", "tree"),
-        ("zero2", "tree"),
-        ("zero3", "tree"),
-        ("zero3", "rows"),
+        ("dpo", DDP, "tree"), ("dpo", "zero1", "tree"), ("dpo", "zero2", "tree"), ("dpo", "zero3", "tree"),
+        ("dpo", "zero3", "rows"), ("sft", DDP, "tree"), ("sft", "zero2", "tree"), ("sft", "zero3", "tree"),
     ],
-)
-def test_losses_in_two_processes_are_those_of_one(strategy, layout, alone, tiny_dir, questions_dir, tmp_path):
-    found = losses(tmp_path, 2, model=str(tiny_dir), questions=str(questions_dir), strategy=strategy, layout=layout)
-    assert len(found) == len(alone) == 6
-    for own, one in zip(found, alone, strict=True):
-        same = one.keys() - {"train/padding"}  # the layout's own
-        assert {k: own[k] for k in same} == pytest.approx({k: one[k] for k in same}, abs=1e-4, rel=1e-4)
+)  # fmt: skip
+def test_two_processes_train_as_one_does(objective, strategy, layout, alone, tiny_dir, questions_dir, tmp_path):
+    where = {"model": str(tiny_dir), "questions": str(questions_dir)}
+    found, one = trained(tmp_path, 2, objective=objective, strategy=strategy, layout=layout, **where), alone[objective]
+    assert len(found.steps) == len(one.steps) == 6
+    for step, expected in one.steps.items():
+        own = found.steps[step]
+        same = expected.keys() - {"train/padding"}  # the layout's own
+        assert {k: own[k] for k in same} == pytest.approx({k: expected[k] for k in same}, abs=1e-4, rel=1e-4)
+    assert found.weights.keys() == one.weights.keys()
+    for name, value in one.weights.items():
+        torch.testing.assert_close(found.weights[name], value, atol=1e-4, rtol=0, msg=name)
+    load(str(found.folder))
+    if strategy == "zero3":
+        for part, whole in one.held[0].items():
+            assert [held[part] for held in found.held] == pytest.approx([whole / 2] * 2, rel=0.02), part
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("strategy", "processes"), [("auto", 1), (DDP, 2), ("zero2", 2), ("zero3", 2)])
+def test_a_run_killed_in_the_middle_ends_with_the_weights_of_an_uncut_one(
+    strategy, processes, alone, tiny_dir, questions_dir, tmp_path
+):
+    told = {"model": str(tiny_dir), "questions": str(questions_dir), "objective": "dpo", "layout": "tree"}
+    told |= {"strategy": strategy}
+    assert run(tmp_path, processes, die_after=3, **told).returncode != 0
+    assert not (tmp_path / "model").exists()
+    found = trained(tmp_path, processes, **told)
+    assert min(map(int, found.steps)) == 3  # the checkpoint was of step 2
+    for name, value in alone["dpo"].weights.items():
+        torch.testing.assert_close(found.weights[name], value, atol=1e-4, rtol=0, msg=name)

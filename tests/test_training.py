@@ -42,7 +42,7 @@ def sft(vlm, examples, out, micro=8, accumulate=1, epochs=1, optim=None, seed=0)
     optim = optim or Optim(lr=1e-2)
     order = partial(plan, micro_batch=micro, accumulate=accumulate, epochs=epochs, seed=seed)
     data = sft_data(Encoder(vlm.processor), examples, order)
-    fit(SFTModule(vlm, optim, data.plan.num_steps), data, QUIET, csv, optim, out, save_every=1)
+    fit(vlm, SFTModule(vlm, optim, data.plan.num_steps), data, QUIET, csv, optim, out, save_every=1)
     return weights(vlm)
 
 
@@ -229,7 +229,7 @@ def test_a_run_cut_in_the_middle_ends_with_the_weights_of_an_uncut_one(tiny_dir,
 
     data.collate = five_batches
     with pytest.raises(OSError, match="the power went"):
-        fit(SFTModule(vlm, optim, data.plan.num_steps), data, QUIET, csv, optim, tmp_path / "cut", save_every=1)
+        fit(vlm, SFTModule(vlm, optim, data.plan.num_steps), data, QUIET, csv, optim, tmp_path / "cut", save_every=1)
     resumed = sft(load(str(tiny_dir)), examples, tmp_path / "cut", micro=4, epochs=4)
     assert furthest(uncut, resumed) == 0
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
-from torch import nn
+from torch import Tensor, nn
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from rationale.artifacts import UserError
@@ -29,11 +29,26 @@ class VLM:
     def tokenizer(self) -> Any:
         return self.processor.tokenizer
 
-    def save(self, folder: Path) -> None:
-        """A plain transformers folder that `from_pretrained` loads anywhere; LoRA weights are merged in."""
-        model = self.model.merge_and_unload() if isinstance(self.model, PeftModel) else self.model
+    def save(self, folder: Path, weights: dict[str, Tensor] | None = None) -> None:
+        """A plain transformers folder that `from_pretrained` loads anywhere; LoRA weights are merged in.
+
+        `weights` is the model's state dict where the model itself holds it only in part (ZeRO-3).
+        """
+        model = self.model if weights is None else _with_weights(self.model, weights)
+        model = model.merge_and_unload() if isinstance(model, PeftModel) else model
         model.save_pretrained(folder)
         self.processor.save_pretrained(folder)
+
+
+def _with_weights(model: nn.Module, weights: dict[str, Tensor]) -> nn.Module:
+    """A model built like this one that holds `weights`."""
+    base = model.get_base_model() if isinstance(model, PeftModel) else model
+    with torch.device("meta"):
+        built = type(base)(base.config)
+        if isinstance(model, PeftModel):
+            built = get_peft_model(built, model.peft_config["default"])
+    built.load_state_dict(weights, assign=True)
+    return built
 
 
 def load(

@@ -66,8 +66,7 @@ def run(
     freeze(vlm.model, frozen_parts)
     data = dpo_data(encoder, examples, order, stored, bundle)
     module = DPOModule(vlm, objective, reference, optim, data.plan.num_steps)
-    counts = fit(module, data, trainer, logger, optim, out, save_every)
-    vlm.save(out / "model")
+    counts = fit(vlm, module, data, trainer, logger, optim, out, save_every)
     return {"pairs": len(rows), **counts}
 
 

@@ -56,6 +56,5 @@ def run(
     freeze(vlm.model, frozen_parts)
     data = sft_data(Encoder(vlm.processor, max_response_tokens, layout), examples, order, reduction, bundle)
     module = SFTModule(vlm, optim, data.plan.num_steps, reduction)
-    counts |= fit(module, data, trainer, logger, optim, out, save_every)
-    vlm.save(out / "model")
+    counts |= fit(vlm, module, data, trainer, logger, optim, out, save_every)
     return counts

@@ -103,15 +103,14 @@ class DPOModule(StepModule):
         disable_dropout(self.policy)
         # A submodule, so that ZeRO-3 shards it like the policy; frozen, so that no optimizer sees it.
         self.frozen = copy.deepcopy(self.policy).requires_grad_(False).eval() if reference == "frozen" else None
+        self.strict_loading = self.frozen is None  # a checkpoint has the policy alone
         self.objective, self.reference, self.optim, self.total_steps = objective, reference, optim, total_steps
 
     def on_save_checkpoint(self, checkpoint: dict) -> None:
         """The frozen copy is the starting model: it is made again from that, not stored."""
-        checkpoint["state_dict"] = {k: v for k, v in checkpoint["state_dict"].items() if not k.startswith("frozen.")}
-
-    def on_load_checkpoint(self, checkpoint: dict) -> None:
-        if self.frozen is not None:
-            checkpoint["state_dict"].update({f"frozen.{k}": v for k, v in self.frozen.state_dict().items()})
+        if "state_dict" in checkpoint:  # DeepSpeed keeps the weights elsewhere, those of the frozen copy nowhere
+            kept = {k: v for k, v in checkpoint["state_dict"].items() if not k.startswith("frozen.")}
+            checkpoint["state_dict"] = kept
 
     def _pair(self, logps: Tensor, mask: Tensor) -> PairLogps:
         chosen, rejected = sequence_logps(logps, mask, average=self.objective.length_normalised).chunk(2)

@@ -6,15 +6,32 @@ import os
 from typing import Any
 
 import torch
+from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.strategies import DeepSpeedStrategy
+from torch import Tensor, nn
+
+
+def zero(stage: int, accelerator: str, offload: bool = False, **more: Any) -> DeepSpeedStrategy:
+    """ZeRO of a stage (1: optimizer states, 2: gradients too, 3: parameters too, the frozen reference's as well).
+
+    `offload` keeps optimizer states, and in stage 3 parameters, in the host's memory. `more` are keywords of
+    Lightning's DeepSpeedStrategy. Checkpoints leave out what is frozen: it is the starting model's.
+    """
+    kind = CPUDeepSpeedStrategy if accelerator == "cpu" else DeepSpeedStrategy
+    found = kind(
+        stage=stage, offload_optimizer=offload, offload_parameters=offload and stage == 3,
+        exclude_frozen_parameters=True, logging_batch_size_per_gpu=1, **more,
+    )  # fmt: skip
+    found.config["zero_force_ds_cpu_optimizer"] = False  # torch's AdamW does, and needs no compiler
+    return found
 
 
 class CPUDeepSpeedStrategy(DeepSpeedStrategy):
-    """DeepSpeedStrategy over gloo. Lightning refuses DeepSpeed on CPU, which has worked for long, by one check."""
+    """DeepSpeedStrategy over gloo. Lightning refuses DeepSpeed on CPU, where it works too, by one check."""
 
     def __init__(self, **kwargs: Any):
         os.environ["DS_ACCELERATOR"] = "cpu"
-        super().__init__(process_group_backend="gloo", logging_batch_size_per_gpu=1, **kwargs)
+        super().__init__(process_group_backend="gloo", **kwargs)
 
     @property
     def root_device(self) -> torch.device:
@@ -26,3 +43,30 @@ class CPUDeepSpeedStrategy(DeepSpeedStrategy):
     def setup_distributed(self) -> None:
         self.set_world_ranks()
         self._init_deepspeed_distributed()
+
+
+class Weights(Callback):
+    """The policy's whole weights at the end of training, in the first process, where ZeRO-3 has them in pieces."""
+
+    found: dict[str, Tensor] | None = None
+
+    def on_train_end(self, trainer: Trainer, module: LightningModule) -> None:
+        if getattr(trainer.strategy, "zero_stage_3", False):
+            self.found = gathered(module.policy, keep=trainer.is_global_zero)
+
+
+def gathered(model: nn.Module, keep: bool) -> dict[str, Tensor] | None:
+    """The state dict of a model whose parameters ZeRO-3 sharded, on the CPU; every process must call it.
+
+    Parameters are gathered one at a time, so no device ever holds them all.
+    """
+    import deepspeed
+
+    parameters = dict(model.named_parameters(remove_duplicate=False))
+    found: dict[str, Tensor] = {}
+    copies: dict[int, Tensor] = {}  # tied weights stay one tensor
+    for name, value in model.state_dict(keep_vars=True).items():
+        with deepspeed.zero.GatheredParameters([parameters[name]] if name in parameters else []):
+            if keep:
+                found[name] = copies.setdefault(id(value), value.detach().cpu().clone())
+    return found if keep else None
