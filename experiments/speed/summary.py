@@ -59,11 +59,12 @@ def plot(bars: dict[str, dict[str, float]]) -> None:
         axes.bar_label(drawn, fmt="%.1f", padding=3, fontsize=8)
     axes.set_yticks([i + height * (len(shapes) - 1) / 2 for i in range(len(bars))], list(bars))
     axes.set_xscale("log")
+    axes.set_xlim(1, 1.4 * max(value for group in bars.values() for value in group.values()))
+    axes.set_xticks([1, 2, 5, 10, 20], ["1", "2", "5", "10", "20"])
+    axes.minorticks_off()
     axes.set_xlabel("times faster than TRL 1.16 (score: than our plain rows; sample: than transformers' generate)")
-    axes.axvline(1, color="grey", linewidth=0.8)
-    axes.margins(x=0.12)
     axes.invert_yaxis()
-    axes.legend(loc="lower right")
+    axes.legend(loc="upper right")
     plt.rcParams["svg.hashsalt"] = "rationale"
     figure.savefig(HERE / "speed.svg", metadata={"Date": None})
 
