@@ -7,41 +7,23 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from tqdm import tqdm
 
+from rationale.data.check import check
+from rationale.data.contamination import Contamination
 from rationale.data.images import content_name
 from rationale.data.tasks import Sourced
-from rationale.metrics.scoring import SCORERS
-from rationale.schema import LETTERS, Question, RowError, write_jsonl
-
-KINDS = ("short", "choice", "open")
+from rationale.schema import Question, RowError, write_jsonl
 
 
-def check(question: Question) -> None:
-    """Raise RowError where a row cannot be asked, taught or scored."""
-    where = question.question_id or "(no question_id)"
-    if not question.question_id or not question.question.strip():
-        raise RowError(f"{where}: empty question or question_id; complete the row or remove it")
-    if not question.answers or any(not answer.strip() for answer in question.answers):
-        raise RowError(f"{where}: empty answer in {question.answers!r}; annotate the row or remove it")
-    if question.kind not in KINDS:
-        raise RowError(f"{where}: kind {question.kind!r} is none of {list(KINDS)}")
-    if question.scorer not in SCORERS:
-        raise RowError(f"{where}: scorer {question.scorer!r} is none of {sorted(SCORERS)}")
-    if question.kind == "choice":
-        if question.answers[0] not in question.choices:
-            raise RowError(
-                f"{where}: answer {question.answers[0]!r} is none of {question.choices}; mend the row's choices"
-            )
-        if len(set(question.choices)) != len(question.choices):
-            raise RowError(f"{where}: choices repeat: {question.choices}; each choice must differ")
-        if len(question.choices) > len(LETTERS):
-            raise RowError(f"{where}: {len(question.choices)} choices, more than letters; remove the row")
+def run(task: Iterable[Sourced], out: Path, contamination: Contamination | None = None) -> dict:
+    """Write `questions.jsonl` and `images/`; the first bad row stops the stage and is named.
 
-
-def run(task: Iterable[Sourced], out: Path) -> dict:
-    """Write `questions.jsonl` and `images/`; the first bad row stops the stage and is named."""
+    `contamination` compares what is trained on with what is evaluated, and writes or takes out what they share.
+    """
+    evaluated = contamination.evaluated() if contamination else []
     images = out / "images"
     images.mkdir(exist_ok=True)
     seen: set[str] = set()
@@ -68,4 +50,9 @@ def run(task: Iterable[Sourced], out: Path) -> dict:
     total = write_jsonl(out / "questions.jsonl", checked())
     if not total:
         raise RowError("the task yielded no question; check its split, limit and folder")
-    return {"questions": total, "by_split": dict(sorted(counts.items()))}
+    made: dict[str, Any] = {"sources": task.counts} if hasattr(task, "counts") else {}  # what was read and left out
+    if contamination:
+        made["contamination"], dropped = contamination.apply(out, evaluated)
+        counts -= Counter(f"{q.dataset}/{q.split}" for q in dropped)
+        total -= len(dropped)
+    return {"questions": total, "by_split": dict(sorted(counts.items())), **made}

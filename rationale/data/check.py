@@ -1,0 +1,35 @@
+"""What every question must satisfy, wherever its row comes from."""
+
+from __future__ import annotations
+
+from rationale.metrics.scoring import SCORERS
+from rationale.schema import LETTERS, Question, RowError
+
+KINDS = ("short", "choice", "open")
+
+
+def check(question: Question) -> None:
+    """Raise RowError where a row cannot be asked, taught or scored."""
+    where = question.question_id or "(no question_id)"
+    if not question.question_id or not question.question.strip():
+        raise RowError(f"{where}: empty question or question_id; complete the row or remove it")
+    if not question.answers or any(not answer.strip() for answer in question.answers):
+        raise RowError(f"{where}: empty answer in {question.answers!r}; annotate the row or remove it")
+    if question.kind not in KINDS:
+        raise RowError(f"{where}: kind {question.kind!r} is none of {list(KINDS)}")
+    if question.scorer not in SCORERS:
+        raise RowError(f"{where}: scorer {question.scorer!r} is none of {sorted(SCORERS)}")
+    if question.kind == "choice":
+        if question.answers[0] not in question.choices:
+            raise RowError(
+                f"{where}: answer {question.answers[0]!r} is none of {question.choices}; mend the row's choices"
+            )
+        if len(set(question.choices)) != len(question.choices):
+            raise RowError(f"{where}: choices repeat: {question.choices}; each choice must differ")
+        if len(question.choices) > len(LETTERS):
+            raise RowError(f"{where}: {len(question.choices)} choices, more than letters; remove the row")
+    if question.kind != "open":
+        try:
+            SCORERS[question.scorer](question, question.answers[0])
+        except ValueError as error:  # what its rule needs is missing, or the gold is not of its form
+            raise RowError(f"{where}: cannot be scored: {error}") from error

@@ -1,0 +1,122 @@
+"""Rows released by others, in their own forms, as questions, rationales and pairs that every stage reads."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections import Counter
+from glob import glob
+from pathlib import Path, PurePosixPath
+
+from PIL import Image
+from tqdm import tqdm
+
+from rationale.artifacts import UserError, sha256_file
+from rationale.data.exchange import FORMS
+from rationale.data.images import content_name, open_image, resolve
+from rationale.data.incoming import Incoming, Source
+from rationale.data.rowfiles import link, read_rows
+from rationale.schema import Question, RowError, write_jsonl
+
+UNFIT = ("error", "aside")
+
+
+def run(sources: list[Source], root: str | None, images: str | None, unfit: str, out: Path) -> dict:
+    """Write `questions.jsonl` with `images/`, and where there are any `rows.jsonl` (rationales) and `pairs.jsonl`: the
+    folder serves as questions, as rationales and as pairs.
+
+    `root` holds the files of `sources`, `images` (or `root`) the images that rows name. A row that cannot be used stops
+    the stage (`unfit` error), or stands in `unfit.jsonl` with the reason (aside).
+    """
+    if unfit not in UNFIT:
+        raise UserError(f"exchange.unfit: {unfit!r} is none of {list(UNFIT)}")
+    files = files_of(sources, root)
+    store = ImageStore(Path(images or root).expanduser(), out / "images")
+    incoming, aside = Incoming(), 0
+    with (out / "unfit.jsonl").open("w", encoding="utf-8") as refused:
+        for source, path in files:
+            for where, raw in tqdm(read_rows(path), desc=path.name, unit="row", mininterval=2):
+                try:
+                    row = FORMS[source.form].read(raw, where)
+                    incoming.add(row, source, store.keep(row.image, where), where)
+                except RowError as error:
+                    if unfit == "error":
+                        raise
+                    aside += 1
+                    line = {"reason": str(error), "row": raw}
+                    refused.write(
+                        json.dumps(line, ensure_ascii=False, default=lambda data: f"<{len(data)} bytes>") + "\n"
+                    )
+    if not aside:
+        (out / "unfit.jsonl").unlink()
+    questions, rationales, pairs = incoming.records()
+    if not questions:
+        raise UserError(f"none of {aside} rows can be used; look at the reasons with exchange.unfit=error")
+    write_jsonl(out / "questions.jsonl", questions)
+    for name, rows in (("rows.jsonl", rationales), ("pairs.jsonl", pairs)):
+        if rows:
+            write_jsonl(out / name, rows)
+    return {
+        "questions": len(questions), "rationales": len(rationales), "pairs": len(pairs), "unfit": aside,
+        **reworded(questions),
+        "by_split": dict(sorted(Counter(f"{q.dataset}/{q.split}" for q in questions).items())),
+        "by_status": dict(sorted(Counter(r.status for r in rationales).items())),
+    }  # fmt: skip
+
+
+def files_of(sources: list[Source], root: str | None) -> list[tuple[Source, Path]]:
+    """Every file of every source; one that is not there is an error before any row is read."""
+    if not root:
+        raise UserError("no exchange.root: set exchange.root=<folder with the files of the rows>")
+    found = []
+    for source in sources:
+        for pattern in source.rows:
+            paths = sorted(glob(str(Path(root).expanduser() / pattern)))
+            if not paths:
+                raise UserError(f"exchange: no file {pattern} in {root}; get it, or leave it out of exchange.sources")
+            found += [(source, Path(path)) for path in paths]
+    if not found:
+        raise UserError("exchange.sources is empty; choose exchange=<one of conf/exchange> or name sources")
+    return found
+
+
+def reworded(questions: list[Question]) -> dict[str, int]:
+    """How many rows will be trained on in other words than theirs: a suffix without its full stop, a letter alone."""
+    rows = [row for q in questions for row in q.meta.get("source", {}).get("rows", {}).values()]
+    return {"prompts_reworded": sum("ending" in r for r in rows), "targets_reworded": sum("target" in r for r in rows)}
+
+
+class ImageStore:
+    """Images named by their content, each read and checked once."""
+
+    def __init__(self, root: Path, folder: Path):
+        self.root, self.folder = root, folder
+        self.known: dict[Path, str] = {}
+        folder.mkdir(exist_ok=True)
+
+    def keep(self, image: str | bytes | None, where: str) -> str:
+        """Where an image stands below the artifact; empty for a row without one."""
+        if image is None:
+            return ""
+        if isinstance(image, bytes):
+            path = self.folder / content_name(image, suffix_of(image, where))
+            if not path.exists():
+                path.write_bytes(image)
+                open_image(path, where)
+            return f"images/{path.name}"
+        path = resolve(self.root, image, where)
+        if path not in self.known:
+            open_image(path, where)
+            name = sha256_file(path)[:20] + PurePosixPath(image).suffix.lower()
+            link(path, self.folder / name)
+            self.known[path] = f"images/{name}"
+        return self.known[path]
+
+
+def suffix_of(data: bytes, where: str) -> str:
+    """File suffix of an image's bytes."""
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            return f".{image.format.lower()}"
+    except OSError as error:
+        raise RowError(f"{where}: the bytes of its image are no image ({error}); mend or remove the row") from error
