@@ -39,3 +39,34 @@ def prompt_text(question: Question, style: str) -> str:
 def with_answer(reasoning: str, answer: str) -> str:
     """A rationale as trained on: the reasoning, then the marker and the answer on a line of their own."""
     return f"{reasoning.rstrip()}\n{ANSWER_MARKER}{answer}"
+
+
+# What the teacher is asked (paper, appendix B.1, Figures B.1 and B.2, in our words): the image, the question and the
+# reference answer are given, one prompt serves every data set.
+TEACHER_SYSTEM = (
+    "You are given an image, a question about it and a reference answer. Write down the chain of thought that leads "
+    "you to an answer of your own, with the details of the image that each step rests on."
+)
+
+
+def teacher_text(question: Question) -> str:
+    """The teacher's user turn; of a multiple-choice question the reference is the letter with its text."""
+    choice = question.kind == "choice"
+    reference = f"{question.answer}. {question.answers[0]}" if choice else question.answer
+    return "\n".join(
+        [
+            "# Objective",
+            "Explain step by step how the image leads to the answer to the question.",
+            "",
+            "# Question",
+            question_text(question),
+            "",
+            "# Reference answer",
+            reference,
+            "",
+            "# Requirements",
+            "1. Do not begin with an answer: begin with what is seen in the image and how it bears on the question.",
+            "2. Do not mention the reference answer, nor that you agree with it: the solution is your own.",
+            f"3. End with a line of its own: {ANSWER_MARKER}<your answer{', its letter alone' if choice else ''}>",
+        ]
+    )

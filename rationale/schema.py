@@ -42,14 +42,19 @@ class Question:
 
 @dataclass(frozen=True, slots=True)
 class Rationale:
-    """A teacher's reply to one question. Only `status == "kept"` is trained on; the rest stay, with the reason."""
+    """A teacher's reply to one question. Only `status == "kept"` is trained on; the rest stay, with the reason.
+
+    Where the teacher declined (refused), sent what is no answer (malformed) or sent nothing as often as it was asked
+    (failed), `text` is what came, if anything did.
+    """
 
     question_id: str
     text: str
     predicted: str | None
-    status: str  # kept | disagrees | unparsed | empty
+    status: str  # kept | disagrees | unparsed | empty | refused | malformed | failed
     score: float
     teacher: str
+    reason: str = ""  # why it was not kept
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 import pytorch_lightning as pl
 
-from rationale.data.tasks import folder
+from rationale.data.sources import folder
 from rationale.metrics.scoring import judge
+from rationale.models.generator import Local
 from rationale.models.teacher import RecordedTeacher
 from rationale.models.vlm import load
 from rationale.pairing import PairingRule
@@ -66,8 +67,9 @@ def test_real_rows_go_through_every_stage_with_a_tiny_model(tiny_dir, tmp_path):
         out=made(tmp_path / "sft"), **training,
     )  # fmt: skip
     sample.run(
-        questions=str(questions), model=tuned, split="train", limit=2, exclude=[], style="cot", num_samples=2,
-        temperature={"short": 1.0}, top_p=1.0, max_new_tokens=8, batch_size=2, seed=1, out=made(tmp_path / "sampled"),
+        questions=str(questions), model=tuned, generator=Local, split="train", limit=2, exclude=[], style="cot",
+        num_samples=2, temperature={"short": 1.0}, top_p=1.0, max_new_tokens=8, batch_size=2, seed=1,
+        out=made(tmp_path / "sampled"),
     )  # fmt: skip
 
     kept = [r for r in read_jsonl(rationales / "rows.jsonl", Rationale) if r.status == "kept"]
@@ -95,7 +97,7 @@ def test_real_rows_go_through_every_stage_with_a_tiny_model(tiny_dir, tmp_path):
     )  # fmt: skip
     for name in ("sft", "dpo"):
         evaluate.run(
-            str(questions), partial(load, str(tmp_path / name / "model")), name, 1, "test", ["direct", "cot"],
-            {"direct": 4, "cot": 8}, batch_size=4, blind=False, out=made(tmp_path / f"eval_{name}"),
+            str(questions), partial(load, str(tmp_path / name / "model")), Local, name, 1, "test",
+            ["direct", "cot"], {"direct": 4, "cot": 8}, batch_size=4, blind=False, out=made(tmp_path / f"eval_{name}"),
         )  # fmt: skip
         assert len(read_jsonl(tmp_path / f"eval_{name}" / "rows.jsonl", EvalRow)) == 8

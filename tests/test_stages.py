@@ -15,7 +15,9 @@ from PIL import Image
 from rationale.artifacts import UserError
 from rationale.data.encode import Encoder
 from rationale.data.response import response_example
+from rationale.models import generator
 from rationale.models.forward import response_logps
+from rationale.models.generator import Local
 from rationale.models.vlm import VLM, load
 from rationale.pairing import PairingRule
 from rationale.prompts import prompt_text
@@ -42,6 +44,7 @@ def sampled(questions_dir, model):
     return {
         "questions": str(questions_dir),
         "model": model,
+        "generator": Local,
         "split": "train",
         "limit": 10,
         "exclude": ["mini_form"],
@@ -83,14 +86,14 @@ def test_sample_goes_on_after_a_cut_and_ends_with_the_same_bytes(sampled, tmp_pa
     (tmp_path / "uncut").mkdir()
     (tmp_path / "cut").mkdir()
     sample.run(**sampled, out=tmp_path / "uncut")
-    calls, real = iter(range(100)), sample.generate
+    calls, real = iter(range(100)), generator.generate
 
     def failing(*args):
         if next(calls) == 2:
             raise OSError("the power went")
         return real(*args)
 
-    monkeypatch.setattr(sample, "generate", failing)
+    monkeypatch.setattr(generator, "generate", failing)
     with pytest.raises(OSError, match="the power went"):
         sample.run(**sampled, out=tmp_path / "cut")
     before = next(calls)
@@ -234,6 +237,7 @@ def test_evaluate_keeps_a_row_for_every_question_and_style(questions, questions_
     evaluate.run(
         str(questions_dir),
         model,
+        Local,
         "tiny",
         1,
         "test",

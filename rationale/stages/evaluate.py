@@ -10,7 +10,7 @@ from rationale.artifacts import in_shards, write_json
 from rationale.data.batch import Example
 from rationale.data.encode import in_chunks
 from rationale.metrics.scoring import judge
-from rationale.models.generate import generate
+from rationale.models.generator import Local, Served
 from rationale.models.vlm import VLM
 from rationale.prompts import prompt_text
 from rationale.schema import EvalRow, Question, iter_jsonl, to_line
@@ -20,6 +20,7 @@ from rationale.stages.inputs import questions_by_id
 def run(
     questions: str,
     model: Callable[..., VLM],
+    generator: Callable[..., Local | Served],
     name: str,
     seed: int,
     split: str,
@@ -29,19 +30,20 @@ def run(
     blind: bool,
     out: Path,
 ) -> dict:
-    """Greedy predictions in each style, scored; `summary.json` has accuracy and unparsed rate by data set.
+    """Greedy predictions of `generator(model)` in each style, scored; `summary.json` has accuracy and unparsed rate by
+    data set.
 
     `name` and `seed` say which row of a table this is. `blind` blanks every image: what is left is the language prior.
     """
     found = [q for q in questions_by_id(questions, split).values() if q.kind != "open"]
-    vlm = model()
+    answer = generator(model)
     first = {q.image: len(q.question) for q in reversed(found)}  # questions about one image stay together
     ordered = sorted(found, key=lambda q: (first[q.image], q.image, q.question_id))
-    units = in_chunks([(q, style) for q in ordered for style in styles], batch_size)
+    units = in_chunks([(q, style) for q in ordered for style in styles], answer.at_once or batch_size)
 
     def work(unit: list[tuple[Question, str]]) -> list[str]:
         examples = [Example(q.question_id, Path(questions) / q.image, prompt_text(q, style), "") for q, style in unit]
-        answered = generate(vlm, examples, [max_new_tokens[style] for _, style in unit], blind=blind)
+        answered = answer(examples, [max_new_tokens[style] for _, style in unit], blind=blind)
         lines = []
         for (question, style), (reply,) in zip(unit, answered, strict=True):
             verdict = judge(question, reply.text, style)

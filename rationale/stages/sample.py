@@ -10,7 +10,7 @@ from rationale.artifacts import in_shards
 from rationale.data.batch import Example
 from rationale.data.encode import in_chunks
 from rationale.metrics.scoring import judge
-from rationale.models.generate import generate
+from rationale.models.generator import Local, Served
 from rationale.models.vlm import VLM
 from rationale.prompts import prompt_text
 from rationale.schema import Question, Response, iter_jsonl, to_line
@@ -26,6 +26,7 @@ def choose(questions: list[Question], limit: int | None, seed: int) -> list[Ques
 def run(
     questions: str,
     model: Callable[..., VLM],
+    generator: Callable[..., Local | Served],
     split: str,
     limit: int | None,
     exclude: list[str],
@@ -38,18 +39,19 @@ def run(
     seed: int,
     out: Path,
 ) -> dict:
-    """`num_samples` responses to each question; `temperature` is by question kind, data sets named in `exclude`
-    are left out. Writes Response rows."""
+    """`num_samples` responses of `generator(model)` to each question; `temperature` is by question kind, data sets
+    named in `exclude` are left out. Writes Response rows."""
     found = [q for q in questions_by_id(questions, split).values() if q.kind != "open" and q.dataset not in exclude]
     asked = choose(found, limit, seed)
-    vlm = model()
+    answer = generator(model)
     # One temperature a batch; prompts of like length together, so that padding is small.
     asked.sort(key=lambda q: (q.kind, len(prompt_text(q, style)), q.question_id))
-    units = [c for kind in ("short", "choice") for c in in_chunks([q for q in asked if q.kind == kind], batch_size)]
+    size = answer.at_once or batch_size
+    units = [c for kind in ("short", "choice") for c in in_chunks([q for q in asked if q.kind == kind], size)]
 
     def work(batch: list[Question]) -> list[str]:
         examples = [Example(q.question_id, Path(questions) / q.image, prompt_text(q, style), "") for q in batch]
-        answered = generate(vlm, examples, max_new_tokens, num_samples, temperature[batch[0].kind], top_p, seed)
+        answered = answer(examples, max_new_tokens, num_samples, temperature[batch[0].kind], top_p, seed)
         return [
             to_line(Response(q.question_id, i, style, g.text, *verdict_of(q, g.text, style), g.finished))
             for q, samples in zip(batch, answered, strict=True)

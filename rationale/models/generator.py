@@ -1,0 +1,136 @@
+"""What answers prompts for the stages: a model of this process, or one that is served."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+from rationale.artifacts import UserError
+from rationale.data.batch import Example
+from rationale.data.images import open_image
+from rationale.models.chat import CHARACTERS_A_TOKEN, Picture, messages
+from rationale.models.generate import Generated, generate, seed_of
+from rationale.models.replies import Meter, Reply
+from rationale.models.served import Client, Traffic
+from rationale.models.vlm import VLM
+
+ALIKE = 100  # repeats of a prompt's first response, and nothing else, that no sampling would give
+
+
+class Local:
+    """The embedded default. Called as `generate` is, without its model; `at_once` is how many prompts a stage gives it
+    in one call, None for the stage's own batch size."""
+
+    at_once: int | None = None
+
+    def __init__(self, model: Callable[..., VLM]):
+        self.vlm = model()
+
+    def __call__(self, examples: list[Example], *arguments: Any, **options: Any) -> list[list[Generated]]:
+        return generate(self.vlm, examples, *arguments, **options)
+
+
+class Served:
+    """A served model; `model`, the stage's own, is not loaded.
+
+    One request asks for at most `samples_per_request` responses, and for one where the endpoint refuses to give more.
+    A refusal is a response like any other, judged as it stands. A request that failed for good or brought no chat
+    completion stops the stage: a made-up response would count as a wrong one.
+    """
+
+    def __init__(
+        self,
+        model: Callable[..., VLM],
+        model_name: str,
+        base_url: str,
+        key_variable: str | None,
+        token_limit: str,
+        options: dict[str, Any],
+        samples_per_request: int,
+        at_once: int,
+        picture: Picture,
+        traffic: Traffic,
+        budget: Meter,
+    ):
+        self.token_limit, self.options, self.picture, self.at_once = token_limit, options, picture, at_once
+        self.samples_per_request = samples_per_request
+        self.client = Client(model_name, base_url, key_variable, traffic, budget)
+
+    def __call__(
+        self,
+        examples: list[Example],
+        max_new_tokens: int | Sequence[int],
+        num_samples: int = 1,
+        temperature: float = 0.0,
+        top_p: float = 1.0,
+        seed: int = 0,
+        blind: bool = False,
+    ) -> list[list[Generated]]:
+        limits = [max_new_tokens] * len(examples) if isinstance(max_new_tokens, int) else max_new_tokens
+        found: list[list[Generated]] = [[] for _ in examples]
+        self.afford(examples, num_samples)
+        turn = 0
+        while any(len(texts) < num_samples for texts in found):
+            requests, asked = [], {}
+            for place, (example, limit) in enumerate(zip(examples, limits, strict=True)):
+                missing = num_samples - len(found[place])
+                for start in range(0, missing, self.samples_per_request):
+                    count = min(self.samples_per_request, missing - start)
+                    drawn = {"temperature": temperature}
+                    if temperature > 0:  # requests about one prompt differ in their seed
+                        noise = seed_of(seed, example.question_id, str(turn), str(start)) % 2**31
+                        drawn |= {"top_p": top_p, "seed": noise}
+                    if count > 1:  # some endpoints refuse the field itself
+                        drawn["n"] = count
+                    name = f"{place}/{start}"
+                    asked[name] = (place, count)
+                    requests.append((name, partial(self.body, example, {self.token_limit: limit, **drawn}, blind)))
+            self.collect(requests, asked, examples, found)
+            turn += 1
+        repeats = len(examples) * (num_samples - 1)
+        if temperature > 0 and repeats >= ALIKE and all(len({r.text for r in texts}) == 1 for texts in found):
+            raise UserError(
+                f"{self.client.model} gave each of {len(examples)} prompts {num_samples} times the same response at "
+                f"temperature {temperature}: the endpoint does not sample. Set it to, or say so in options: "
+                f"transformers serve takes generation_config='{{\"do_sample\": true}}'"
+            )
+        return found
+
+    def afford(self, examples: list[Example], num_samples: int) -> None:
+        """Stop before a call that could pass max_cost: a call that is cut stores nothing of what it paid for."""
+        meter = self.client.meter
+        first = examples[0]
+        size = open_image(first.image, first.question_id).size
+        meter.expected_input = len(first.prompt) / CHARACTERS_A_TOKEN + self.picture.tokens(*size)
+        if not meter.allows(len(examples) * math.ceil(num_samples / self.samples_per_request)):
+            raise UserError(
+                f"stopped before {first.question_id}: ${meter.spent:.4f} are spent in this run, and the next "
+                f"{len(examples)} prompts could pass budget.max_cost={meter.max_cost}. All batches so far are "
+                f"kept; the same command goes on from here, with max_cost for what it spends itself"
+            )
+
+    def body(self, example: Example, drawn: dict[str, Any], blind: bool) -> dict[str, Any]:
+        url = self.picture.url(example.image, example.question_id, blind)
+        turns = messages("", example.prompt, url, self.picture.detail)
+        return {"model": self.client.model, "messages": turns, **drawn, **self.options}
+
+    def collect(self, requests: list, asked: dict, examples: list[Example], found: list[list[Generated]]) -> None:
+        """Put the answers of one round of requests where they belong, in the order of the requests."""
+        arrived = dict(self.client.stream(requests, capped=False))
+        for name, (place, count) in asked.items():
+            replies = arrived[name]
+            if count > 1 and replies[0].status == "failed" and replies[0].reason.startswith(("400:", "422:")):
+                self.samples_per_request = 1  # the endpoint gives one response a request; the next round asks so
+                continue
+            for reply in replies[:count]:
+                found[place].append(self.response(reply, examples[place].question_id))
+
+    def response(self, reply: Reply, question_id: str) -> Generated:
+        if reply.status in ("failed", "malformed"):
+            raise UserError(
+                f"{question_id}: {self.client.model} gave no response ({reply.status}: {reply.reason}); all batches "
+                f"before this one are kept, the same command goes on from there"
+            )
+        return Generated(reply.text.strip(), reply.output_tokens, reply.finished)

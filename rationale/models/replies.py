@@ -1,0 +1,127 @@
+"""What an endpoint answered, read from its reply, and what the answers cost."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from rationale.artifacts import UserError
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """One answer to one question, or the reason why there is none.
+
+    `status` is answered, refused (the model or its provider declined), malformed (something came that is no answer) or
+    failed (nothing came, as often as it was tried). `finished` is False where the token limit cut the text. The tokens
+    are those of the whole request, whose first answer carries them.
+    """
+
+    question_id: str
+    text: str
+    status: str = "answered"
+    reason: str = ""
+    finished: bool = True
+    input_tokens: int = 0
+    output_tokens: int = 0
+
+
+def read_replies(name: str, text: str) -> list[Reply]:
+    """The answers in the body of a chat completion; a body that holds none gives one malformed Reply."""
+    try:
+        body = json.loads(text)
+    except ValueError as error:
+        return [Reply(name, text, "malformed", f"invalid JSON: {error}", finished=False)]
+    choices = body.get("choices") if isinstance(body, dict) else None
+    if not isinstance(choices, list) or not choices:
+        reason = "no choices" if choices == [] else "not a chat completion"
+        return [Reply(name, text, "malformed", reason, False, *_usage(body))]
+    first = [Reply(name, *_choice(choices[0]), *_usage(body))]
+    return first + [Reply(name, *_choice(choice)) for choice in choices[1:]]
+
+
+def _choice(choice: Any) -> tuple[str, str, str, bool]:
+    """Text, status, reason and whether it ended by itself."""
+    message = choice.get("message") if isinstance(choice, dict) else None
+    if not isinstance(message, dict):
+        return json.dumps(choice, ensure_ascii=False), "malformed", "a choice without a message", False
+    said, refusal, ended = message.get("content"), message.get("refusal"), choice.get("finish_reason")
+    if refusal:
+        return str(refusal), "refused", "the model refused", ended == "stop"
+    if ended == "content_filter":
+        return said if isinstance(said, str) else "", "refused", "cut by the provider's content filter", False
+    if said is not None and not isinstance(said, str):
+        return json.dumps(said, ensure_ascii=False), "malformed", "content that is no text", False
+    return said or "", "answered", "", ended == "stop"
+
+
+def _usage(body: Any) -> tuple[int, int]:
+    """Input and output tokens as the endpoint counted them; 0 where it does not say."""
+    usage = body.get("usage") if isinstance(body, dict) else None
+    usage = usage if isinstance(usage, dict) else {}
+    counts = (usage.get("prompt_tokens"), usage.get("completion_tokens"))
+    return tuple(n if isinstance(n, int) else 0 for n in counts)
+
+
+@dataclass(slots=True)
+class Meter:
+    """Tokens and cost so far and to come. Prices are per million tokens, None where they are not known.
+
+    A request whose reply does not say its tokens counts as the mean of those that do, or as the first estimate: what is
+    spent is rather over- than under-stated.
+    """
+
+    input_price: float | None = None
+    output_price: float | None = None
+    max_cost: float | None = None
+    factor: float = 1.0  # on both prices: batch mode is cheaper
+    expected_output: float = 0.0  # tokens of an answer, before any has come
+    expected_input: float = field(default=0.0, init=False)  # of a request; who asks knows its texts and images
+    known: int = field(default=0, init=False)  # requests whose tokens are known
+    unknown: int = field(default=0, init=False)
+    tokens: list[int] = field(default_factory=lambda: [0, 0], init=False)
+
+    def __post_init__(self) -> None:
+        if self.max_cost is not None and None in (self.input_price, self.output_price):
+            raise UserError("budget.max_cost needs budget.input_price and budget.output_price (per million tokens)")
+
+    def count(self, replies: Sequence[Reply]) -> None:
+        """Add the replies of one request; one that failed for good costs nothing."""
+        spent = (sum(r.input_tokens for r in replies), sum(r.output_tokens for r in replies))
+        if any(spent):
+            self.known += 1
+            self.tokens = [a + b for a, b in zip(self.tokens, spent, strict=True)]
+        elif any(r.status != "failed" for r in replies):
+            self.unknown += 1
+
+    @property
+    def each(self) -> tuple[float, float]:
+        """Input and output tokens of a request, as far as is known."""
+        return tuple(n / self.known for n in self.tokens) if self.known else (self.expected_input, self.expected_output)
+
+    def _price(self, tokens: Sequence[float]) -> float | None:
+        if None in (self.input_price, self.output_price):
+            return None
+        return self.factor * (tokens[0] * self.input_price + tokens[1] * self.output_price) / 1e6
+
+    @property
+    def spent(self) -> float | None:
+        """Cost so far."""
+        return self._price([n + self.unknown * one for n, one in zip(self.tokens, self.each, strict=True)])
+
+    def projected(self, left: int) -> float | None:
+        """Cost once `left` more requests are answered."""
+        each = self._price(self.each)
+        return None if each is None else self.spent + left * each
+
+    def allows(self, more: int) -> bool:
+        """Whether `more` requests at the same time stay within max_cost."""
+        return self.max_cost is None or self.projected(more) <= self.max_cost
+
+    def line(self, left: int) -> str:
+        """Cost so far and projected, for a progress bar; tokens where prices are not known; nothing where none are."""
+        if self.spent is None:
+            return f"{self.tokens[0]} + {self.tokens[1]} tokens" if any(self.tokens) else ""
+        return f"${self.spent:.2f} of about ${self.projected(left):.2f}"
