@@ -70,3 +70,68 @@ def teacher_text(question: Question) -> str:
             f"3. End with a line of its own: {ANSWER_MARKER}<your answer{', its letter alone' if choice else ''}>",
         ]
     )
+
+
+# What an extractor is asked (lupantech/MathVista, evaluation/extract_answer.py and its prompt, in our words and with
+# examples of our own): hint, question and response, then the answer alone.
+EXTRACTED = "Extracted answer:"
+EXTRACTOR_TASK = (
+    "Each block below has a hint about the form of the answer, a question and a model's response to it. Take the final "
+    "answer out of the last response and write it, in the form that the hint asks for and with nothing else, where the "
+    "last block ends. Do not answer the question yourself."
+)
+
+
+def _block(form: str, question: str, response: str, extracted: str = "") -> str:
+    hint = f"Hint: the answer is {form}."
+    return f"{hint}\nQuestion: {question}\n\nModel response: {response}\n\n{EXTRACTED} {extracted}".rstrip()
+
+
+EXTRACTOR_EXAMPLES = (
+    _block("a whole number, for example 7", "How many birds sit on the wire?", "I count five birds on the wire.", "5"),
+    _block(
+        "a number with 1 decimal place, for example 1.2",
+        "How heavy is the parcel on the scale? (Unit: kg)",
+        "The needle stands between 2 and 3, closer to 3, so it weighs 2.8 kg.",
+        "2.8",
+    ),
+    _block(
+        "a number with 2 decimal places, for example 1.25",
+        "Which share of the pie is blue?",
+        "A fourth and a twentieth of the pie are blue. Together that is a share of 0.3.",
+        "0.30",
+    ),
+    _block(
+        "a list in square brackets, for example [4, 9]",
+        "In which years did the line reach its peak?",
+        "It peaks twice, in 1998 and once more in 2006.",
+        "[1998, 2006]",
+    ),
+    _block(
+        "the letter of one of the choices, for example B",
+        "Which side is the longest?\nA. AB\nB. BC\nC. CA",
+        "BC is opposite the right angle, which makes it the hypotenuse and so the longest side.",
+        "B",
+    ),
+)
+
+
+def answer_form(question: Question) -> str:
+    """The form of answer that a question wants; its type and precision travel in `meta` under MathVista's names."""
+    if question.choices:
+        return "the letter of one of the choices, for example B"
+    kind = question.meta.get("answer_type")
+    if kind == "integer":
+        return "a whole number, for example 7"
+    if kind == "float":
+        places = int(question.meta["precision"])
+        return f"a number with {places} decimal place{'s' * (places != 1)}, for example {1.25:.{places}f}"
+    if kind == "list":
+        return "a list in square brackets, for example [4, 9]"
+    return "a word, a number or a short phrase"
+
+
+def extractor_text(question: Question, response: str) -> str:
+    """The extractor's user turn about one response."""
+    last = _block(answer_form(question), question_text(question), response)
+    return "\n\n".join([EXTRACTOR_TASK, *EXTRACTOR_EXAMPLES, last])

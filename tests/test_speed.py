@@ -12,9 +12,9 @@ import pytest
 SPEED = Path(__file__).resolve().parent.parent / "experiments/speed"
 sys.path.insert(0, str(SPEED))
 
-import common  # noqa: E402
 import growth  # noqa: E402
 import sample_vs_generate  # noqa: E402
+import shapes  # noqa: E402
 
 
 def test_the_slope_is_the_exponent_of_a_power_law():
@@ -22,14 +22,14 @@ def test_the_slope_is_the_exponent_of_a_power_law():
 
 
 def test_a_second_branch_costs_its_own_tokens_and_no_second_prefix():
-    shape = common.Shape(layers=2, width=64, vocab=100)
+    shape = shapes.Shape(layers=2, width=64, vocab=100)
     none, one, two = (shape.flops(5, 1000, [10] * count) for count in (0, 1, 2))
     assert two - one == pytest.approx(one - none)
     assert one - none < 0.05 * none
 
 
 def test_the_head_is_a_tenth_at_most_where_the_body_is_heavy():
-    assert common.SHAPES["body-heavy"].head_share() <= 0.1
+    assert shapes.SHAPES["body-heavy"].head_share() <= 0.1
 
 
 def test_a_sample_ends_before_its_end_token():

@@ -15,20 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from common import (
-    OPTIM,
-    Shape,
-    bench,
-    fit_ours,
-    fit_trl,
-    heading,
-    in_order,
-    responses,
-    save_images,
-    table,
-    trl_rows,
-    trl_settings,
-)
+from common import OPTIM, bench, fit_ours, fit_trl, heading, in_order, table, trl_rows, trl_settings
+from shapes import Shape, responses, save_images
 
 from rationale.data.encode import Encoder
 from rationale.models.forward import response_logps

@@ -14,7 +14,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from common import Shape, bench, median_seconds, response, responses, save_images, save_model, table
+from common import bench, median_seconds, table
+from shapes import Shape, response, responses, save_images, save_model
 
 from rationale.data.encode import Encoder
 from rationale.models.forward import response_logps

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from common import Shape, bench, heading, median_seconds, responses, save_images, table
+from common import bench, heading, median_seconds, table
+from shapes import Shape, responses, save_images
 
 from rationale.data.encode import Encoder
 from rationale.models.generate import decode

@@ -9,7 +9,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from common import Shape, bench, heading, median_seconds, responses, save_images, table
+from common import bench, heading, median_seconds, table
+from shapes import Shape, responses, save_images
 
 from rationale.data.batch import Example
 from rationale.data.encode import Encoder, in_chunks

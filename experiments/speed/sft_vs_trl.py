@@ -13,21 +13,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from common import (
-    OPTIM,
-    Shape,
-    bench,
-    fit_ours,
-    fit_trl,
-    heading,
-    in_order,
-    prompt,
-    response,
-    save_images,
-    table,
-    trl_rows,
-    trl_settings,
-)
+from common import OPTIM, bench, fit_ours, fit_trl, heading, in_order, table, trl_rows, trl_settings
+from shapes import Shape, prompt, response, save_images
 
 from rationale.data.batch import Example
 from rationale.data.encode import Encoder

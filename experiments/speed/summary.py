@@ -15,7 +15,8 @@ import matplotlib
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
-from common import HERE, SHAPES
+from common import HERE
+from shapes import SHAPES
 
 NAMES = ("dpo_vs_trl", "sft_vs_trl", "score_candidates", "sample_vs_generate", "utilisation", "growth")
 

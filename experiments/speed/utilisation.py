@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from common import Shape, bench, heading, median_seconds, responses, save_images, table
+from common import bench, heading, median_seconds, table
 from dpo_vs_trl import ours
+from shapes import Shape, responses, save_images
 
 from rationale.data.encode import Encoder
 from rationale.models.vlm import load

@@ -65,6 +65,12 @@ class Batch:
         return Batch(inputs, *rest, self.width)
 
 
+def rows_about(examples: Sequence[Example]) -> list[int]:
+    """The number of the row that each example can share with the others about its image, in order of appearance."""
+    numbers: dict[Path | str, int] = {}
+    return [numbers.setdefault(example.about, len(numbers)) for example in examples]
+
+
 def padded(rows: Sequence[Sequence[int]], value: int, left: bool = False) -> Tensor:
     """Rows of one length, (B, T), filled up with `value` on one side."""
     width = max(map(len, rows))

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from transformers import LogitsProcessorList, TemperatureLogitsWarper, TopPLogitsWarper
 
-from rationale.data.batch import Example
+from rationale.data.batch import Example, rows_about
 from rationale.data.encode import Encoder
 from rationale.models.prefix import can_share
 from rationale.models.reading import Prefilled, prefill, read_on
@@ -98,9 +98,8 @@ def generate(
     """
     vlm.model.eval()
     encoder = Encoder(vlm.processor)
-    about = list(dict.fromkeys(e.about for e in examples))
-    row_of, rests = [about.index(e.about) for e in examples], None
-    if len(about) < len(examples) and can_share(vlm.model):
+    row_of, rests = rows_about(examples), None
+    if max(row_of) + 1 < len(examples) and can_share(vlm.model):
         inputs, rests = encoder.prefixes(examples, row_of)
     else:
         inputs = encoder.prompts(examples)

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from rationale.data.batch import Example, padded
+from rationale.data.batch import Example, padded, rows_about
 from rationale.data.encode import Encoder
 from rationale.models.forward import response_logps
 from rationale.models.prefix import after, base_of, head_logps, own_positions, shares
@@ -72,8 +72,7 @@ def candidate_logps(model: nn.Module, encoder: Encoder, examples: Sequence[Examp
         batch = encoder.batch(examples).to(model.device)
         found, lengths = response_logps(model, batch).cpu(), batch.mask.sum(1).tolist()
         return [row[:n].tolist() for row, n in zip(found, lengths, strict=True)]
-    about = list(dict.fromkeys(e.about for e in examples))
-    row_of = [about.index(e.about) for e in examples]
+    row_of = rows_about(examples)
     inputs, rests = encoder.prefixes(examples, row_of)
     responses = [encoder.response_ids(e.response, e.ended) for e in examples]
     inputs = {k: v.to(model.device) for k, v in inputs.items()}
