@@ -95,9 +95,7 @@ def read(question: Question, row: EvalRow, found: str | Reply) -> Extraction:
     """The row with its second reading: from the quick answer, or from the reply."""
 
     def ended(status: str, extracted: str | None = None, score: float = 0.0, reason: str = "") -> Extraction:
-        return Extraction(
-            row.question_id, row.style, row.predicted, row.score, extracted, score, status, reason
-        )  # fmt: skip
+        return Extraction(row.question_id, row.style, row.predicted, row.score, extracted, score, status, reason)
 
     if isinstance(found, str):
         return ended("quick", found, scored(question, found)) if found else ended("quick", "", reason="empty response")
