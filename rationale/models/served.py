@@ -180,8 +180,8 @@ class _Run:
             if self.failures >= self.traffic.give_up_after:
                 self.error = UserError(
                     f"{self.failures} rows failed one after the other, the last with: {replies[0].reason}; stopped. "
-                    f"See that the endpoint answers, then run the same command (stage=distill: with "
-                    f"distill.retry_failed=true)"
+                    f"See that the endpoint answers, then run the same command, with retry_failed=true of the stage "
+                    f"where it has that"
                 )
 
     def used_up(self, name: str) -> UserError:
