@@ -104,7 +104,10 @@ class ResponseLogps:
 
 @dataclass(frozen=True, slots=True)
 class EvalRow:
-    """One prediction of one model on one question, kept whole so that any table cell opens onto its rows."""
+    """One prediction of one model on one question, kept whole so that any table cell opens onto its rows.
+
+    `options` are the data set's choices that change scores (masks, OCR tokens, hints), as the question has them.
+    """
 
     question_id: str
     dataset: str
@@ -115,6 +118,7 @@ class EvalRow:
     score: float
     num_tokens: int
     finished: bool
+    options: dict[str, Any] = field(default_factory=dict)
 
 
 Record = TypeVar("Record")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -253,6 +254,18 @@ def test_evaluate_keeps_a_row_for_every_question_and_style(questions, questions_
     summary = json.loads((tmp_path / "summary.json").read_text())
     assert sum(cell["questions"] for cell in summary["cells"].values()) == len(rows)
     assert (summary["name"], summary["seed"], summary["blind"]) == ("tiny", 1, False)
+
+
+def test_an_evaluated_row_says_the_options_of_its_question(questions, questions_dir, model, tmp_path):
+    named = [replace(q, meta={**q.meta, "options": {"hint": False}}) for q in questions if q.split == "val"]
+    shutil.copytree(questions_dir / "images", tmp_path / "images")
+    write_jsonl(tmp_path / "questions.jsonl", named)
+    (tmp_path / "out").mkdir()
+    limits = {"direct": 1}
+    evaluate.run(str(tmp_path), model, Local, "tiny", 1, "val", ["direct"], limits, 8, False, tmp_path / "out")
+    rows = read_jsonl(tmp_path / "out" / "rows.jsonl", EvalRow)
+    assert len(rows) == len(named) > 0
+    assert all(row.options == {"hint": False} for row in rows)
 
 
 @pytest.mark.parametrize(

@@ -49,7 +49,7 @@ def run(
             verdict = judge(question, reply.text, style)
             row = EvalRow(
                 question.question_id, question.dataset, question.image, style, reply.text, verdict.predicted,
-                verdict.score, reply.num_tokens, reply.finished,
+                verdict.score, reply.num_tokens, reply.finished, question.meta.get("options", {}),
             )  # fmt: skip
             lines.append(to_line(row))
         return lines
