@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from pathlib import Path
 
 from PIL import Image, ImageOps
@@ -57,3 +58,13 @@ def open_image(path: Path, where: str = "") -> Image.Image:
 def content_name(data: bytes, suffix: str) -> str:
     """File name of an image: the hash of its bytes, so the same picture is stored once."""
     return f"{hashlib.sha256(data).hexdigest()[:20]}{suffix}"
+
+
+def store(data: bytes, suffix: str, folder: Path) -> str:
+    """Write an image's bytes under their content's name, whole or not at all; returns the name."""
+    path = folder / content_name(data, suffix)
+    if not path.exists():
+        partial = path.with_suffix(".partial")
+        partial.write_bytes(data)
+        os.replace(partial, path)
+    return path.name

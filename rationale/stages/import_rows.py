@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import io
+import hashlib
 import json
 from collections import Counter
 from glob import glob
 from pathlib import Path, PurePosixPath
 
-from PIL import Image
 from tqdm import tqdm
 
 from rationale.artifacts import UserError, sha256_file
 from rationale.data.exchange import FORMS
-from rationale.data.images import content_name, open_image, resolve
+from rationale.data.images import open_image, resolve, store
 from rationale.data.incoming import Incoming, Source
 from rationale.data.rowfiles import link, read_rows
+from rationale.data.rows import suffix_of
 from rationale.schema import Question, RowError, write_jsonl
 
 UNFIT = ("error", "aside")
@@ -91,7 +91,7 @@ class ImageStore:
 
     def __init__(self, root: Path, folder: Path):
         self.root, self.folder = root, folder
-        self.known: dict[Path, str] = {}
+        self.known: dict[Path | bytes, str] = {}  # by path, or by the digest of bytes
         folder.mkdir(exist_ok=True)
 
     def keep(self, image: str | bytes | None, where: str) -> str:
@@ -99,11 +99,11 @@ class ImageStore:
         if image is None:
             return ""
         if isinstance(image, bytes):
-            path = self.folder / content_name(image, suffix_of(image, where))
-            if not path.exists():
-                path.write_bytes(image)
-                open_image(path, where)
-            return f"images/{path.name}"
+            digest = hashlib.sha256(image).digest()
+            if digest not in self.known:
+                name = store(image, suffix_of(image, "the row's image", where), self.folder)
+                self.known[digest] = f"images/{name}"
+            return self.known[digest]
         path = resolve(self.root, image, where)
         if path not in self.known:
             open_image(path, where)
@@ -111,12 +111,3 @@ class ImageStore:
             link(path, self.folder / name)
             self.known[path] = f"images/{name}"
         return self.known[path]
-
-
-def suffix_of(data: bytes, where: str) -> str:
-    """File suffix of an image's bytes."""
-    try:
-        with Image.open(io.BytesIO(data)) as image:
-            return f".{image.format.lower()}"
-    except OSError as error:
-        raise RowError(f"{where}: the bytes of its image are no image ({error}); mend or remove the row") from error

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import replace
@@ -13,7 +12,7 @@ from tqdm import tqdm
 
 from rationale.data.check import check
 from rationale.data.contamination import Contamination
-from rationale.data.images import content_name
+from rationale.data.images import store
 from rationale.data.tasks import Sourced
 from rationale.schema import Question, RowError, write_jsonl
 
@@ -36,12 +35,7 @@ def run(task: Iterable[Sourced], out: Path, contamination: Contamination | None 
                 raise RowError(f"{question.question_id}: this question_id occurs twice; ids must differ")
             seen.add(question.question_id)
             if data is not None:
-                path = images / content_name(data, suffix)
-                if not path.exists():
-                    partial = path.with_suffix(".partial")
-                    partial.write_bytes(data)
-                    os.replace(partial, path)
-                question = replace(question, image=f"images/{path.name}")
+                question = replace(question, image=f"images/{store(data, suffix, images)}")
             elif question.kind != "open":
                 raise RowError(f"{question.question_id}: a question of kind {question.kind} without an image; add one")
             counts[f"{question.dataset}/{question.split}"] += 1
