@@ -11,9 +11,9 @@ from typing import Any
 from rationale.artifacts import UserError
 from rationale.data.check import check
 from rationale.data.exchange import FORMS, Row
+from rationale.data.judged import judged
 from rationale.data.outgoing import cot_row, direct_row, pair_row, text_of, with_marks
 from rationale.metrics.answers import extract_answer, extract_choice
-from rationale.metrics.scoring import is_correct, judge
 from rationale.prompts import ANSWER_MARKER, SUFFIXES
 from rationale.schema import LETTERS, Pair, Question, Rationale, RowError, from_dict
 
@@ -186,18 +186,18 @@ class Incoming:
         text = text_of(question, style, key, texts["prompt"])
         question = replace(question, question=text or "")
         found = self._questions.get(("record", question.question_id), [_Found(question)])[0]
-        ours, pair, judged = {"question_id": question.question_id}, None, None
+        ours, pair, rationale = {"question_id": question.question_id}, None, None
         if "pair" in record:
             rejected = with_marks(row.rejected or "", marks.get("rejected", ()))
             replies = {"chosen": texts["response"], "rejected": rejected, "style": style}
             pair = from_dict(Pair, {**ours, **record["pair"], **replies}, where)
             again = pair_row(form, question, pair)
         elif "rationale" in record:
-            judged = from_dict(Rationale, {**ours, **record["rationale"], "text": texts["response"]}, where)
-            again = cot_row(form, question, judged)
+            rationale = from_dict(Rationale, {**ours, **record["rationale"], "text": texts["response"]}, where)
+            again = cot_row(form, question, rationale)
         else:
-            judged = from_dict(Rationale, record["unkept"], where) if record["unkept"] else None
-            again = direct_row(form, question, judged)
+            rationale = from_dict(Rationale, record["unkept"], where) if record["unkept"] else None
+            again = direct_row(form, question, rationale)
         if text is None or replace(again, image=row.image) != row or found.question != question:
             raise RowError(
                 f"{where}: the row of {question.question_id} says other than its record; remove the field 'record' to "
@@ -207,13 +207,16 @@ class Incoming:
             raise RowError(f"{where}: the {key} row of {question.question_id} occurs twice; remove one")
         self._questions[("record", question.question_id)] = [found]
         found.own.add(key)
-        found.rationale = judged or found.rationale
+        found.rationale = rationale or found.rationale
         found.pairs += [pair] if pair else []
 
     def records(self) -> tuple[list[Question], list[Rationale], list[Pair]]:
         """All that was gathered, in the order in which questions first came."""
         found = [slot for slots in self._questions.values() for slot in slots]
-        rationales = [r for slot in found if (r := slot.rationale or _judged(slot)) is not None]
+        for slot in found:
+            if slot.cot is not None:
+                slot.rationale = judged(slot.question, slot.cot, slot.teacher)
+        rationales = [slot.rationale for slot in found if slot.rationale is not None]
         return [slot.question for slot in found], rationales, [pair for slot in found for pair in slot.pairs]
 
 
@@ -226,19 +229,6 @@ def _question(asked: Asked, source: Source, image: str, place: int, answer: str)
         question_id=f"{source.dataset}-{hashlib.sha256(content.encode()).hexdigest()[:16]}{again}",
         dataset=source.dataset, split=source.split, image=image, question=asked.question, answers=[answer],
         kind=asked.kind, scorer=scorer, choices=asked.choices, meta={"source": {"form": source.form, "rows": {}}},
-    )  # fmt: skip
-
-
-def _judged(found: _Found) -> Rationale | None:
-    """The rationale of a question by the rule of stage distill; one against the annotated answer is not kept."""
-    if found.cot is None:
-        return None
-    verdict = judge(found.question, found.cot, "cot")
-    kept = is_correct(verdict.score)
-    return Rationale(
-        question_id=found.question.question_id, text=found.cot, predicted=verdict.predicted,
-        status="kept" if kept else "disagrees", score=verdict.score, teacher=found.teacher,
-        reason="" if kept else f"answered {verdict.predicted!r}, annotated {found.question.answer!r}",
     )  # fmt: skip
 
 

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from tqdm import tqdm
+
 from rationale.artifacts import UserError
+from rationale.data.journal import Journal
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,3 +128,23 @@ class Meter:
         if self.spent is None:
             return f"{self.tokens[0]} + {self.tokens[1]} tokens" if any(self.tokens) else ""
         return f"${self.spent:.2f} of about ${self.projected(left):.2f}"
+
+    def counts(self) -> dict[str, Any]:
+        """Cost and tokens so far, as far as they are known, for a manifest."""
+        cost = {} if self.spent is None else {"cost": round(self.spent, 4)}
+        tokens = {"tokens": dict(zip(("input", "output"), self.tokens, strict=True))} if any(self.tokens) else {}
+        return cost | tokens
+
+
+def store(arriving: Iterable[Reply], journal: Journal, meter: Meter, label: str, total: int, done: int = 0) -> None:
+    """Append replies as they arrive, showing how many of `total` there are, and cost so far and projected."""
+    try:
+        with tqdm(total=total, initial=done, desc=label, unit="reply", mininterval=2) as bar:
+            bar.set_postfix_str(meter.line(bar.total - bar.n))
+            for reply in arriving:
+                journal.append(reply)
+                bar.update()
+                bar.set_postfix_str(meter.line(bar.total - bar.n), refresh=False)
+            bar.refresh()
+    finally:
+        journal.close()

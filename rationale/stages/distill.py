@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from tqdm import tqdm
-
 from rationale.data.journal import Journal
-from rationale.metrics.scoring import is_correct, judge
-from rationale.models.replies import Meter, Reply
+from rationale.data.judged import judged
+from rationale.models.replies import Meter, Reply, store
 from rationale.models.served_teacher import ServedTeacher
 from rationale.models.teacher import LocalTeacher, OneByOne
-from rationale.schema import Question, Rationale, iter_jsonl, to_line
+from rationale.schema import Question, Rationale, iter_jsonl, write_jsonl
 from rationale.stages.inputs import questions_by_id
 
 STATUSES = ("kept", "disagrees", "unparsed", "empty", "refused", "malformed", "failed")
@@ -24,23 +21,10 @@ SHOWN = 600  # characters of a reply in the report
 
 
 def status(question: Question, reply: Reply, teacher: str) -> Rationale:
-    """The reply with its verdict: kept where its answer agrees with the annotation, else the reason why not."""
-
-    def row(found: str, reason: str, predicted: str | None = None, score: float = 0.0) -> Rationale:
-        return Rationale(question.question_id, reply.text, predicted, found, score, teacher, reason)
-
+    """The reply with its verdict, or with the reason why there is nothing to judge."""
     if reply.status != "answered":
-        return row(reply.status, reply.reason)
-    cut = "" if reply.finished else ", cut at the token limit"
-    if not reply.text.strip():
-        return row("empty", f"no text{cut}")
-    verdict = judge(question, reply.text, "cot")
-    if verdict.predicted is None:
-        return row("unparsed", f"no answer found{cut}")
-    if is_correct(verdict.score):
-        return row("kept", "", verdict.predicted, verdict.score)
-    reason = f"answered {verdict.predicted!r}, annotated {question.answer!r}{cut}"
-    return row("disagrees", reason, verdict.predicted, verdict.score)
+        return Rationale(question.question_id, reply.text, None, reply.status, 0.0, teacher, reply.reason)
+    return judged(question, reply.text, teacher, "" if reply.finished else ", cut at the token limit")
 
 
 def run(
@@ -71,45 +55,24 @@ def run(
     if dry_run:
         print(many.preview([q for i, q in asked.items() if i not in done], Path(questions)), flush=True)
         return None
-    ask(many, list(asked.values()), done, Path(questions), out, journal)
+    arriving = many.replies(list(asked.values()), done, Path(questions), out)
+    store(arriving, journal, meter, "distill", len(asked), len(done))
     journal.sort(asked)
-    counts = write_rows(out, asked, journal, many.name)
+    counts: Counter = Counter()  # by data set and status
+
+    def rows() -> Iterator[Rationale]:
+        for question_id, question in asked.items():
+            row = status(question, journal[question_id], many.name)
+            counts[question.dataset, row.status] += 1
+            yield row
+
+    write_jsonl(out / "rows.jsonl", rows())
     (out / "report.md").write_text("\n".join(report(out / "rows.jsonl", asked, counts, meter)) + "\n", encoding="utf-8")
     total = Counter()
     for (_, found), number in counts.items():
         total[found] += number
     by_dataset = {f"{dataset}/{found}": number for (dataset, found), number in sorted(counts.items())}
-    cost = {} if meter.spent is None else {"cost": round(meter.spent, 4)}
-    tokens = {"tokens": dict(zip(("input", "output"), meter.tokens, strict=True))} if any(meter.tokens) else {}
-    return {"asked": len(asked), **dict(sorted(total.items())), **cost, **tokens, "by_dataset": by_dataset}
-
-
-def ask(many: OneByOne, asked: list[Question], done: set[str], root: Path, out: Path, journal: Journal) -> None:
-    """Store the replies that are missing, showing cost so far and projected."""
-    try:
-        with tqdm(total=len(asked), initial=len(done), desc="distill", unit="reply", mininterval=2) as bar:
-            arriving = many.replies(asked, done, root, out)
-            bar.set_postfix_str(many.meter.line(bar.total - bar.n))
-            for reply in arriving:
-                journal.append(reply)
-                bar.update()
-                bar.set_postfix_str(many.meter.line(bar.total - bar.n), refresh=False)
-            bar.refresh()
-    finally:
-        journal.close()
-
-
-def write_rows(out: Path, asked: dict[str, Question], journal: Journal, teacher: str) -> Counter:
-    """`rows.jsonl` from the journal; counts by data set and status."""
-    counts: Counter = Counter()
-    partial = out / "rows.partial"
-    with partial.open("w", encoding="utf-8") as file:
-        for question_id, question in asked.items():
-            row = status(question, journal[question_id], teacher)
-            counts[question.dataset, row.status] += 1
-            file.write(to_line(row))
-    os.replace(partial, out / "rows.jsonl")
-    return counts
+    return {"asked": len(asked), **dict(sorted(total.items())), **meter.counts(), "by_dataset": by_dataset}
 
 
 def report(rows: Path, asked: dict[str, Question], counts: Counter, meter: Meter) -> Iterator[str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -10,17 +9,15 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 from rationale.artifacts import UserError, write_json
 from rationale.data.journal import Journal
 from rationale.metrics.answers import extract_answer
 from rationale.metrics.scoring import SCORERS
 from rationale.models.chat import CHARACTERS_A_TOKEN
-from rationale.models.replies import Meter, Reply
+from rationale.models.replies import Meter, Reply, store
 from rationale.models.served import Client, Traffic
 from rationale.prompts import EXTRACTED, extractor_text
-from rationale.schema import EvalRow, Question, RowError, iter_jsonl, to_line
+from rationale.schema import EvalRow, Question, RowError, iter_jsonl, write_jsonl
 from rationale.stages.inputs import check_known, need, questions_by_id
 
 STATUSES = ("quick", "extracted", "malformed", "refused", "failed")
@@ -148,27 +145,26 @@ def run(
         row = rows[reply.question_id]
         if retry_failed and read(asked[row.question_id], row, reply).status in AGAIN:
             done.remove(reply.question_id)
-    ask(extractor, {name: text for name, text in texts.items() if name not in done}, journal)
+    missing = {name: text for name, text in texts.items() if name not in done}
+    store(extractor.replies(missing), journal, extractor.meter, "extract", len(texts), len(texts) - len(missing))
     if texts:
         journal.sort(texts)
     cells: dict[str, list[Extraction]] = defaultdict(list)
-    partial_rows = out / "rows.partial"
-    with partial_rows.open("w", encoding="utf-8") as file:
+
+    def second_readings() -> Iterator[Extraction]:
         for name, row in rows.items():
             found = read(asked[row.question_id], row, settled[name] if name in settled else journal[name])
             cells[f"{row.style}/{row.dataset}"].append(found)
-            file.write(to_line(found))
-    os.replace(partial_rows, out / "rows.jsonl")
+            yield found
+
+    write_jsonl(out / "rows.jsonl", second_readings())
     summary = {cell: summed(found) for cell, found in sorted(cells.items())}
-    meter = extractor.meter
-    cost = {} if meter.spent is None else {"cost": round(meter.spent, 4)}
     write_json(out / "summary.json", {"model": extractor.client.model, "other_scorers": others, "cells": summary})
     shown = {f"{cell} {by}": round(100 * summary[cell][by], 1) for cell in summary for by in ("rule", "extractor")}
     total = Counter()
     for found in summary.values():
         total.update({name: found[name] for name in ("differ", "unparsed", "asked", *STATUSES)})
-    tokens = {"tokens": dict(zip(("input", "output"), meter.tokens, strict=True))} if any(meter.tokens) else {}
-    return {"rows": len(rows), **shown, **total, "other_scorers": others, **cost, **tokens}
+    return {"rows": len(rows), **shown, **total, "other_scorers": others, **extractor.meter.counts()}
 
 
 def rows_of(path: Path, asked: dict[str, Question], scorers: list[str]) -> tuple[dict[str, EvalRow], int]:
@@ -187,18 +183,6 @@ def rows_of(path: Path, asked: dict[str, Question], scorers: list[str]) -> tuple
     if not found:
         raise UserError(f"{path}: none of {others} rows has a scorer of extractor.scorers={scorers}")
     return found, others
-
-
-def ask(extractor: Extractor, texts: dict[str, str], journal: Journal) -> None:
-    """Store the replies that are missing, showing cost so far and projected."""
-    try:
-        with tqdm(total=len(texts), desc="extract", unit="reply", mininterval=2) as bar:
-            for reply in extractor.replies(texts):
-                journal.append(reply)
-                bar.update()
-                bar.set_postfix_str(extractor.meter.line(bar.total - bar.n), refresh=False)
-    finally:
-        journal.close()
 
 
 def summed(rows: list[Extraction]) -> dict[str, float]:
