@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rationale.data.batch import Batch
@@ -21,5 +22,8 @@ def response_logps(model: nn.Module, batch: Batch) -> Tensor:
         return token_logps(logits[:, :-1], batch.labels)
     base, mask = base_of(model), batch.mask
     hidden = base.model(**inputs, use_cache=False).last_hidden_state
-    logps = head_logps(base.get_output_embeddings(), hidden.flatten(0, 1)[batch.sources[mask]], batch.labels[mask])
+    # Branches begin after one token, whose gradient is a sum. That of an indexed tensor adds up in any order, so that
+    # two runs differ in the last bit; that of a look-up has one order.
+    predicting = F.embedding(batch.sources[mask], hidden.flatten(0, 1))
+    logps = head_logps(base.get_output_embeddings(), predicting, batch.labels[mask])
     return logps.new_zeros(mask.shape).masked_scatter(mask, logps)
