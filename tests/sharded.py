@@ -1,6 +1,6 @@
-"""One process of several that train the tiny model; started by torchrun from test_sharded.py.
+"""One process of several that train the tiny model; started from test_sharded.py.
 
-sharded.py SETTINGS.json        model, questions, strategy, layout, processes, out, die_after
+sharded.py SETTINGS.json        the arguments of `train`, and `kills`
 """
 
 from __future__ import annotations
@@ -9,6 +9,8 @@ import json
 import os
 import signal
 import sys
+import threading
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -32,16 +34,20 @@ from rationale.training.strategy import zero
 
 
 class Held(pl.Callback):
-    """Every step's log in the first process; and in each process, at the end, the numbers that it holds."""
+    """Every step's log in the first process; and in each process, at the end, the numbers that it holds.
 
-    def __init__(self, out: Path, die_after: int | None) -> None:
-        self.out, self.die_after, self.steps = out, die_after, {}
+    `kill` (step, seconds) ends the process so long after that step, as a power cut would.
+    """
+
+    def __init__(self, out: Path, kill: tuple[int, float] | None) -> None:
+        self.out, self.kill, self.steps = out, kill, {}
 
     def on_train_batch_end(self, trainer: pl.Trainer, *_: object) -> None:
         if trainer.callback_metrics:  # not in the middle of a step
             self.steps.setdefault(trainer.global_step, {k: float(v) for k, v in trainer.callback_metrics.items()})
-        if trainer.global_step == self.die_after:
-            os.kill(os.getpid(), signal.SIGKILL)
+        if self.kill and trainer.global_step == self.kill[0]:
+            threading.Timer(self.kill[1], os.kill, (os.getpid(), signal.SIGKILL)).start()
+            self.kill = None
 
     def on_train_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         held = {}
@@ -63,11 +69,13 @@ def train(
     layout: str,
     processes: int,
     out: Path,
-    die_after: int | None = None,
+    epochs: int = 3,
+    held: int = 0,
+    kill: tuple[int, float] | None = None,
 ) -> None:
-    """Three epochs of four pairs, or of eight examples, two micro-batches a step, a checkpoint every second step.
+    """Epochs of four pairs, or of eight examples, two micro-batches a step, a state every second step.
 
-    `die_after` kills the process after a step, as a power cut would.
+    `held` of them once more as held-out rows.
     """
     torch.manual_seed(0)
     vlm = load(model)
@@ -79,17 +87,19 @@ def train(
     encoder, optim = Encoder(vlm.processor, layout=layout), Optim(lr=1e-3)
     if objective == "dpo":
         pairs = [(a, replace(a, response=b.response)) for a, b in zip(examples[:4], examples[4:], strict=True)]
-        data = dpo_data(encoder, pairs, partial(plan, micro_batch=1, accumulate=2, epochs=3, seed=0))
+        data = dpo_data(encoder, pairs, partial(plan, micro_batch=1, accumulate=2, epochs=epochs, seed=0),
+                        held_out=pairs[:held])  # fmt: skip
         module = DPOModule(vlm, Objective(), "frozen", optim, data.plan.num_steps)
     else:
-        data = sft_data(encoder, examples, partial(plan, micro_batch=2, accumulate=2, epochs=3, seed=0))
+        data = sft_data(encoder, examples, partial(plan, micro_batch=2, accumulate=2, epochs=epochs, seed=0),
+                        held_out=examples[:held])  # fmt: skip
         module = SFTModule(vlm, optim, data.plan.num_steps)
     stage = int(strategy[-1]) if strategy.startswith("zero") else 0
     trainer = partial(
         pl.Trainer, accelerator="cpu", devices=processes,
         strategy=zero(stage, "cpu") if stage else strategy,
     )  # fmt: skip
-    seen = Held(out, die_after)
+    seen = Held(out, kill)
 
     def with_log(callbacks: list, **settings: object) -> pl.Trainer:
         return trainer(callbacks=[*callbacks, seen], **settings)
@@ -98,8 +108,33 @@ def train(
     fit(vlm, module, data, with_log, logger, optim, out, save_every=2)
 
 
-if __name__ == "__main__":
+def attempt(work: Callable[[], None]) -> bool:
+    """Whether the work came to its end, in a process of its own that begins as this one is."""
+    child = os.fork()
+    if child == 0:
+        try:
+            work()
+        except BaseException as error:  # the other process was killed first, and does not answer
+            print(f"{type(error).__name__}: {error}", file=sys.stderr, flush=True)
+            os._exit(1)
+        os._exit(0)
+    return os.waitpid(child, 0)[1] == 0
+
+
+def main() -> None:
     settings = json.loads(Path(sys.argv[1]).read_text())
     torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
     prefix.TILE_ELEMENTS = 4096  # of ten tokens, so that the processes have different numbers of tiles
-    train(**{**settings, "out": Path(settings["out"])})
+    kills, ports = settings.pop("kills", None), settings.pop("ports", None)
+    work = partial(train, **{**settings, "out": Path(settings["out"])})
+    if kills is None:
+        work()
+        return
+    for kill, port in zip([*kills, None], ports, strict=True):
+        os.environ["MASTER_PORT"] = str(port)
+        if attempt(partial(work, kill=kill)) != (kill is None):
+            raise SystemExit(f"kill {kill}: the attempt ended otherwise than it should")
+
+
+if __name__ == "__main__":
+    main()

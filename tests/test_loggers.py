@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import time
 
 import wandb
 
@@ -34,4 +35,7 @@ def test_wandb_offline_holds_the_metrics_by_name_and_is_finished(tmp_path):
     close(log(tmp_path, [(9, 3.0), (19, 2.0)], mode="offline"), tmp_path)
     assert wandb.run is None
     (file,) = tmp_path.glob("wandb/offline-run-*/run-*.wandb")
-    assert b"train/loss" in file.read_bytes()
+    until = time.monotonic() + 20  # wandb's own process writes, when it gets its turn
+    while b"train/loss" not in file.read_bytes():
+        assert time.monotonic() < until
+        time.sleep(0.1)

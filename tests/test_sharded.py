@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import random
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -73,16 +75,61 @@ def test_two_processes_train_as_one_does(objective, strategy, layout, alone, tin
             assert [held[part] for held in found.held] == pytest.approx([whole / 2] * 2, rel=0.02), part
 
 
+def killed(out: Path, processes: int, kills: list[tuple[int, float]], **settings: str | int) -> None:
+    """A training that is killed and started again at each of `kills`, and then left to end."""
+    out.mkdir()
+    told = out / "settings.json"
+    ports = free_ports(len(kills) + 1)
+    told.write_text(json.dumps({**settings, "processes": processes, "out": str(out), "kills": kills, "ports": ports}))
+    shared = {
+        **os.environ, "PYTHONPATH": str(HERE.parent), "OMP_NUM_THREADS": str(3 - processes), "NODE_RANK": "0",
+        "MASTER_ADDR": "127.0.0.1", "WORLD_SIZE": str(processes), "LOCAL_WORLD_SIZE": str(processes),
+    }  # fmt: skip
+    ranks = [
+        subprocess.Popen(
+            [sys.executable, str(HERE / "sharded.py"), str(told)], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
+            text=True, env={**shared, "LOCAL_RANK": str(rank), "RANK": str(rank)},
+        )
+        for rank in range(processes)
+    ]  # fmt: skip
+    for rank in ranks:
+        told = rank.communicate(timeout=400)[1]
+        assert rank.returncode == 0, told[-4000:]
+
+
+def free_ports(number: int) -> list[int]:
+    sockets = [socket.socket() for _ in range(number)]
+    for each in sockets:
+        each.bind(("127.0.0.1", 0))
+    ports = [each.getsockname()[1] for each in sockets]
+    for each in sockets:
+        each.close()
+    return ports
+
+
+def random_kills(number: int, steps: int) -> list[tuple[int, float]]:
+    """A step of each, in rising order and early enough to leave work; and a moment within that step or the next."""
+    rng = random.Random(0)
+    return [(step, rng.uniform(0, 0.1)) for step in sorted(rng.sample(range(1, steps - 3), number))]
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize(("strategy", "processes"), [("auto", 1), (DDP, 2), ("zero2", 2), ("zero3", 2)])
-def test_a_run_killed_in_the_middle_ends_with_the_weights_of_an_uncut_one(
-    strategy, processes, alone, tiny_dir, questions_dir, tmp_path
+@pytest.mark.parametrize(
+    ("objective", "strategy", "processes", "kills", "within"),
+    [
+        ("sft", "auto", 1, 10, 0), ("dpo", "auto", 1, 10, 0), ("dpo", "zero2", 2, 10, 1e-5), ("dpo", DDP, 2, 3, 1e-5),
+        ("dpo", "zero3", 2, 3, 1e-5),
+    ],
+)  # fmt: skip
+def test_a_run_killed_again_and_again_ends_with_the_weights_of_an_uncut_one(
+    objective, strategy, processes, kills, within, tiny_dir, questions_dir, tmp_path
 ):
-    told = {"model": str(tiny_dir), "questions": str(questions_dir), "objective": "dpo", "layout": "tree"}
-    told |= {"strategy": strategy}
-    assert run(tmp_path, processes, die_after=3, **told).returncode != 0
-    assert not (tmp_path / "model").exists()
-    found = trained(tmp_path, processes, **told)
-    assert min(map(int, found.steps)) == 3  # the checkpoint was of step 2
-    for name, value in alone["dpo"].weights.items():
-        torch.testing.assert_close(found.weights[name], value, atol=1e-4, rtol=0, msg=name)
+    told = {"model": str(tiny_dir), "questions": str(questions_dir), "objective": objective, "layout": "tree"}
+    told |= {"strategy": strategy, "epochs": 12, "held": 3}  # of two steps each
+    killed(tmp_path / "uncut", processes, [], **told)
+    killed(tmp_path / "cut", processes, random_kills(kills, 24), **told)
+    for kept in ("model", "best"):
+        whole, found = (load_file(tmp_path / run / kept / "model.safetensors") for run in ("uncut", "cut"))
+        assert whole.keys() == found.keys()
+        for name, value in whole.items():
+            torch.testing.assert_close(found[name], value, atol=within, rtol=0, msg=f"{kept} {name}")

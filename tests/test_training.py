@@ -24,10 +24,17 @@ from rationale.training.optim import Optim
 from rationale.training.sft_module import SFTModule, sft_data
 
 LORA = {"r": 4, "lora_alpha": 8, "target_modules": ["q_proj", "v_proj"], "lora_dropout": 0.3}
-QUIET = partial(pl.Trainer, accelerator="cpu", devices=1, enable_progress_bar=False, enable_model_summary=False)
+QUIET = partial(pl.Trainer, accelerator="cpu", devices=1, enable_progress_bar=False)
 
 
 csv = partial(loggers, project="test", group="test", name="test", mode="disabled", folder="")
+
+
+def beside(callback: pl.Callback) -> partial:
+    """A trainer in which `callback` acts too."""
+    return partial(
+        lambda callbacks, **settings: pl.Trainer(callbacks=[callback, *callbacks], **settings), **QUIET.keywords
+    )
 
 
 def weights(vlm: VLM) -> dict:

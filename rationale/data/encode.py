@@ -75,10 +75,16 @@ class Encoder:
     def response_lengths(self, examples: Sequence[Example]) -> list[int]:
         """Number of response tokens of each example, without reading any image."""
         limit = self.max_response_tokens
-        counts = [
-            (len(ids), e.ended) for ids, e in zip(self._ids([e.response for e in examples]), examples, strict=True)
-        ]
-        return [limit if limit is not None and n > limit else n + ended for n, ended in counts]
+        counts = zip(self._uncut_lengths(examples), examples, strict=True)
+        return [limit if limit is not None and n > limit else n + e.ended for n, e in counts]
+
+    def num_cut(self, examples: Sequence[Example]) -> int:
+        """Of the examples, those whose response is longer than the limit."""
+        limit = self.max_response_tokens
+        return 0 if limit is None else sum(n > limit for n in self._uncut_lengths(examples))
+
+    def _uncut_lengths(self, examples: Sequence[Example]) -> list[int]:
+        return [len(ids) for ids in self._ids([e.response for e in examples])]
 
     def _ids(self, texts: list[str]) -> list[list[int]]:
         return self.tokenizer(texts, add_special_tokens=False)["input_ids"] if texts else []

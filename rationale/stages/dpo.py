@@ -13,10 +13,12 @@ from rationale.data.encode import Encoder
 from rationale.data.response import response_example
 from rationale.models.identity import context_hash, scored_with
 from rationale.models.vlm import VLM, freeze
+from rationale.pairing import truncate_words
 from rationale.prompts import prompt_text
 from rationale.schema import Pair, ResponseLogps, RowError, iter_jsonl
 from rationale.stages.inputs import check_known, need, questions_by_id
-from rationale.training.datamodule import Plan
+from rationale.training.checks import check_image_tokens
+from rationale.training.datamodule import Plan, held_out
 from rationale.training.dpo_module import DPOModule, Objective, dpo_data
 from rationale.training.fit import fit
 from rationale.training.optim import Optim
@@ -38,16 +40,22 @@ def run(
     trainer: Callable[..., Any],
     logger: Callable[..., list],
     save_every: int,
+    keep_last: int,
+    validation: dict[str, float],
+    seed: int,
     out: Path,
 ) -> dict:
     """Train the policy on pairs and save a plain transformers folder in `model/`.
 
-    `reference` is frozen, adapter_off or scored; scored reads `reference_logps`, which stage score made.
+    `reference` is frozen, adapter_off or scored; scored reads `reference_logps`, which stage score made. `validation`
+    holds out the pairs of a `share` of the questions, measured every so many (`every`, a share) of the steps.
     """
     found = questions_by_id(questions)
     path = need(pairs, "pairs.jsonl")
     rows = list(iter_jsonl(path, Pair))
     check_known(path, {p.question_id for p in rows}, found)
+    train, held = held_out([p.question_id for p in rows], validation["share"], seed)
+    rows = [rows[i] for i in train + held]
 
     def example(pair: Pair, text: str, finished: bool) -> Example:
         question = found[pair.question_id]
@@ -63,11 +71,17 @@ def run(
         contexts = {(p.question_id, p.style): context_hash(e.image, encoder.render(e.prompt))
                     for p, (e, _) in zip(rows, examples, strict=True)}  # fmt: skip
         stored = stored_logps(need_scores(reference_logps), rows, scored_with(vlm, truncate), contexts)
+    check_image_tokens(encoder, [chosen for chosen, _ in examples])
     freeze(vlm.model, frozen_parts)
-    data = dpo_data(encoder, examples, order, stored, bundle)
+    data = dpo_data(encoder, examples[: len(train)], order, stored, bundle, examples[len(train) :])
     module = DPOModule(vlm, objective, reference, optim, data.plan.num_steps)
-    counts = fit(vlm, module, data, trainer, logger, optim, out, save_every)
-    return {"pairs": len(rows), **counts}
+    counts = fit(vlm, module, data, trainer, logger, optim, out, save_every, keep_last, validation["every"])
+    cut = sum(not whole for p in rows for whole in (_whole(p.chosen, truncate), _whole(p.rejected, truncate)))
+    return {"pairs": len(train), "held_out": len(held), "truncated": cut, **counts}
+
+
+def _whole(text: str, truncate: dict[str, Any]) -> bool:
+    return not truncate_words(text, truncate["words"])[1]
 
 
 def need_scores(folder: str | None) -> Path:

@@ -72,7 +72,7 @@ def run(
     examples = [open_example(q, Path(questions)) for q in rows]
     data = sft_data(Encoder(vlm.processor), examples, order)
     module = SFTModule(vlm, optim, data.plan.num_steps)
-    counts = fit(vlm, module, data, trainer, logger, optim, out, save_every, stop_after)
+    counts = fit(vlm, module, data, trainer, logger, optim, out, save_every, stop_after=stop_after)
     return {"examples": len(examples), **counts}
 
 

@@ -11,7 +11,8 @@ from rationale.data.encode import Encoder
 from rationale.data.mixture import open_example, sft_examples
 from rationale.models.vlm import VLM, freeze
 from rationale.stages.inputs import kept_rationales, questions_by_id
-from rationale.training.datamodule import Plan
+from rationale.training.checks import check_rows
+from rationale.training.datamodule import Plan, held_out
 from rationale.training.fit import fit
 from rationale.training.optim import Optim
 from rationale.training.sft_module import SFTModule, sft_data
@@ -33,13 +34,17 @@ def run(
     trainer: Callable[..., Any],
     logger: Callable[..., list],
     save_every: int,
+    keep_last: int,
+    validation: dict[str, float],
+    max_truncated: float,
     seed: int,
     out: Path,
 ) -> dict:
     """Train on the mixture and save a plain transformers folder in `model/`.
 
     `mixture` holds cot and direct (all, format or none), format_per_dataset, and pretrain: how many rows of
-    `pretrain_questions` are mixed in (the paper's 2k). All inputs are checked before weights are read.
+    `pretrain_questions` are mixed in (the paper's 2k). All inputs are checked before weights are read. `validation`
+    holds out the rows about a `share` of the images, measured every so many (`every`, a share) of the steps.
     """
     found = questions_by_id(questions, split="train")
     kept = kept_rationales(rationales, questions_by_id(questions))
@@ -52,9 +57,12 @@ def run(
         drawn = Random(f"{seed}/pretrain").sample(base, min(mixture["pretrain"], len(base)))
         examples += [open_example(q, Path(pretrain_questions)) for q in drawn]
         counts["pretrain"] = len(drawn)
+    train, held = held_out([Path(e.about).name for e in examples], validation["share"], seed)
     vlm = model()
+    encoder = Encoder(vlm.processor, max_response_tokens, layout)
+    counts |= {"held_out": len(held), **check_rows(encoder, examples, max_truncated, "sft")}
     freeze(vlm.model, frozen_parts)
-    data = sft_data(Encoder(vlm.processor, max_response_tokens, layout), examples, order, reduction, bundle)
+    rows, measured = ([examples[i] for i in side] for side in (train, held))
+    data = sft_data(encoder, rows, order, reduction, bundle, measured)
     module = SFTModule(vlm, optim, data.plan.num_steps, reduction)
-    counts |= fit(vlm, module, data, trainer, logger, optim, out, save_every)
-    return counts
+    return counts | fit(vlm, module, data, trainer, logger, optim, out, save_every, keep_last, validation["every"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -102,6 +103,19 @@ class _Planned(Dataset):
         return self.collate(self.plan.micro_batches[micro], self.plan.step_of(micro))
 
 
+def held_out(keys: Sequence[str], share: float, seed: int) -> tuple[list[int], list[int]]:
+    """Indices to train on, and about a `share` of them to measure on; those of one key are on one side together.
+
+    The draw depends on (seed, key) alone, so adding rows never moves another's.
+    """
+    sides: tuple[list[int], list[int]] = [], []
+    for index, key in enumerate(keys):
+        sides[Random(f"{seed}/held out/{key}").random() < share].append(index)
+    if share and not all(sides):
+        raise UserError(f"validation.share={share} of {len(set(keys))} leaves nothing on one side; set another, or 0")
+    return sides
+
+
 class _Share(Sampler[int]):
     """One process's micro-batches from its `start`th on: number `rank` of every `world` of the plan.
 
@@ -123,11 +137,20 @@ class PlannedData(pl.LightningDataModule):
     optimizer step so that a loss can be a mean over the step however it is cut.
 
     Several processes share the micro-batches of every step, so the order is the same for any number of them.
+    `held_out` are indices that are not in the plan: what the loss is measured on, in batches as large.
     """
 
-    def __init__(self, plan: Plan, collate: Callable[[list[int], list[int]], Any], num_workers: int = 0):
+    def __init__(
+        self,
+        plan: Plan,
+        collate: Callable[[list[int], list[int]], Any],
+        held_out: Sequence[int] = (),
+        num_workers: int = 0,
+    ):
         super().__init__()
         self.plan, self.collate, self.num_workers = plan, collate, num_workers
+        size = max(map(len, plan.micro_batches), default=1)
+        self.held_out = [list(held_out[i : i + size]) for i in range(0, len(held_out), size)]
         self.done, self.rank, self.world = 0, 0, 1  # steps, this process, processes
 
     def setup(self, stage: str) -> None:
@@ -151,8 +174,21 @@ class PlannedData(pl.LightningDataModule):
 
     def train_dataloader(self) -> DataLoader:
         start = self.done * self.accumulate(self.world)
-        own = _Share(len(self.plan.micro_batches), start, self.rank, self.world)
+        return self._loader(self.plan, start)
+
+    def val_dataloader(self) -> DataLoader:
+        """The held-out micro-batches, the first ones again where the processes cannot share them evenly: under ZeRO-3
+        all must take part in every forward. `counts` says which are which."""
+        again = itertools.islice(itertools.cycle(self.held_out), -(-len(self.held_out) // self.world) * self.world)
+        return self._loader(Plan(list(again), 1), 0)
+
+    def counts(self, index: int) -> bool:
+        """Whether this process's `index`th held-out micro-batch is seen for the first time."""
+        return index * self.world + self.rank < len(self.held_out)
+
+    def _loader(self, plan: Plan, start: int) -> DataLoader:
+        own = _Share(len(plan.micro_batches), start, self.rank, self.world)
         return DataLoader(
-            _Planned(self.plan, self.collate), batch_size=None, sampler=own, num_workers=self.num_workers,
+            _Planned(plan, self.collate), batch_size=None, sampler=own, num_workers=self.num_workers,
             persistent_workers=self.num_workers > 0,
         )  # fmt: skip

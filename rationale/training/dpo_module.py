@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -59,8 +60,11 @@ def dpo_data(
     order: Callable[[list], Plan],
     stored: list[tuple[list[float], list[float]]] | None = None,
     bundle: str = "pair",
+    held_out: Sequence[tuple[Example, Example]] = (),
 ) -> PlannedData:
-    """Batches of (chosen, rejected) in planned order; `stored` holds the reference log-probs of each pair.
+    """Batches of (chosen, rejected) in planned order; `held_out` pairs are not trained on but measured.
+
+    `stored` holds the reference log-probs of each pair, those of the held-out ones last.
 
     What is planned and counted are bundles: single pairs, or all pairs of one question, which then share a row in the
     layout `tree`. A step of questions holds up to three times as many pairs, and the pairs of a question move the
@@ -70,6 +74,10 @@ def dpo_data(
         raise UserError(f"dpo.bundle: {bundle!r} is neither 'pair' nor 'question'")
     flat = encoder.response_lengths([example for pair in pairs for example in pair])
     together = bundles((p[0].image, p[0].prompt) if bundle == "question" else i for i, p in enumerate(pairs))
+    prompts = encoder.prompt_lengths([chosen for chosen, _ in pairs])
+    keys = [alike(sum(flat[2 * i] + flat[2 * i + 1] for i in b), prompts[b[0]]) for b in together]
+    planned, held = unbundled(order(keys), together), range(len(pairs), len(pairs) + len(held_out))
+    pairs = [*pairs, *held_out]
 
     def collate(indices: list[int], step: list[int]) -> PairBatch:
         examples = [pairs[i][0] for i in indices] + [pairs[i][1] for i in indices]
@@ -87,9 +95,7 @@ def dpo_data(
                 reference[row, :kept] = torch.tensor(logps)
         return PairBatch(rows, len(indices) / len(step), reference)
 
-    prompts = encoder.prompt_lengths([chosen for chosen, _ in pairs])
-    keys = [alike(sum(flat[2 * i] + flat[2 * i + 1] for i in b), prompts[b[0]]) for b in together]
-    return PlannedData(unbundled(order(keys), together), collate)
+    return PlannedData(planned, collate, held)
 
 
 class DPOModule(StepModule):
@@ -116,20 +122,30 @@ class DPOModule(StepModule):
         chosen, rejected = sequence_logps(logps, mask, average=self.objective.length_normalised).chunk(2)
         return PairLogps(chosen, rejected)
 
-    def training_step(self, batch: PairBatch, index: int) -> Tensor:
+    def _compared(self, batch: PairBatch) -> tuple[DPOTerms, PairLogps, PairLogps, Tensor]:
+        """The loss of each pair, its log-probs under policy and reference, and those of each token under the policy."""
         rows, o = batch.rows, self.objective
         logps = response_logps(self.policy, rows)
         policy = self._pair(logps, rows.mask)
         with as_reference(self.policy, self.frozen, self.reference) as network:
             stored = batch.reference if network is None else response_logps(network, rows)
         reference = self._pair(stored, rows.mask)
-        terms = dpo_loss(policy, reference, o.beta, o.loss_type, o.label_smoothing)
+        return dpo_loss(policy, reference, o.beta, o.loss_type, o.label_smoothing), policy, reference, logps
+
+    def training_step(self, batch: PairBatch, index: int) -> Tensor:
+        rows, o = batch.rows, self.objective
+        terms, policy, reference, logps = self._compared(batch)
         if self.global_step == 0:
             self._check_start(policy, reference)
-        self._log(index, terms, policy, rows)
+        means = {"train/loss": terms.loss.mean().detach(), **_means(terms, policy), "train/padding": rows.padding}
+        self.log_step(index, len(terms.loss), means, {"train/tokens": rows.mask.sum()})
         half = len(terms.loss)
         sft = sft_loss(logps[:half], rows.mask[:half]) if o.sft_weight else 0.0
         return (terms.loss.mean() + o.sft_weight * sft) * batch.share * self.micro_batches()
+
+    def measure(self, batch: PairBatch) -> tuple[float, dict[str, Any]]:
+        terms, policy, _, _ = self._compared(batch)
+        return len(terms.loss), {"loss": terms.loss.mean(), **_means(terms, policy)}
 
     def _check_start(self, policy: PairLogps, reference: PairLogps) -> None:
         """Before the first step policy and reference are one model, so every margin is 0 and the loss log 2."""
@@ -141,15 +157,15 @@ class DPOModule(StepModule):
                 "not be log 2. The reference must be the model that training starts from; re-run stage=score for it"
             )
 
-    def _log(self, index: int, terms: DPOTerms, policy: PairLogps, rows: Batch) -> None:
-        margins = terms.chosen_rewards - terms.rejected_rewards
-        means = {
-            "train/loss": terms.loss.mean().detach(), "rewards/chosen": terms.chosen_rewards.mean(),
-            "rewards/rejected": terms.rejected_rewards.mean(), "rewards/margins": margins.mean(),
-            "rewards/accuracies": (margins > 0).float().mean(), "logps/chosen": policy.chosen.mean().detach(),
-            "logps/rejected": policy.rejected.mean().detach(), "train/padding": rows.padding,
-        }  # fmt: skip
-        self.log_step(index, len(terms.loss), means, {"train/tokens": rows.mask.sum()})
-
     def configure_optimizers(self) -> dict:
         return configure(self.policy, self.optim, self.total_steps)
+
+
+def _means(terms: DPOTerms, policy: PairLogps) -> dict[str, Tensor]:
+    """What is logged beside the loss, by the field's names."""
+    margins = terms.chosen_rewards - terms.rejected_rewards
+    return {
+        "rewards/chosen": terms.chosen_rewards.mean(), "rewards/rejected": terms.rejected_rewards.mean(),
+        "rewards/margins": margins.mean(), "rewards/accuracies": (margins > 0).float().mean(),
+        "logps/chosen": policy.chosen.mean().detach(), "logps/rejected": policy.rejected.mean().detach(),
+    }  # fmt: skip

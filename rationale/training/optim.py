@@ -10,11 +10,12 @@ from torch.optim import AdamW
 from torch.optim.lr_scheduler import LambdaLR
 
 from rationale.artifacts import UserError
+from rationale.models.parts import is_in
 
 
 @dataclass(frozen=True, slots=True)
 class Optim:
-    """Learning rates and schedule. `part_lrs` maps a piece of a parameter's name to its own rate (the paper's
+    """Learning rates and schedule. `part_lrs` maps a part of the model (models.parts) to its own rate (the paper's
     vision tower: 5e-7); all else takes `lr`. Weight decay spares biases and norms."""
 
     lr: float
@@ -33,13 +34,16 @@ def parameter_groups(model: nn.Module, optim: Optim) -> list[dict]:
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
             continue
-        part = next((p for p in optim.part_lrs if p in name), None)
+        part = next((p for p in optim.part_lrs if is_in(model, p, name)), None)
         matched.update({part} if part else ())
         decay = optim.weight_decay if parameter.ndim > 1 else 0.0
         groups.setdefault((optim.part_lrs.get(part, optim.lr), decay), []).append(parameter)
     missing = sorted(set(optim.part_lrs) - matched)
     if missing:
-        raise UserError(f"part_lrs: no trainable parameter name holds {missing}; it may be frozen, or named otherwise")
+        raise UserError(
+            f"part_lrs: no trainable parameter name holds {missing}; it may be frozen (all but the adapters is under "
+            f"LoRA), or named otherwise; take it out with '~sft.optim.part_lrs.{missing[0]}'"
+        )
     if not groups:
         raise UserError("nothing to train: every parameter is frozen")
     return [{"params": params, "lr": lr, "weight_decay": decay} for (lr, decay), params in groups.items()]

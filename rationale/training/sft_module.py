@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -37,17 +38,19 @@ def sft_data(
     order: Callable[[list], Plan],
     reduction: str = "token",
     bundle: str = "example",
+    held_out: Sequence[Example] = (),
 ) -> PlannedData:
     """Batches of examples in the order that `order(lengths)` plans, each told the total of its optimizer step.
 
     What is planned and counted are bundles: single examples, or all examples about one image, which then share a row
     in the layout `tree`. A step of images is less mixed than one of as many examples: its examples come in fours (two
-    questions, both styles) about a quarter as many images.
+    questions, both styles) about a quarter as many images. `held_out` are not trained on but measured.
     """
     if bundle not in ("example", "image"):
         raise UserError(f"sft.bundle: {bundle!r} is neither 'example' nor 'image'")
+    num_train, examples = len(examples), [*examples, *held_out]
     lengths = encoder.response_lengths(examples)
-    together = bundles(e.about if bundle == "image" else i for i, e in enumerate(examples))
+    together = bundles(e.about if bundle == "image" else i for i, e in enumerate(examples[:num_train]))
 
     def collate(indices: list[int], step: list[int]) -> SFTBatch:
         total = sum(lengths[i] for i in step) if reduction == "token" else len(step)
@@ -60,7 +63,9 @@ def sft_data(
         first = bundle[0]
         return alike(rests + sum(lengths[i] for i in bundle), prompts[first], examples[first].image is not None)
 
-    return PlannedData(unbundled(order([like(b) for b in together]), together), collate)
+    return PlannedData(
+        unbundled(order([like(b) for b in together]), together), collate, range(num_train, len(examples))
+    )
 
 
 class SFTModule(StepModule):
@@ -78,6 +83,10 @@ class SFTModule(StepModule):
         nll = sft_loss(logps.detach(), batch.rows.mask)
         self.log_step(index, tokens, {"train/loss": nll, "train/padding": batch.rows.padding}, {"train/tokens": tokens})
         return loss * self.micro_batches()
+
+    def measure(self, batch: SFTBatch) -> tuple[float, dict[str, Any]]:
+        mask = batch.rows.mask
+        return mask.sum().item(), {"loss": sft_loss(response_logps(self.policy, batch.rows), mask)}
 
     def configure_optimizers(self) -> dict:
         return configure(self.policy, self.optim, self.total_steps)

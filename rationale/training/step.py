@@ -15,6 +15,8 @@ class StepModule(pl.LightningModule):
     def __init__(self) -> None:
         super().__init__()
         self._held: list[Tensor] = []
+        self._measured: list[Tensor] = []
+        self._names: list[str] = []
 
     def micro_batches(self) -> int:
         """Of a step, over all processes. Lightning and the processes average over them: a loss whose sum over the
@@ -36,3 +38,21 @@ class StepModule(pl.LightningModule):
         shown = {n: total[i] / total[-1] if n in means else total[i] for i, n in enumerate(names)}
         self.log_dict(shown, batch_size=1)
         self.log("loss", shown["train/loss"], prog_bar=True, logger=False, batch_size=1)
+
+    def measure(self, batch: Any) -> tuple[float, dict[str, Any]]:
+        """The weight of a held-out batch, and means over it; `loss` among them."""
+        raise NotImplementedError
+
+    def validation_step(self, batch: Any, index: int) -> None:
+        weight, means = self.measure(batch)
+        weight = weight if self.trainer.datamodule.counts(index) else 0.0
+        values = [*(v * weight for v in means.values()), weight]
+        self._names = list(means)
+        self._measured.append(
+            torch.stack([torch.as_tensor(v, dtype=torch.float32, device=self.device) for v in values])
+        )
+
+    def on_validation_epoch_end(self) -> None:
+        total = self.trainer.strategy.reduce(torch.stack(self._measured).sum(0), reduce_op="sum")
+        self._measured.clear()
+        self.log_dict({f"val/{name}": value / total[-1] for name, value in zip(self._names, total[:-1], strict=True)})

@@ -45,6 +45,18 @@ class CPUDeepSpeedStrategy(DeepSpeedStrategy):
         self._init_deepspeed_distributed()
 
 
+def whole_weights(trainer: Trainer, module: LightningModule) -> dict[str, Tensor] | None:
+    """A copy of the policy's state dict on the CPU in the first process, None in the others; all must call it."""
+    keep = trainer.is_global_zero
+    if getattr(trainer.strategy, "zero_stage_3", False):
+        return gathered(module.policy, keep)
+    if not keep:
+        return None
+    copies: dict[int, Tensor] = {}  # tied weights stay one tensor
+    named = module.policy.state_dict(keep_vars=True).items()
+    return {name: copies.setdefault(id(value), value.detach().cpu().clone()) for name, value in named}
+
+
 class Weights(Callback):
     """The policy's whole weights at the end of training, in the first process, where ZeRO-3 has them in pieces."""
 
@@ -52,7 +64,7 @@ class Weights(Callback):
 
     def on_train_end(self, trainer: Trainer, module: LightningModule) -> None:
         if getattr(trainer.strategy, "zero_stage_3", False):
-            self.found = gathered(module.policy, keep=trainer.is_global_zero)
+            self.found = whole_weights(trainer, module)
 
 
 def gathered(model: nn.Module, keep: bool) -> dict[str, Tensor] | None:

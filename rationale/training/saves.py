@@ -1,0 +1,95 @@
+"""What a training keeps while it runs: states that a cut run goes on from, and the best weights so far."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import Callback
+
+from rationale.models.vlm import VLM
+from rationale.training.strategy import whole_weights
+
+
+class States(Callback):
+    """Every `every` steps the state of the run as `folder/step=N.ckpt`, of which the newest `keep` stay.
+
+    A state has its name once it is whole in every process: a run that is cut while it writes one goes on from the one
+    before. It holds the random numbers of every process too, so that dropout is what it would have been.
+    """
+
+    def __init__(self, folder: Path, every: int, keep: int):
+        self.folder, self.every, self.keep, self.saved = folder, every, keep, 0
+
+    def newest(self) -> Path | None:
+        """The state to go on from."""
+        return max(self.folder.glob("step=*.ckpt"), default=None)
+
+    def clear(self) -> None:
+        """Remove what a cut run left half written."""
+        for path in self.folder.glob("*.partial"):
+            _remove(path)
+
+    def state_dict(self) -> dict[str, Any]:
+        own = {"cpu": torch.get_rng_state(), "cuda": torch.cuda.get_rng_state() if torch.cuda.is_available() else None}
+        if not torch.distributed.is_initialized():
+            return {"random": [own]}
+        every: list[Any] = [None] * torch.distributed.get_world_size()
+        torch.distributed.all_gather_object(every, own)
+        return {"random": every}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        rank = torch.distributed.get_rank() if torch.distributed.is_initialized() else 0
+        own = state["random"][rank % len(state["random"])]  # of a run in fewer processes: some share theirs
+        torch.set_rng_state(own["cpu"])
+        if own["cuda"] is not None and torch.cuda.is_available():
+            torch.cuda.set_rng_state(own["cuda"])
+
+    def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        self.saved = trainer.global_step
+
+    def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
+        step = trainer.global_step
+        if step == self.saved or step % self.every:  # the first: in the middle of a step
+            return
+        self.saved = step
+        partial = self.folder / f"step={step:08d}.partial"
+        trainer.save_checkpoint(partial, weights_only=False)  # returns when every process has written its part
+        if trainer.is_global_zero:
+            os.replace(partial, partial.with_suffix(".ckpt"))
+            for old in sorted(self.folder.glob("step=*.ckpt"))[: -self.keep]:
+                _remove(old)
+
+
+class Best(Callback):
+    """The weights of the lowest loss on held-out rows so far, as a transformers folder."""
+
+    def __init__(self, vlm: VLM, folder: Path):
+        self.vlm, self.folder, self.loss, self.step = vlm, folder, float("inf"), 0
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"loss": self.loss, "step": self.step}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.loss, self.step = state["loss"], state["step"]
+
+    def on_validation_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        loss = trainer.callback_metrics["val/loss"].item()
+        if loss >= self.loss:
+            return
+        self.loss, self.step = loss, trainer.global_step
+        weights = whole_weights(trainer, module)
+        if weights is not None:
+            partial = self.folder.with_suffix(".partial")
+            _remove(partial)
+            self.vlm.save(partial, weights)
+            _remove(self.folder)
+            os.replace(partial, self.folder)
+
+
+def _remove(path: Path) -> None:
+    shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
