@@ -25,6 +25,7 @@ from typing import Any
 from tqdm import tqdm
 
 MANIFEST = "manifest.json"
+CARD = "README.md"  # says how an artifact was made, and is no part of what it is
 # Arguments that cannot change what is written: where to, and how (not what) an endpoint is asked.
 UNKEYED = {"out", "logger", "chunk", "traffic", "budget", "batches", "dry_run", "retry_failed"}
 PACKAGES = ("torch", "transformers", "tokenizers", "pytorch-lightning", "peft", "datasets", "deepspeed", "pillow")
@@ -50,11 +51,12 @@ def fingerprint(path: Path) -> str:
     """What an input is: digest of an artifact's outputs, of a file, or of a plain folder's names and rows."""
     manifest = read_manifest(path)
     if manifest is not None:
-        return hashlib.sha256(json.dumps(manifest["outputs"], sort_keys=True).encode()).hexdigest()
+        outputs = {name: digest for name, digest in manifest["outputs"].items() if Path(name).name != CARD}
+        return hashlib.sha256(json.dumps(outputs, sort_keys=True).encode()).hexdigest()
     if path.is_file():
         return sha256_file(path)
     digest = hashlib.sha256()
-    for file in sorted(p for p in path.rglob("*") if p.is_file()):
+    for file in sorted(p for p in path.rglob("*") if p.is_file() and p.name != CARD):
         digest.update(f"{file.relative_to(path)} {file.stat().st_size}\n".encode())
         if file.suffix in {".json", ".jsonl", ".safetensors"}:
             digest.update(sha256_file(file).encode())
