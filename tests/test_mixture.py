@@ -8,9 +8,9 @@ import yaml
 
 from rationale.artifacts import UserError
 from rationale.cli import CONF
-from rationale.data.mixture import format_rows, open_example, sft_examples
+from rationale.data.mixture import format_rows, open_example, rft_examples, sft_examples
 from rationale.prompts import prompt_text, with_answer
-from rationale.schema import Question, Rationale
+from rationale.schema import Question, Rationale, Response
 
 ROOT = Path("questions")
 COT = "Generate a reason first and then output a short answer"
@@ -138,3 +138,58 @@ def test_an_unknown_style_is_named():
 
 def test_the_answer_stands_on_a_line_of_its_own():
     assert with_answer("7 + 7 = 14. \n", "14") == "7 + 7 = 14.\n### Answer: 14"
+
+
+def rows_of(amounts):
+    return Counter((e.question_id[:4], "reason" in e.prompt) for e in sft_examples(
+        QUESTIONS, RATIONALES, ROOT, format_per_dataset=50, seed=1, **amounts))  # fmt: skip
+
+
+def test_one_data_set_in_full_beside_format_rows_of_the_others():
+    """Table F.1, one set's rationales: 60 of it, 50 of each other set; direct answers are format rows throughout."""
+    found = rows_of({"cot": {"set3": "all", "rest": "format"}, "direct": "format"})
+    assert {name for (name, cot), count in found.items() if cot and count == 60} == {"set3"}
+    assert sum(found.values()) == 60 + 8 * 50 + 9 * 50
+
+
+def test_a_data_set_that_is_not_named_gives_nothing_without_rest():
+    assert rows_of({"cot": {"set0": "all", "set5": "format"}, "direct": "none"}) == {
+        ("set0", True): 60,
+        ("set5", True): 50,
+    }
+
+
+def test_an_unknown_data_set_is_named():
+    with pytest.raises(UserError, match=r"mixture\.cot: no row is of \['sett'\]"):
+        rows_of({"cot": {"sett": "all"}, "direct": "none"})
+
+
+def response(question_id, number, text, score, finished=True):
+    return Response(question_id, number, "cot", text, "1" if score is not None else None, score or 0.0, finished)
+
+
+def imitated(responses, **settings):
+    found = {q.question_id: q for q in QUESTIONS}
+    return rft_examples(responses, found, ROOT, **{"per_question": 3, "datasets": None, "seed": 1, **settings})
+
+
+def test_right_responses_alone_are_imitated_each_once():
+    rows = [("a", 1.0), ("a", 1.0), ("b", 0.0), ("c", None), ("d", 1.0)]
+    sampled = [response("set0-00", i, text, score) for i, (text, score) in enumerate(rows)]
+    sampled.append(response("set0-00", 9, "e, cut", 1.0, finished=False))
+    examples = imitated({"set0-00": sampled})
+    assert sorted(e.response for e in examples) == ["a", "d"]
+    assert {e.prompt for e in examples} == {f"How many 0?\n{COT}"}
+
+
+def test_no_more_than_so_many_responses_of_a_question_are_imitated():
+    sampled = {q: [response(q, i, f"text {i}", 1.0) for i in range(9)] for q in ("set0-00", "set1-00")}
+    assert len(imitated(sampled)) == 6
+    assert len(imitated(sampled, datasets=["set1"])) == 3
+    before = {e.response for e in imitated({"set0-00": sampled["set0-00"]})}
+    assert before == {e.response for e in imitated(sampled) if e.question_id == "set0-00"}
+
+
+def test_no_right_response_at_all_is_an_error():
+    with pytest.raises(UserError, match="no right response to imitate"):
+        imitated({"set0-00": [response("set0-00", 0, "a", 0.0)]})

@@ -9,10 +9,13 @@ from random import Random
 
 from rationale.artifacts import UserError
 from rationale.data.batch import Example
+from rationale.pairing import at_least_half
 from rationale.prompts import prompt_text
-from rationale.schema import Question, Rationale
+from rationale.schema import Question, Rationale, Response
 
 AMOUNTS = ("all", "format", "none")
+REST = "rest"  # every data set that is not named
+Amounts = str | dict[str, str]  # one for all data sets, or by data set
 
 
 def format_rows(questions: list[Question], per_dataset: int, seed: int) -> list[Question]:
@@ -43,26 +46,76 @@ def open_example(question: Question, root: Path) -> Example:
     return Example(question.question_id, image, prompt_text(question, "direct"), question.answer)
 
 
+def drawn(rows: list[Question], amounts: Amounts, name: str, format_per_dataset: int, seed: int) -> list[Question]:
+    """Of every data set as many rows as `amounts` says; `name` is the setting in a message."""
+    by_set = {REST: amounts} if isinstance(amounts, str) else amounts
+    for amount in by_set.values():
+        if amount not in AMOUNTS:
+            raise UserError(f"mixture.{name}: {amount!r} is none of {list(AMOUNTS)}")
+    present = {q.dataset for q in rows}
+    if unknown := sorted(by_set.keys() - present - {REST}):
+        raise UserError(
+            f"mixture.{name}: no row is of {unknown}; there are {sorted(present)} (and {REST!r} for others)"
+        )
+    few = {q.question_id for q in format_rows(rows, format_per_dataset, seed)}
+    amount_of = {d: by_set.get(d, by_set.get(REST, "none")) for d in present}
+    return [
+        q for q in rows if amount_of[q.dataset] == "all" or (amount_of[q.dataset] == "format" and q.question_id in few)
+    ]
+
+
 def sft_examples(
     questions: Iterable[Question],
     rationales: dict[str, Rationale],
     root: Path,
-    cot: str,
-    direct: str,
+    cot: Amounts,
+    direct: Amounts,
     format_per_dataset: int,
     seed: int,
 ) -> list[Example]:
-    """Rows of one mixture. `cot` and `direct` say how much of each: all, format (a few rows a data set) or none.
+    """Rows of one mixture. `cot` and `direct` say how much of each: all, format (a few rows a data set) or none; or
+    that by data set, where `rest` stands for those not named (Table F.1: one set in full, format rows of the others).
 
     Direct rows come from the questions whose rationale was kept, so both kinds cover the same questions, as in the
     paper (193k and 193k). Format only is (format, format); direct (format, all); CoT (all, format); both (all, all).
     """
-    for name, amount in (("cot", cot), ("direct", direct)):
-        if amount not in AMOUNTS:
-            raise UserError(f"mixture.{name}: {amount!r} is none of {list(AMOUNTS)}")
     kept = [q for q in questions if q.kind != "open" and q.question_id in rationales]
     if not kept:
         raise UserError("no training question has a kept rationale; look at the counts of stage=distill")
-    pools = {"all": kept, "format": format_rows(kept, format_per_dataset, seed), "none": []}
-    examples = [cot_example(q, rationales[q.question_id], root) for q in pools[cot]]
-    return examples + [direct_example(q, root) for q in pools[direct]]
+    by_cot, by_direct = (
+        drawn(kept, amounts, name, format_per_dataset, seed) for name, amounts in (("cot", cot), ("direct", direct))
+    )
+    return [cot_example(q, rationales[q.question_id], root) for q in by_cot] + [
+        direct_example(q, root) for q in by_direct
+    ]
+
+
+def rft_examples(
+    responses: dict[str, list[Response]],
+    questions: dict[str, Question],
+    root: Path,
+    per_question: int,
+    datasets: list[str] | None,
+    seed: int,
+) -> list[Example]:
+    """Rejection sampling fine-tuning: of each question up to `per_question` right responses, as rows to imitate (the
+    paper's STaR of appendix E and RFT of appendix I, with three). Of `datasets` alone, or of all.
+
+    A response counts once however often it was sampled, and only if it ended by itself. The draw depends on (seed,
+    question_id) alone.
+    """
+    examples = []
+    for question_id, sampled in responses.items():
+        question = questions[question_id]
+        if datasets is not None and question.dataset not in datasets:
+            continue
+        right = {r.text: r for r in sampled if r.predicted is not None and at_least_half(r.score) and r.finished}
+        chosen = sorted(right.values(), key=lambda r: r.sample_id)
+        Random(f"{seed}/rft/{question_id}").shuffle(chosen)
+        prompt = {r.style: prompt_text(question, r.style) for r in chosen}
+        examples += [
+            Example(question_id, root / question.image, prompt[r.style], r.text) for r in chosen[:per_question]
+        ]
+    if not examples:
+        raise UserError("mixture.rft: no right response to imitate; look at the responses' scores, or at rft.datasets")
+    return examples

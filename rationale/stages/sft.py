@@ -7,10 +7,12 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+from rationale.artifacts import UserError
 from rationale.data.encode import Encoder
-from rationale.data.mixture import open_example, sft_examples
+from rationale.data.mixture import open_example, rft_examples, sft_examples
 from rationale.models.vlm import VLM, freeze
-from rationale.stages.inputs import kept_rationales, questions_by_id
+from rationale.schema import Response
+from rationale.stages.inputs import grouped, kept_rationales, need, questions_by_id
 from rationale.training.checks import check_rows
 from rationale.training.datamodule import Plan, held_out
 from rationale.training.fit import fit
@@ -21,6 +23,7 @@ from rationale.training.sft_module import SFTModule, sft_data
 def run(
     questions: str,
     rationales: str,
+    responses: str | None,
     pretrain_questions: str | None,
     model: Callable[..., VLM],
     mixture: dict[str, Any],
@@ -42,9 +45,10 @@ def run(
 ) -> dict:
     """Train on the mixture and save a plain transformers folder in `model/`.
 
-    `mixture` holds cot and direct (all, format or none), format_per_dataset, and pretrain: how many rows of
-    `pretrain_questions` are mixed in (the paper's 2k). All inputs are checked before weights are read. `validation`
-    holds out the rows about a `share` of the images, measured every so many (`every`, a share) of the steps.
+    `mixture` holds cot and direct (all, format or none, or that by data set), format_per_dataset, pretrain: how many
+    rows of `pretrain_questions` are mixed in (the paper's 2k), and rft: null, or per_question and datasets of the right
+    `responses` to imitate. All inputs are checked before weights are read. `validation` holds out the rows about a
+    `share` of the images, measured every so many (`every`, a share) of the steps.
     """
     found = questions_by_id(questions, split="train")
     kept = kept_rationales(rationales, questions_by_id(questions))
@@ -52,6 +56,13 @@ def run(
         found.values(), kept, Path(questions), mixture["cot"], mixture["direct"], mixture["format_per_dataset"], seed
     )
     counts = {"mixture": len(examples)}
+    if mixture["rft"]:
+        if responses is None:
+            raise UserError("sft.mixture.rft needs sft.responses: run stage=sample first")
+        sampled = grouped(need(responses, "rows.jsonl"), Response, found)
+        imitated = rft_examples(sampled, found, Path(questions), **mixture["rft"], seed=seed)
+        examples += imitated
+        counts["rft"] = len(imitated)
     if pretrain_questions and mixture["pretrain"]:
         base = list(questions_by_id(pretrain_questions).values())
         drawn = Random(f"{seed}/pretrain").sample(base, min(mixture["pretrain"], len(base)))
