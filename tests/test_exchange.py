@@ -402,7 +402,7 @@ def test_released_rows_become_what_sft_reads(released_dir, tmp_path):
         "questions": 3, "rationales": 2, "pairs": 2, "prompts_reworded": 1, "targets_reworded": 1,
     }  # fmt: skip
     found = questions_by_id(str(out), "train")
-    examples = sft_examples(found.values(), kept_rationales(str(out), found), out, "all", "all", 50, 1)
+    examples = sft_examples(found.values(), kept_rationales(str(out), found), out, "all", "all", {}, 50, 1)
     assert [(e.prompt.split("\n")[-1], e.response) for e in examples] == [
         (COT_SHORT, "Two and one.\n### Answer: 3"), (COT_CHOICE, "It flies.\n\n### Answer: B"),
         (DIRECT_SHORT, "3"), (DIRECT_CHOICE, "B"),
@@ -418,12 +418,14 @@ def test_stages_sft_and_dpo_train_on_released_rows(released_dir, tiny_dir, tmp_p
     settings = {
         "model": partial(load, str(tiny_dir)), "optim": Optim(lr=1e-3), "layout": "tree", "frozen_parts": [],
         "order": partial(plan, micro_batch=2, accumulate=1, epochs=1, seed=1), "trainer": quiet, "save_every": 5,
+        "keep_last": 1, "validation": {"share": 0.0, "every": 1.0}, "seed": 1,
         "logger": partial(loggers, project="t", group="t", name="t", mode="disabled", folder=""),
     }  # fmt: skip
-    mixture = {"cot": "all", "direct": "all", "format_per_dataset": 2, "pretrain": 0}
+    mixture = {"cot": "all", "direct": "all", "full": {}, "format_per_dataset": 2, "pretrain": 0, "rft": None}
     sft.run(
-        questions=str(out), rationales=str(out), pretrain_questions=None, mixture=mixture, reduction="token",
-        max_response_tokens=64, seed=1, bundle="image", out=made(tmp_path / "sft"), **settings,
+        questions=str(out), rationales=str(out), responses=None, pretrain_questions=None, mixture=mixture,
+        reduction="token", max_truncated=1.0,
+        max_response_tokens=64, bundle="image", out=made(tmp_path / "sft"), **settings,
     )  # fmt: skip
     counts = dpo.run(
         questions=str(out), pairs=str(out), reference_logps=None, objective=Objective(), reference="frozen",

@@ -33,7 +33,7 @@ RATIONALES = {q.question_id: rationale(q) for q in QUESTIONS}
 def mixture(name, questions=QUESTIONS, rationales=RATIONALES, seed=1):
     """CoT and direct examples of the mixture that `ablation=name` asks for."""
     amounts = yaml.safe_load((CONF / "ablation" / f"{name}.yaml").read_text())["sft"]["mixture"]
-    examples = sft_examples(questions, rationales, ROOT, format_per_dataset=50, seed=seed, **amounts)
+    examples = sft_examples(questions, rationales, ROOT, full={}, format_per_dataset=50, seed=seed, **amounts)
     cot = [e for e in examples if e.prompt.endswith(f"\n{COT}")]
     direct = [e for e in examples if e.prompt.endswith(f"\n{DIRECT}")]
     assert len(cot) + len(direct) == len(examples)
@@ -102,12 +102,12 @@ def test_an_open_row_is_asked_as_it_stands():
 
 def test_an_unknown_amount_is_named_with_the_known_ones():
     with pytest.raises(UserError, match=r"mixture\.cot: 'some' is none of \['all', 'format', 'none'\]"):
-        sft_examples(QUESTIONS, RATIONALES, ROOT, "some", "all", 50, 1)
+        sft_examples(QUESTIONS, RATIONALES, ROOT, "some", "all", {}, 50, 1)
 
 
 def test_no_kept_rationale_is_an_error():
     with pytest.raises(UserError, match="no training question has a kept rationale"):
-        sft_examples(QUESTIONS, {}, ROOT, "all", "all", 50, 1)
+        sft_examples(QUESTIONS, {}, ROOT, "all", "all", {}, 50, 1)
 
 
 SHORT = Question("q", "d", "train", "a.png", "How many food item is shown in the bar graph?", ["14"])
@@ -140,28 +140,25 @@ def test_the_answer_stands_on_a_line_of_its_own():
     assert with_answer("7 + 7 = 14. \n", "14") == "7 + 7 = 14.\n### Answer: 14"
 
 
-def rows_of(amounts):
-    return Counter((e.question_id[:4], "reason" in e.prompt) for e in sft_examples(
-        QUESTIONS, RATIONALES, ROOT, format_per_dataset=50, seed=1, **amounts))  # fmt: skip
+def rows_of(**amounts):
+    found = sft_examples(QUESTIONS, RATIONALES, ROOT, format_per_dataset=50, seed=1, **amounts)
+    return Counter((e.question_id[:4], "reason" in e.prompt) for e in found)
 
 
 def test_one_data_set_in_full_beside_format_rows_of_the_others():
     """Table F.1, one set's rationales: 60 of it, 50 of each other set; direct answers are format rows throughout."""
-    found = rows_of({"cot": {"set3": "all", "rest": "format"}, "direct": "format"})
+    found = rows_of(cot="format", direct="format", full={"cot": ["set3"]})
     assert {name for (name, cot), count in found.items() if cot and count == 60} == {"set3"}
     assert sum(found.values()) == 60 + 8 * 50 + 9 * 50
 
 
-def test_a_data_set_that_is_not_named_gives_nothing_without_rest():
-    assert rows_of({"cot": {"set0": "all", "set5": "format"}, "direct": "none"}) == {
-        ("set0", True): 60,
-        ("set5", True): 50,
-    }
+def test_one_data_set_alone():
+    assert rows_of(cot="none", direct="none", full={"cot": ["set0"]}) == {("set0", True): 60}
 
 
 def test_an_unknown_data_set_is_named():
-    with pytest.raises(UserError, match=r"mixture\.cot: no row is of \['sett'\]"):
-        rows_of({"cot": {"sett": "all"}, "direct": "none"})
+    with pytest.raises(UserError, match=r"mixture\.full\.cot: no row with a kept rationale is of \['sett'\]"):
+        rows_of(cot="format", direct="none", full={"cot": ["sett"]})
 
 
 def response(question_id, number, text, score, finished=True):

@@ -59,11 +59,12 @@ def test_real_rows_go_through_every_stage_with_a_tiny_model(tiny_dir, tmp_path):
     training = {
         "optim": Optim(lr=1e-3), "order": partial(plan, micro_batch=4, accumulate=1, epochs=1, seed=1),
         "frozen_parts": [], "trainer": QUIET, "logger": CSV, "save_every": 5,
+        "keep_last": 1, "validation": {"share": 0.0, "every": 1.0}, "seed": 1,
     }  # fmt: skip
-    mixture = {"cot": "all", "direct": "all", "format_per_dataset": 2, "pretrain": 0}
+    mixture = {"cot": "all", "direct": "all", "full": {}, "format_per_dataset": 2, "pretrain": 0, "rft": None}
     sft.run(
-        questions=str(questions), rationales=str(rationales), pretrain_questions=None, model=start, mixture=mixture,
-        reduction="token", max_response_tokens=64, seed=1, layout="tree", bundle="image",
+        questions=str(questions), rationales=str(rationales), responses=None, pretrain_questions=None, model=start,
+        mixture=mixture, reduction="token", max_truncated=1.0, max_response_tokens=64, layout="tree", bundle="image",
         out=made(tmp_path / "sft"), **training,
     )  # fmt: skip
     sample.run(

@@ -14,8 +14,6 @@ from rationale.prompts import prompt_text
 from rationale.schema import Question, Rationale, Response
 
 AMOUNTS = ("all", "format", "none")
-REST = "rest"  # every data set that is not named
-Amounts = str | dict[str, str]  # one for all data sets, or by data set
 
 
 def format_rows(questions: list[Question], per_dataset: int, seed: int) -> list[Question]:
@@ -46,35 +44,33 @@ def open_example(question: Question, root: Path) -> Example:
     return Example(question.question_id, image, prompt_text(question, "direct"), question.answer)
 
 
-def drawn(rows: list[Question], amounts: Amounts, name: str, format_per_dataset: int, seed: int) -> list[Question]:
-    """Of every data set as many rows as `amounts` says; `name` is the setting in a message."""
-    by_set = {REST: amounts} if isinstance(amounts, str) else amounts
-    for amount in by_set.values():
-        if amount not in AMOUNTS:
-            raise UserError(f"mixture.{name}: {amount!r} is none of {list(AMOUNTS)}")
+def drawn(
+    rows: list[Question], amount: str, full: list[str], name: str, format_per_dataset: int, seed: int
+) -> list[Question]:
+    """All rows of the data sets `full`, and `amount` of the others; `name` is the setting in a message."""
+    if amount not in AMOUNTS:
+        raise UserError(f"mixture.{name}: {amount!r} is none of {list(AMOUNTS)}")
     present = {q.dataset for q in rows}
-    if unknown := sorted(by_set.keys() - present - {REST}):
+    if unknown := sorted(set(full) - present):
         raise UserError(
-            f"mixture.{name}: no row is of {unknown}; there are {sorted(present)} (and {REST!r} for others)"
+            f"mixture.full.{name}: no row with a kept rationale is of {unknown}; there are {sorted(present)}"
         )
     few = {q.question_id for q in format_rows(rows, format_per_dataset, seed)}
-    amount_of = {d: by_set.get(d, by_set.get(REST, "none")) for d in present}
-    return [
-        q for q in rows if amount_of[q.dataset] == "all" or (amount_of[q.dataset] == "format" and q.question_id in few)
-    ]
+    return [q for q in rows if q.dataset in full or amount == "all" or (amount == "format" and q.question_id in few)]
 
 
 def sft_examples(
     questions: Iterable[Question],
     rationales: dict[str, Rationale],
     root: Path,
-    cot: Amounts,
-    direct: Amounts,
+    cot: str,
+    direct: str,
+    full: dict[str, list[str]],
     format_per_dataset: int,
     seed: int,
 ) -> list[Example]:
-    """Rows of one mixture. `cot` and `direct` say how much of each: all, format (a few rows a data set) or none; or
-    that by data set, where `rest` stands for those not named (Table F.1: one set in full, format rows of the others).
+    """Rows of one mixture. `cot` and `direct` say how much of each: all, format (a few rows a data set) or none; `full`
+    names, by the same words, data sets of which all rows are taken all the same (Table F.1).
 
     Direct rows come from the questions whose rationale was kept, so both kinds cover the same questions, as in the
     paper (193k and 193k). Format only is (format, format); direct (format, all); CoT (all, format); both (all, all).
@@ -83,7 +79,8 @@ def sft_examples(
     if not kept:
         raise UserError("no training question has a kept rationale; look at the counts of stage=distill")
     by_cot, by_direct = (
-        drawn(kept, amounts, name, format_per_dataset, seed) for name, amounts in (("cot", cot), ("direct", direct))
+        drawn(kept, amount, full.get(name, []), name, format_per_dataset, seed)
+        for name, amount in (("cot", cot), ("direct", direct))
     )
     return [cot_example(q, rationales[q.question_id], root) for q in by_cot] + [
         direct_example(q, root) for q in by_direct

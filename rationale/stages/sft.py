@@ -45,16 +45,15 @@ def run(
 ) -> dict:
     """Train on the mixture and save a plain transformers folder in `model/`.
 
-    `mixture` holds cot and direct (all, format or none, or that by data set), format_per_dataset, pretrain: how many
-    rows of `pretrain_questions` are mixed in (the paper's 2k), and rft: null, or per_question and datasets of the right
+    `mixture` holds cot, direct, full and format_per_dataset (see `sft_examples`), pretrain: how many rows of
+    `pretrain_questions` are mixed in (the paper's 2k), and rft: null, or per_question and datasets of the right
     `responses` to imitate. All inputs are checked before weights are read. `validation` holds out the rows about a
     `share` of the images, measured every so many (`every`, a share) of the steps.
     """
     found = questions_by_id(questions, split="train")
     kept = kept_rationales(rationales, questions_by_id(questions))
-    examples = sft_examples(
-        found.values(), kept, Path(questions), mixture["cot"], mixture["direct"], mixture["format_per_dataset"], seed
-    )
+    chosen = {name: mixture[name] for name in ("cot", "direct", "full", "format_per_dataset")}
+    examples = sft_examples(found.values(), kept, Path(questions), **chosen, seed=seed)
     counts = {"mixture": len(examples)}
     if mixture["rft"]:
         if responses is None:
