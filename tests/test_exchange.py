@@ -428,8 +428,9 @@ def test_stages_sft_and_dpo_train_on_released_rows(released_dir, tiny_dir, tmp_p
         max_response_tokens=64, bundle="image", out=made(tmp_path / "sft"), **settings,
     )  # fmt: skip
     counts = dpo.run(
-        questions=str(out), pairs=str(out), reference_logps=None, objective=Objective(), reference="frozen",
-        truncate={"words": 90, "tokens": 64, "eos": "uncut"}, bundle="question", out=made(tmp_path / "dpo"), **settings,
+        questions=str(out), pairs=str(out), datasets=None, reference_logps=None, objective=Objective(),
+        reference="frozen", truncate={"words": 90, "tokens": 64, "eos": "uncut"}, bundle="question",
+        out=made(tmp_path / "dpo"), **settings,
     )  # fmt: skip
     assert counts["pairs"] == 2
 

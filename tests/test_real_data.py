@@ -92,7 +92,8 @@ def test_real_rows_go_through_every_stage_with_a_tiny_model(tiny_dir, tmp_path):
         str(questions), str(tmp_path / "pairs"), tuned, cut, batch_size=4, layout="tree", out=made(tmp_path / "logps")
     )
     dpo.run(
-        questions=str(questions), pairs=str(tmp_path / "pairs"), reference_logps=str(tmp_path / "logps"), model=tuned,
+        questions=str(questions), pairs=str(tmp_path / "pairs"), datasets=None,
+        reference_logps=str(tmp_path / "logps"), model=tuned,
         objective=Objective(), reference="scored", truncate=cut, layout="tree", bundle="question",
         out=made(tmp_path / "dpo"), **training,
     )  # fmt: skip

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections import Counter
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -22,7 +23,7 @@ from rationale.models.generator import Local
 from rationale.models.vlm import VLM, load
 from rationale.pairing import PairingRule
 from rationale.prompts import prompt_text
-from rationale.schema import EvalRow, Pair, Response, ResponseLogps, RowError, read_jsonl, write_jsonl
+from rationale.schema import EvalRow, Pair, Question, Response, ResponseLogps, RowError, read_jsonl, write_jsonl
 from rationale.stages import dpo, evaluate, pair, sample, score
 from rationale.training.datamodule import plan
 from rationale.training.dpo_module import Objective
@@ -142,9 +143,9 @@ def test_score_of_a_response_whose_question_is_absent_is_refused(questions_dir, 
         score.run(str(questions_dir), str(tmp_path), model, WHOLE, batch_size=2, layout="tree", out=tmp_path)
 
 
-def train_dpo(questions_dir, pairs_dir, model, out, reference, logps=None, truncate=WHOLE):
+def train_dpo(questions_dir, pairs_dir, model, out, reference, logps=None, truncate=WHOLE, datasets=None):
     out.mkdir()
-    dpo.run(
+    counts = dpo.run(
         questions=str(questions_dir),
         pairs=str(pairs_dir),
         reference_logps=logps,
@@ -157,6 +158,7 @@ def train_dpo(questions_dir, pairs_dir, model, out, reference, logps=None, trunc
         order=partial(plan, micro_batch=4, accumulate=1, epochs=2, seed=0),
         trainer=QUIET,
         logger=CSV,
+        datasets=datasets,
         save_every=1,
         keep_last=1,
         validation={"share": 0.0, "every": 0.1},
@@ -165,16 +167,26 @@ def train_dpo(questions_dir, pairs_dir, model, out, reference, logps=None, trunc
         bundle="pair",
         out=out,
     )
-    return load(str(out / "model")).model.state_dict()
+    return load(str(out / "model")).model.state_dict(), counts
 
 
 def test_dpo_with_a_stored_reference_ends_where_a_frozen_one_ends(questions_dir, pairs_dir, model, tmp_path):
     (tmp_path / "logps").mkdir()
     score.run(str(questions_dir), str(pairs_dir), model, WHOLE, batch_size=4, layout="tree", out=tmp_path / "logps")
-    frozen = train_dpo(questions_dir, pairs_dir, model, tmp_path / "frozen", "frozen")
-    scored = train_dpo(questions_dir, pairs_dir, model, tmp_path / "scored", "scored", str(tmp_path / "logps"))
+    frozen, _ = train_dpo(questions_dir, pairs_dir, model, tmp_path / "frozen", "frozen")
+    scored, _ = train_dpo(questions_dir, pairs_dir, model, tmp_path / "scored", "scored", str(tmp_path / "logps"))
     assert max((frozen[n] - scored[n]).abs().max().item() for n in frozen) < 1e-4
     assert any(not torch.equal(value, frozen[name]) for name, value in model().model.state_dict().items())
+
+
+def test_pairs_of_named_data_sets_alone_are_trained_on(questions_dir, pairs_dir, model, tmp_path):
+    known = {q.question_id: q.dataset for q in read_jsonl(questions_dir / "questions.jsonl", Question)}
+    pairs = Counter(known[p.question_id] for p in read_jsonl(pairs_dir / "pairs.jsonl", Pair))
+    name = min(pairs)
+    _, counts = train_dpo(questions_dir, pairs_dir, model, tmp_path / "one", "frozen", datasets=[name])
+    assert (counts["pairs"], counts["of_other_datasets"]) == (pairs[name], pairs.total() - pairs[name])
+    with pytest.raises(UserError, match=r"none of \d+ pairs is of dpo\.datasets=\['nowhere'\]"):
+        train_dpo(questions_dir, pairs_dir, model, tmp_path / "none", "frozen", datasets=["nowhere"])
 
 
 def noisy(vlm):

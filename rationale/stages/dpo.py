@@ -27,6 +27,7 @@ from rationale.training.optim import Optim
 def run(
     questions: str,
     pairs: str,
+    datasets: list[str] | None,
     reference_logps: str | None,
     model: Callable[..., VLM],
     objective: Objective,
@@ -47,13 +48,17 @@ def run(
 ) -> dict:
     """Train the policy on pairs and save a plain transformers folder in `model/`.
 
-    `reference` is frozen, adapter_off or scored; scored reads `reference_logps`, which stage score made. `validation`
-    holds out the pairs of a `share` of the questions, measured every so many (`every`, a share) of the steps.
+    Of `datasets` alone where they are named. `reference` is frozen, adapter_off or scored; scored reads
+    `reference_logps`, which stage score made. `validation` holds out the pairs of a `share` of the questions, measured
+    every so many (`every`, a share) of the steps.
     """
     found = questions_by_id(questions)
     path = need(pairs, "pairs.jsonl")
     rows = list(iter_jsonl(path, Pair))
     check_known(path, {p.question_id for p in rows}, found)
+    total, rows = len(rows), [p for p in rows if datasets is None or found[p.question_id].dataset in datasets]
+    if not rows:
+        raise UserError(f"{path}: none of {total} pairs is of dpo.datasets={datasets}")
     train, held = held_out([p.question_id for p in rows], validation["share"], seed)
     rows = [rows[i] for i in train + held]
 
@@ -77,7 +82,13 @@ def run(
     module = DPOModule(vlm, objective, reference, optim, data.plan.num_steps)
     counts = fit(vlm, module, data, trainer, logger, optim, out, save_every, keep_last, validation["every"])
     cut = sum(not whole for p in rows for whole in (_whole(p.chosen, truncate), _whole(p.rejected, truncate)))
-    return {"pairs": len(train), "held_out": len(held), "truncated": cut, **counts}
+    return {
+        "pairs": len(train),
+        "of_other_datasets": total - len(rows),
+        "held_out": len(held),
+        "truncated": cut,
+        **counts,
+    }
 
 
 def _whole(text: str, truncate: dict[str, Any]) -> bool:
