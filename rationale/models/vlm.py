@@ -3,27 +3,32 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from copy import deepcopy
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
 from torch import Tensor, nn
-from transformers import AutoModelForImageTextToText, AutoProcessor
+from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 
 from rationale.artifacts import UserError
-from rationale.models.prefix import can_share, enable
+from rationale.models.parts import is_in
+from rationale.models.prefix import base_of, can_share, enable
+from rationale.models.quantised import config_of, prepared
 
 
 @dataclass(slots=True)
 class VLM:
-    """Model and processor; `source` is where they came from."""
+    """Model and processor; `source` is where they came from, `start` reads that model again where it is quantised."""
 
     model: nn.Module
     processor: Any
     source: str
+    start: Callable[[], nn.Module] | None = None
 
     @property
     def tokenizer(self) -> Any:
@@ -32,21 +37,49 @@ class VLM:
     def save(self, folder: Path, weights: dict[str, Tensor] | None = None) -> None:
         """A plain transformers folder that `from_pretrained` loads anywhere; LoRA weights are merged in.
 
-        `weights` is the model's state dict where the model itself holds it only in part (ZeRO-3).
+        The adapter itself goes to `adapter/` beside the folder, for peft. `weights` is the model's state dict where the
+        model itself holds it only in part (ZeRO-3).
         """
-        model = self.model if weights is None else _with_weights(self.model, weights)
-        model = model.merge_and_unload() if isinstance(model, PeftModel) else model
+        model = self.model
+        if isinstance(model, PeftModel):
+            model = self._apart(weights)
+            # "auto" would ask the hub for the vocabulary of the starting model.
+            model.save_pretrained(folder.parent / "adapter", save_embedding_layers=False)
+            model = model.merge_and_unload(safe_merge=True)
+        elif weights is not None:
+            model = _with_weights(model, weights)
         model.save_pretrained(folder)
         self.processor.save_pretrained(folder)
+
+    def _apart(self, weights: dict[str, Tensor] | None) -> PeftModel:
+        """The LoRA model once more, on the CPU, so that merging leaves `model` as it is; never quantised.
+
+        Adapters are added to the weights that training started from, not to their 4-bit approximation: that would
+        keep its error for good.
+        """
+        if self.start is None:
+            return _with_weights(self.model, weights or _on_cpu(self.model))
+        built = get_peft_model(self.start(), deepcopy(self.model.peft_config["default"]))
+        set_peft_model_state_dict(
+            built, get_peft_model_state_dict(self.model, state_dict=weights, save_embedding_layers=False)
+        )
+        return built
+
+
+def _on_cpu(model: nn.Module) -> dict[str, Tensor]:
+    """The state dict; tied weights stay one tensor."""
+    copies: dict[int, Tensor] = {}
+    named = model.state_dict(keep_vars=True).items()
+    return {name: copies.setdefault(id(value), value.detach().cpu()) for name, value in named}
 
 
 def _with_weights(model: nn.Module, weights: dict[str, Tensor]) -> nn.Module:
     """A model built like this one that holds `weights`."""
-    base = model.get_base_model() if isinstance(model, PeftModel) else model
+    base = base_of(model)
     with torch.device("meta"):
         built = type(base)(base.config)
         if isinstance(model, PeftModel):
-            built = get_peft_model(built, model.peft_config["default"])
+            built = get_peft_model(built, deepcopy(model.peft_config["default"]))
     built.load_state_dict(weights, assign=True)
     return built
 
@@ -58,41 +91,87 @@ def load(
     attention: str = "sdpa",
     lora: dict[str, Any] | None = None,
     processor: dict[str, Any] | None = None,
+    family: str | None = None,
+    gradient_checkpointing: bool = False,
+    quantization: dict[str, Any] | None = None,
 ) -> VLM:
     """Weights, processor and, where `lora` is given, a fresh LoRA adapter (keywords of peft.LoraConfig).
+
+    `processor` are settings of the image processor. `family` is the model_type that the checkpoint must have.
+    `quantization` (keywords of transformers.BitsAndBytesConfig) holds the weights beneath the adapter in 4 bits.
 
     safetensors only, no remote code. A checkpoint that lacks weights of the architecture that its config names,
     or holds others, is refused: training would start from random parts without a word.
     """
+    check_path(path)
+    common = {"revision": revision, "trust_remote_code": False}
+    try:
+        found = AutoConfig.from_pretrained(path, **common).model_type
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".*requires torchvision.*")
+            loaded_processor = AutoProcessor.from_pretrained(path, **common, **(processor or {}))
+    except (OSError, ValueError, RuntimeError) as error:
+        raise _unloadable(path, error) from error
+    if family not in (None, found):
+        raise UserError(f"{path}: a model of family {found}, not {family}; choose model=... for it, or model.path")
+    check_settings(loaded_processor.image_processor, processor or {})
+    read = partial(read_model, path, revision, dtype, attention)
+    model = read() if quantization is None else prepared(read(quantization=config_of(quantization, lora)))
+    if attention == "sdpa" and can_share(model):
+        enable(model)
+    if gradient_checkpointing:
+        model.gradient_checkpointing_enable({"use_reentrant": False})  # needs no gradient at a frozen embedding
+    if lora is not None:
+        try:
+            model = get_peft_model(model, LoraConfig(**lora, revision=revision))
+        except (TypeError, ValueError) as error:
+            raise UserError(f"lora: {error}") from error
+    return VLM(model, loaded_processor, path, None if quantization is None else read)
+
+
+def check_path(path: str) -> None:
+    """Refuse what can be neither a model's folder nor a hub id."""
     local = Path(path).expanduser()
+    if (local / "adapter_config.json").is_file():
+        raise UserError(
+            f"{path}: a LoRA adapter alone; set model.path to the merged model, which trainings write beside it"
+        )
     if path.startswith((".", "/", "~", "runs", "experiments")) and not (local / "config.json").is_file():
         raise UserError(
             f"{path}: no model there (config.json is missing); run the stage that makes it, or set model.path"
         )
     if not local.exists() and path.count("/") != 1:
         raise UserError(f"{path}: neither a folder nor a hub id of the form owner/name; set model.path")
-    common = {"revision": revision, "trust_remote_code": False}
+
+
+def check_settings(image_processor: Any, wanted: dict[str, Any]) -> None:
+    """Refuse settings that an image processor does not read: transformers keeps unknown ones without a word."""
+    known = image_processor.valid_kwargs.__annotations__ if wanted else {}
+    if unknown := sorted(wanted.keys() - known.keys()):
+        raise UserError(f"processor: {type(image_processor).__name__} knows no {unknown}, only {sorted(known)}")
+
+
+def read_model(path: str, revision: str | None, dtype: str, attention: str, quantization: Any = None) -> nn.Module:
+    """The weights, whole."""
     try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message=".*requires torchvision.*")
-            loaded_processor = AutoProcessor.from_pretrained(path, **common, **(processor or {}))
         model, info = AutoModelForImageTextToText.from_pretrained(
-            path, dtype=getattr(torch, dtype), attn_implementation=attention, use_safetensors=True,
-            output_loading_info=True, **common,
+            path, revision=revision, trust_remote_code=False, dtype=getattr(torch, dtype), use_safetensors=True,
+            attn_implementation=attention, output_loading_info=True, quantization_config=quantization,
+            device_map=quantization and {"": "cpu"},  # the default is the first GPU, for every process of a training
         )  # fmt: skip
     except (OSError, ValueError, RuntimeError) as error:
-        raise UserError(f"{path}: cannot be loaded as a vision-language model: {str(error).splitlines()[0]}") from error
+        raise _unloadable(path, error) from error
     wrong = {kind: sorted(info[kind]) for kind in ("missing_keys", "unexpected_keys", "mismatched_keys") if info[kind]}
     if wrong:
         shown = "; ".join(f"{kind} {len(keys)}, for example {keys[0]}" for kind, keys in wrong.items())
         raise UserError(
             f"{path}: the weights do not fit {type(model).__name__} ({shown}); use a checkpoint of this architecture"
         )
-    if attention == "sdpa" and can_share(model):
-        enable(model)
-    if lora is not None:
-        model = get_peft_model(model, LoraConfig(**lora))
-    return VLM(model, loaded_processor, path)
+    return model
+
+
+def _unloadable(path: str, error: Exception) -> UserError:
+    return UserError(f"{path}: cannot be loaded as a vision-language model: {str(error).splitlines()[0]}")
 
 
 def disable_dropout(model: nn.Module) -> None:
@@ -109,9 +188,9 @@ def disable_dropout(model: nn.Module) -> None:
 
 
 def freeze(model: nn.Module, parts: Iterable[str]) -> None:
-    """Stop gradients of every parameter whose name holds one of `parts`; a part that matches nothing is an error."""
+    """Stop gradients of every parameter of the `parts` (models.parts); one that matches nothing is an error."""
     for part in parts:
-        matched = [p for name, p in model.named_parameters() if part in name]
+        matched = [p for name, p in model.named_parameters() if is_in(model, part, name)]
         if not matched:
             raise UserError(
                 f"freeze: no parameter name holds {part!r}; names look like {next(iter(model.state_dict()))!r}"

@@ -1,0 +1,183 @@
+"""The models of conf/model: each config's class, at tiny size, takes an SFT and a DPO step, part by part."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from functools import cache, partial
+from pathlib import Path
+
+import pytest
+import pytorch_lightning as pl
+import torch
+import transformers
+from families import BUILDERS, CASES, IMAGE, PAD, PROMPTS, RESPONSES
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+from peft import LoraConfig, get_peft_model
+from torch import nn
+from torch.utils.data import DataLoader
+from transformers.models.auto.image_processing_auto import IMAGE_PROCESSOR_MAPPING_NAMES
+
+from rationale.artifacts import UserError
+from rationale.cli import CONF
+from rationale.data.batch import padded
+from rationale.data.layout import tree_batch
+from rationale.models import prefix
+from rationale.models.parts import LANGUAGE, PARTS, PROJECTOR, VISION, is_in
+from rationale.models.vlm import VLM, check_settings, freeze
+from rationale.objectives.logprobs import IGNORE
+from rationale.training.dpo_module import DPOModule, Objective, PairBatch
+from rationale.training.optim import Optim, parameter_groups
+from rationale.training.sft_module import SFTBatch, SFTModule
+
+CONFIGS = sorted(path.stem for path in (CONF / "model").glob("*.yaml"))
+RATES = {VISION: 1e-4, PROJECTOR: 3e-4}
+TRAINER = partial(
+    pl.Trainer, accelerator="cpu", devices=1, max_epochs=1, logger=False, enable_checkpointing=False,
+    enable_progress_bar=False, enable_model_summary=False,
+)  # fmt: skip
+
+
+@cache
+def config_of(name: str, *overrides: str):
+    with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
+        return compose("config", [f"model={name}", *overrides]).model
+
+
+def built(family: str):
+    """The tiny model of a family, with shared prefixes as `load` sets them."""
+    torch.manual_seed(0)
+    found = BUILDERS[family]()
+    prefix.enable(found.model)
+    return found
+
+
+def batch_of(family, rows: list[int], responses: list[int]):
+    labels, chosen = padded([RESPONSES[i] for i in responses], IGNORE), [RESPONSES[i] for i in responses]
+    prompts = partial(family.prompts, PROMPTS)
+    return tree_batch([CASES[i] for i in rows], chosen, labels, prompts, IMAGE, PAD)
+
+
+def moves(module: pl.LightningModule, batch: object) -> dict[str, float]:
+    """By part, how far the parameter that moves most moves in one step; and `loss`."""
+    before = {name: p.detach().clone() for name, p in module.policy.named_parameters()}
+    seen = {}
+
+    class Loss(pl.Callback):
+        def on_train_batch_end(self, trainer, module, outputs, *_):
+            seen["loss"] = outputs["loss"].item()
+
+    TRAINER(callbacks=[Loss()]).fit(module, DataLoader([batch], batch_size=None))
+    far = {name: (p.detach() - before[name]).abs().max().item() for name, p in module.policy.named_parameters()}
+    return seen | {part: max(d for name, d in far.items() if is_in(module.policy, part, name)) for part in PARTS}
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_an_sft_step_moves_every_part_by_its_own_learning_rate(name):
+    """The first step of AdamW is the learning rate, whatever the size of the gradient; none, without one."""
+    family = built(config_of(name).family)
+    batch = batch_of(family, [0, 1, 2, 3, 4], [0, 1, 2, 3, 4])
+    module = SFTModule(VLM(family.model, None, ""), Optim(lr=1e-3, part_lrs=RATES), total_steps=1)
+    assert {group["lr"] for group in module.configure_optimizers()["optimizer"].param_groups} == {1e-3, 1e-4, 3e-4}
+    moved = moves(module, SFTBatch(batch, int(batch.mask.sum())))
+    assert moved[VISION] == pytest.approx(1e-4, rel=0.05)
+    assert moved[PROJECTOR] == pytest.approx(3e-4, rel=0.05)
+    assert moved[LANGUAGE] == pytest.approx(1e-3, rel=0.05)
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_a_dpo_step_starts_at_log_2_and_moves_nothing_that_is_frozen(name):
+    family = built(config_of(name).family)
+    freeze(family.model, [VISION, PROJECTOR])
+    module = DPOModule(VLM(family.model, None, ""), Objective(), "frozen", Optim(lr=1e-3), total_steps=1)
+    moved = moves(module, PairBatch(batch_of(family, [0, 1, 0, 1], [0, 1, 2, 3]), 1.0))
+    assert moved["loss"] == pytest.approx(math.log(2), abs=1e-5)
+    assert moved[VISION] == moved[PROJECTOR] == 0
+    assert moved[LANGUAGE] == pytest.approx(1e-3, rel=0.05)
+
+
+@pytest.mark.parametrize("name", BUILDERS)
+def test_a_parameter_is_in_one_part_and_every_part_is_there(name):
+    model = BUILDERS[name]().model
+    held = defaultdict(set)
+    for parameter, _ in model.named_parameters():
+        (part,) = [p for p in PARTS if is_in(model, p, parameter)]
+        held[part].add(parameter)
+    assert held.keys() == set(PARTS)
+    words = ("embed_tokens", "lm_head", "image_newline")
+    assert {n for names in held.values() for n in names if any(w in n for w in words)} <= held[LANGUAGE]
+
+
+@pytest.mark.parametrize("name", BUILDERS)
+def test_adapters_are_in_the_part_that_they_adapt(name):
+    model = BUILDERS[name]().model
+    part = {n.rpartition(".")[0]: next(p for p in PARTS if is_in(model, p, n)) for n, _ in model.named_parameters()}
+    adapted = get_peft_model(model, LoraConfig(r=2, target_modules="all-linear"))
+    trained = [n for n, p in adapted.named_parameters() if p.requires_grad]
+    found = {n: part[n.split(".lora_")[0].removeprefix("base_model.model.")] for n in trained}
+    assert set(found.values()) == set(PARTS)
+    freeze(adapted, [VISION])
+    assert {n for n, p in adapted.named_parameters() if p.requires_grad} == {n for n in found if found[n] != VISION}
+    groups = parameter_groups(adapted, Optim(lr=1e-3, part_lrs={PROJECTOR: 3e-4}))
+    sizes = {group["lr"]: len(group["params"]) for group in groups}
+    assert sizes == {
+        3e-4: sum(p == PROJECTOR for p in found.values()),
+        1e-3: sum(p == LANGUAGE for p in found.values()),
+    }
+
+
+def test_mergers_of_qwen_are_the_projector_though_they_lie_in_the_tower():
+    model = BUILDERS["qwen3_vl"]().model
+    mergers = {name for name, _ in model.named_parameters() if "merger" in name}
+    assert mergers == {name for name, _ in model.named_parameters() if is_in(model, PROJECTOR, name)}
+
+
+def test_any_other_word_is_a_piece_of_names():
+    model = BUILDERS["llava"]().model
+    freeze(model, ["layers.1.", "lm_head"])
+    frozen = {name for name, p in model.named_parameters() if not p.requires_grad}
+    assert frozen == {name for name, _ in model.named_parameters() if "layers.1." in name or "lm_head" in name}
+
+
+@pytest.mark.parametrize("name", BUILDERS)
+def test_the_lora_preset_adapts_the_linear_layers_of_the_language_model(name):
+    family = BUILDERS[name]()
+    linear = {
+        n for n, m in family.model.named_modules()
+        if isinstance(m, nn.Linear) and is_in(family.model, LANGUAGE, n + ".") and n != "lm_head"
+    }  # fmt: skip
+    lora = OmegaConf.to_container(OmegaConf.load(CONF / "model" / "lora" / "language.yaml"))
+    adapted = get_peft_model(family.model, LoraConfig(**lora))
+    trained = {n.split(".lora_")[0] for n, p in adapted.named_parameters() if p.requires_grad}
+    assert {n.removeprefix("base_model.model.") for n in trained} == linear
+    assert all(is_in(adapted, LANGUAGE, n) and not is_in(adapted, VISION, n) for n in trained)
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_the_image_processor_of_the_family_takes_the_settings(name):
+    cfg = config_of(name)
+    settings = OmegaConf.to_container(cfg.processor) if cfg.processor else {}
+    kind = getattr(transformers, IMAGE_PROCESSOR_MAPPING_NAMES[cfg.family]["pil"])
+    processor = kind(**settings)
+    check_settings(processor, settings)
+    assert all(processor.to_dict()[name] == value for name, value in settings.items())
+
+
+def test_a_setting_that_the_image_processor_does_not_know_is_refused():
+    kind = transformers.Qwen2VLImageProcessorPil
+    with pytest.raises(UserError, match=r"Qwen2VLImageProcessorPil knows no \['max_patches'\], only .*'size'"):
+        check_settings(kind(max_patches=3), {"max_patches": 3})
+
+
+def test_presets_of_lora_and_quantisation_are_chosen_beside_a_model_or_one_derived_from_it():
+    for name in ("qwen2_vl_2b", "qwen3_vl"):
+        cfg = config_of(name, "model/lora=language", "model/quantization=nf4")
+        assert (cfg.lora.r, cfg.quantization.bnb_4bit_quant_type) == (64, "nf4")
+
+
+def test_hub_models_are_named_by_owner_and_name_and_have_no_invented_commit():
+    hub = {n: config_of(n) for n in CONFIGS if n != "mini"}
+    assert len({cfg.path for cfg in hub.values()}) == len(hub) == 9
+    assert all(len(Path(cfg.path).parts) == 2 and cfg.revision is None for cfg in hub.values())
+    assert all(cfg.lora is cfg.quantization is None for cfg in hub.values())
