@@ -55,7 +55,7 @@ def test_the_best_weights_are_those_of_the_lowest_loss_on_held_out_rows(tiny, ex
     counts, seen = trained(tiny, examples, tmp_path, save_every=10, validate_every=0.1)
     step, loss = min(seen.losses.items(), key=lambda item: item[1])
     assert (counts["best_step"], counts["best_loss"]) == (step, pytest.approx(loss, abs=1e-6))
-    found = load(str(tmp_path / "best"))
+    found = load(str(tmp_path / "best" / "model"))
     batch = Encoder(found.processor).batch(examples[6:])
     with torch.no_grad():
         again = -(response_logps(found.model.eval(), batch).sum() / batch.mask.sum())

@@ -37,7 +37,7 @@ def fit(
 
     `trainer` is a partial of pytorch_lightning.Trainer, `logger` makes the loggers for a folder. Returns counts.
     Where `data` has held-out rows, they are measured every `validate_every` of the steps, and the weights of the lowest
-    loss on them are saved as `best/`. `stop_after` ends at a step of the same schedule, which stays that of the whole
+    loss on them are saved in `best/`. `stop_after` ends at a step of the same schedule, which stays that of the whole
     plan.
     """
     states = States(out / "state", save_every, keep_last)

@@ -66,7 +66,7 @@ class States(Callback):
 
 
 class Best(Callback):
-    """The weights of the lowest loss on held-out rows so far, as a transformers folder."""
+    """The weights of the lowest loss on held-out rows so far, in `folder` as those of the end are beside it."""
 
     def __init__(self, vlm: VLM, folder: Path):
         self.vlm, self.folder, self.loss, self.step = vlm, folder, float("inf"), 0
@@ -83,10 +83,10 @@ class Best(Callback):
             return
         self.loss, self.step = loss, trainer.global_step
         weights = whole_weights(trainer, module)
-        if weights is not None:
+        if trainer.is_global_zero:
             partial = self.folder.with_suffix(".partial")
             _remove(partial)
-            self.vlm.save(partial, weights)
+            self.vlm.save(partial / "model", weights)
             _remove(self.folder)
             os.replace(partial, self.folder)
 

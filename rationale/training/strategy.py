@@ -46,25 +46,20 @@ class CPUDeepSpeedStrategy(DeepSpeedStrategy):
 
 
 def whole_weights(trainer: Trainer, module: LightningModule) -> dict[str, Tensor] | None:
-    """A copy of the policy's state dict on the CPU in the first process, None in the others; all must call it."""
-    keep = trainer.is_global_zero
-    if getattr(trainer.strategy, "zero_stage_3", False):
-        return gathered(module.policy, keep)
-    if not keep:
+    """The policy's state dict on the CPU in the first process where ZeRO-3 has it in pieces; else None, for the model
+    itself is whole. Every process must call it."""
+    if not getattr(trainer.strategy, "zero_stage_3", False):
         return None
-    copies: dict[int, Tensor] = {}  # tied weights stay one tensor
-    named = module.policy.state_dict(keep_vars=True).items()
-    return {name: copies.setdefault(id(value), value.detach().cpu().clone()) for name, value in named}
+    return gathered(module.policy, keep=trainer.is_global_zero)
 
 
 class Weights(Callback):
-    """The policy's whole weights at the end of training, in the first process, where ZeRO-3 has them in pieces."""
+    """`whole_weights` at the end of training."""
 
     found: dict[str, Tensor] | None = None
 
     def on_train_end(self, trainer: Trainer, module: LightningModule) -> None:
-        if getattr(trainer.strategy, "zero_stage_3", False):
-            self.found = whole_weights(trainer, module)
+        self.found = whole_weights(trainer, module)
 
 
 def gathered(model: nn.Module, keep: bool) -> dict[str, Tensor] | None:
