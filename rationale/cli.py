@@ -1,74 +1,146 @@
-"""Compose a config, seed, call the stage, file its artifact. The only module that imports Hydra."""
+"""The command: one run, or a sweep whose jobs are looked at before the first begins."""
 
 from __future__ import annotations
 
+import json
 import logging
 import os
+import shutil
 import sys
+import traceback
 import warnings
-from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import hydra
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import InstantiationException
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import CompactHydraException, HydraException
+from hydra.experimental.callback import Callback
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
-from rationale.artifacts import UserError, find_inputs, produce
-from rationale.schema import RowError
-
-_HERE = Path(__file__).resolve().parent
-CONF = next(folder for folder in (_HERE / "conf", _HERE.parent / "conf") if folder.is_dir())
-OmegaConf.register_new_resolver("repo", lambda path: str(_HERE.parent / path), replace=True)
-OmegaConf.register_new_resolver("times", lambda a, b: a * b, replace=True)
-
-
-def call(node: DictConfig) -> tuple[str, dict[str, Any], Callable[[Path], dict]]:
-    """A stage node as its name, its resolved arguments, and the call that fills a folder."""
-    arguments = OmegaConf.to_container(node, resolve=True)
-    stage = arguments["_target_"].split(".")[-2]
-
-    def work(folder: Path) -> dict:
-        import pytorch_lightning as pl  # heavy, and not needed for `--help` or a stage that is up to date
-
-        pl.seed_everything(arguments.get("seed", 0), workers=True, verbose=False)
-        return hydra.utils.instantiate({**arguments, "out": folder}, _convert_="all")
-
-    return stage, arguments, work
+from rationale.artifacts import UserError, find_inputs, main_process
+from rationale.jobs import (
+    OBJECTIVE,
+    Call,
+    Job,
+    clash_message,
+    end_on_signals,
+    first_clash,
+    jobs_of,
+    run_job,
+    shown,
+    summary,
+)
+from rationale.runs import CONF, call, explain, run, steps_of, written
 
 
-def steps_of(cfg: DictConfig) -> Iterator[DictConfig]:
-    """The configs that a run consists of: itself, or an experiment's steps composed one by one."""
-    if "_target_" in cfg.stage:
-        yield cfg
-        return
-    chosen = [o for o in HydraConfig.get().overrides.task if not o.lstrip("+").startswith("stage=")]
-    for step in cfg.steps:
-        yield hydra.compose("config", [*chosen, *str(step).split()])
+class Sweep(Callback):
+    """Looks at a sweep before its first job begins. Hydra turns its exceptions into warnings, so a refusal exits."""
+
+    current: ClassVar[Sweep | None] = None  # in the process that runs the sweep, and in each job's
+    folder: Path | None = None  # None outside a sweep
+    planned: int | None = None  # jobs, where that is known
+
+    def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
+        try:
+            exact = config.hydra.sweeper._target_.endswith(".BasicSweeper")
+            jobs = jobs_of(sweep_overrides(config), exact)
+            check_jobs(jobs, written(config.hydra.overrides.hydra), needs_number=not exact)
+        except Exception as error:
+            known = explain(error) or (str(error) if isinstance(error, HydraException) else traceback.format_exc())
+            print(f"rationale: {known}", file=sys.stderr)
+            raise SystemExit(1) from error
+        end_on_signals()
+        self.folder, self.planned = Path(config.hydra.sweep.dir).absolute(), len(jobs) if exact else None
+        shutil.rmtree(self.folder / "jobs", ignore_errors=True)  # of another sweep, if hydra.sweep.dir is given
+        Sweep.current = self
+
+    def on_job_start(self, **_: Any) -> None:
+        Sweep.current = self  # a launcher brought it to the job's process
 
 
-def run(cfg: DictConfig) -> None:
-    """Run one stage, or an experiment's stages in order; what is up to date is not run again."""
-    for step in steps_of(cfg):
-        stage, arguments, work = call(step.stage)
-        produce(stage, arguments, work, force=bool(cfg.force))
+def sweep_overrides(config: DictConfig) -> list[Override]:
+    """What a sweep's config file and its command line set, parsed."""
+    given = OmegaConf.select(config, "hydra.sweeper.params") or {}
+    parser = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader())
+    return parser.parse_overrides([f"{k}={v}" for k, v in given.items()] + written(config.hydra.overrides.task))
 
 
-def explain(error: BaseException) -> str | None:
-    """The message of an error that the user can mend, else None."""
-    while error is not None:
-        if isinstance(error, (UserError, RowError, FloatingPointError, OmegaConfBaseException)):
-            return str(error).strip()
-        if isinstance(error, InstantiationException) and not error.__cause__:
-            return str(error).strip()
-        error = error.__cause__
+def check_jobs(jobs: list[list[str]], own: list[str], needs_number: bool) -> None:
+    """Compose all that the jobs would run; refuse two that would write the same artifact with different arguments.
+
+    `own` are Hydra's own overrides.
+    """
+
+    def composed(job: list[str]) -> DictConfig:
+        cfg = hydra.compose("config", [*own, *job], return_hydra_config=True)
+        HydraConfig.instance().set_config(cfg)  # for what asks `${hydra:...}`
+        return cfg
+
+    def calls(job: list[str]) -> list[Call]:
+        return [call(step.stage)[:2] for step in steps_of(composed(job), job)]
+
+    first = composed(jobs[0])
+    if needs_number and first.objective is None:
+        raise UserError("this sweeper needs a number from each job: set objective, as conf/config.yaml shows")
+    clash = first_clash((number, calls(job)) for number, job in enumerate(jobs))
+    if clash is not None:
+        one, other, out = clash
+        by_variant = all(arguments["out"] != out for _, arguments in calls([*jobs[other], "variant=other"]))
+        groups = {folder.name for folder in CONF.iterdir() if folder.is_dir()}
+        raise UserError(clash_message(jobs[one], jobs[other], out, by_variant, first.name, groups))
+
+
+def job_of(me: DictConfig, cfg: DictConfig) -> Job:
+    """The job of a sweep that Hydra's config, `me`, tells of."""
+    overrides = written(me.overrides.task)
+    return Job(
+        num=me.job.num, sweep=Sweep.current.folder, folder=Path(me.runtime.output_dir),
+        overrides=overrides, own=written(me.overrides.hydra),
+        added=[source.path for source in me.runtime.config_sources if source.provider == "command-line"],
+        calls=[call(step.stage)[:2] for step in steps_of(cfg, overrides)] if Sweep.current.planned is None else [],
+    )  # fmt: skip
+
+
+def run_in_place(cfg: DictConfig) -> str | None:
+    """Run a job in this process; how it failed, or None. Of several processes only the first answers."""
+    quiet()
+    try:
+        run(cfg)
+    except Exception as error:
+        if not main_process():
+            raise
+        message = explain(error) or traceback.format_exc()
+        print(f"rationale: {message}", file=sys.stderr)
+        return message
     return None
 
 
+def run_of_sweep(cfg: DictConfig) -> float | None:
+    """Run one job of a sweep; its objective, if it has one. Without, a failure is told by the sweep's summary alone."""
+    me = HydraConfig.get()
+    job, in_place = job_of(me, cfg), None
+    if me.launcher._target_.endswith(".SlurmLauncher"):
+        in_place = partial(run_in_place, cfg)  # SLURM's tasks are processes already, and the ones that train
+    else:
+        end_on_signals()
+    failed = run_job(job, in_place)
+    if cfg.objective is None or not main_process():
+        return None
+    if failed:
+        raise CompactHydraException(f"job {job.num} ({shown(job.overrides)}): {failed}")
+    return json.loads((job.folder / OBJECTIVE).read_text())
+
+
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
-def _main(cfg: DictConfig) -> None:
+def _main(cfg: DictConfig) -> float | None:
+    if HydraConfig.get().mode == RunMode.MULTIRUN:
+        return run_of_sweep(cfg)
     try:
         run(cfg)
     except Exception as error:
@@ -79,14 +151,32 @@ def _main(cfg: DictConfig) -> None:
         raise SystemExit(1) from error
 
 
-def main() -> None:
-    """Console script."""
+def quiet() -> None:
+    """Leave out what others log and warn of, and nobody can act on."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     warnings.filterwarnings("ignore", message=".*treespec.*is deprecated")  # torch's word to Lightning
+    warnings.filterwarnings("ignore", message=".*gradient_checkpointing.*is deprecated")  # its new name is of 5.23 alone
     for noisy in ("pytorch_lightning.utilities.rank_zero", "lightning_fabric.utilities.rank_zero", "DeepSpeed"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
-    _main()
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # warns of kernels that it does without
+
+
+def main() -> None:
+    """Console script."""
+    quiet()
+    try:
+        _main()
+    except KeyboardInterrupt:
+        print("rationale: interrupted; the same command goes on from here", file=sys.stderr)
+        raise SystemExit(130) from None
+    finally:
+        well = True
+        if Sweep.current is not None and Sweep.current.folder is not None:
+            said, well = summary(Sweep.current.folder, Sweep.current.planned)
+            print(said, file=sys.stderr)
+    if not well:
+        raise SystemExit(1)
 
 
 __all__ = ["CONF", "call", "find_inputs", "main", "run", "steps_of"]
