@@ -120,7 +120,9 @@ def load(
     if attention == "sdpa" and can_share(model):
         enable(model)
     if gradient_checkpointing:
-        model.gradient_checkpointing_enable({"use_reentrant": False})  # needs no gradient at a frozen embedding
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+        # That kind needs no gradient at a frozen embedding, which would send the backward through a frozen vision tower.
+        model.disable_input_require_grads()
     if lora is not None:
         try:
             model = get_peft_model(model, LoraConfig(**lora, revision=revision))

@@ -11,6 +11,11 @@ from pytorch_lightning.strategies import DeepSpeedStrategy
 from torch import Tensor, nn
 
 
+# Numbers of a process that ZeRO-3 steps on at a time. At its start it allocates float32 zeros for one such group of
+# every process: with Lightning's own 1e12 that is all parameters of the model at once.
+SUB_GROUP = 100_000_000
+
+
 def zero(stage: int, accelerator: str, offload: bool = False, **more: Any) -> DeepSpeedStrategy:
     """ZeRO of a stage (1: optimizer states, 2: gradients too, 3: parameters too, the frozen reference's as well).
 
@@ -20,7 +25,7 @@ def zero(stage: int, accelerator: str, offload: bool = False, **more: Any) -> De
     kind = CPUDeepSpeedStrategy if accelerator == "cpu" else DeepSpeedStrategy
     found = kind(
         stage=stage, offload_optimizer=offload, offload_parameters=offload and stage == 3,
-        exclude_frozen_parameters=True, logging_batch_size_per_gpu=1, **more,
+        exclude_frozen_parameters=True, logging_batch_size_per_gpu=1, **{"sub_group_size": SUB_GROUP, **more},
     )  # fmt: skip
     found.config["zero_force_ds_cpu_optimizer"] = False  # torch's AdamW does, and needs no compiler
     return found

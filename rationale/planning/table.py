@@ -1,0 +1,133 @@
+"""Rows of a plan: every way to run a training, what it holds on a device, and how long it takes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from rationale.artifacts import UserError
+from rationale.models.vlm import check_path
+from rationale.planning import activations, flops, memory
+from rationale.planning.sizes import Rows, Sizes, sizes
+
+GIB = 2**30
+
+
+@dataclass(frozen=True, slots=True)
+class Hardware:
+    """Devices of one kind. `memory` is what PyTorch sees of each in bytes, `spare` the part of it that no tensor gets,
+    `peak` the operations a second by its data sheet, `achieved` the share of them that a training reaches."""
+
+    name: str
+    devices: int
+    memory: float
+    spare: float
+    peak: float
+    achieved: float
+
+
+@dataclass(frozen=True, slots=True)
+class Training:
+    """What is trained on: `examples` of `responses` each (2: pairs), as its own config has it.
+
+    `mean` and `longest` are tokens of an image, prompt and response and tiles of an image: the first decide over time,
+    the second over memory. `shared` are ways to lay out a row, by the number of examples in it (0: a row for each
+    response); a batch counts examples, or with the `bundle` image or question the fullest rows, as training does.
+    `references` are kinds to plan for; `adapter` is the LoRA of adapter_off where the training has none.
+    `validation` holds out a `share` of the examples, measured every so many (`every`, a share) of the steps.
+    """
+
+    name: str
+    examples: int
+    responses: int
+    micro: int
+    accumulate: int
+    bundle: str
+    epochs: int
+    frozen_parts: list[str]
+    lora: dict[str, Any] | None
+    mean: dict[str, float]
+    longest: dict[str, float]
+    shared: dict[str, int]
+    references: list[str]
+    validation: dict[str, float]
+    adapter: dict[str, Any] | None = None
+
+    def rows(self, tokens: dict[str, float], together: int) -> tuple[Rows, int]:
+        """A micro-batch, and the examples in it: at least those of one row."""
+        micro = self.micro * (max(self.shared.values()) if self.bundle in ("image", "question") else 1)
+        if not together:
+            return Rows(rows=micro * self.responses, **tokens), micro
+        number = max(1, micro // together)
+        return Rows(rows=number, branches=together * self.responses, **tokens), number * together
+
+
+def plan(
+    path: str, trainings: Sequence[Training], trainers: Sequence[str], hardware: Hardware, precision: str,
+    checkpointing: bool,
+) -> Iterator[dict[str, Any]]:  # fmt: skip
+    """A row for each training, layout, reference and trainer."""
+    check_path(path)
+    if unknown := sorted(set(trainers) - set(memory.TRAINERS)):
+        raise UserError(f"plan.trainers: {unknown} are none of {list(memory.TRAINERS)}")
+    width = 2 if precision.startswith("bf16") else memory.FLOAT
+    for training in trainings:
+        for reference in training.references or [None]:
+            adapted = training.lora or (training.adapter if reference == "adapter_off" else None)
+            if reference == "adapter_off" and adapted is None:
+                raise UserError(f"{training.name}: the reference adapter_off needs a LoRA; set plan.adapter")
+            model = sizes(path, training.frozen_parts, adapted)
+            for layout, together in training.shared.items():
+                cost = costs(model, training, together, checkpointing, reference)
+                rows, _ = training.rows(training.longest, together)
+                named = {"training": training.name, "layout": layout, "reference": reference, "lora": bool(adapted)}
+                for trainer in trainers:
+                    found = outcome(model, rows, cost, trainer, hardware, width, checkpointing, reference)
+                    yield {**named, "trainer": trainer, "trainable": model.trainable, **cost, **found}
+
+
+def costs(sizes: Sizes, training: Training, together: int, checkpointing: bool, reference: str | None) -> dict:
+    """Tokens and operations of a training, whatever it runs on; `scoring` is the pass that stores a reference, and
+    `validation` all measuring of held-out examples."""
+    rows, examples = training.rows(training.mean, together)
+    step = examples * training.accumulate
+    micro = flops.training(sizes, rows, checkpointing, reference)
+    once = sum(flops.forward(sizes, rows).values()) * training.examples / examples
+    passes = 1 + (reference in ("frozen", "adapter_off"))
+    measured = training.validation["share"] / training.validation["every"]
+    return {
+        "examples": training.examples, "examples_per_step": step, "accumulate": training.accumulate,
+        "rows_per_micro_batch": rows.rows, "steps": training.examples // step * training.epochs,
+        "tokens_per_step": rows.tokens * training.accumulate, "flops_per_step": micro * training.accumulate,
+        "flops_scoring": once if reference == "scored" else 0.0, "flops_validation": passes * measured * once,
+    }  # fmt: skip
+
+
+def outcome(
+    sizes: Sizes, rows: Rows, cost: dict[str, Any], trainer: str, hardware: Hardware, width: int, checkpointing: bool,
+    reference: str | None,
+) -> dict[str, Any]:  # fmt: skip
+    """Memory on a device in GiB, whether it fits, and hours: operations by what the devices do at the achieved share.
+
+    Communication is not apart: the share was seen where parameters are shared out like in ZeRO-3, which gathers 17 GB
+    for an 8B model in some 40 ms (NVLink, 450 GB/s) where a micro-batch takes a second. Offloading takes far longer
+    than is said here, and two machines longer, by what their network takes.
+    """
+    devices = 1 if trainer in ("cpu", "gpu") else hardware.devices
+    if cost["accumulate"] % devices:
+        raise UserError(
+            f"a step has {cost['accumulate']} micro-batches, which {devices} devices cannot share evenly; set "
+            "batch.accumulate to a multiple of their number"
+        )
+    held = memory.held(sizes, rows, trainer, devices, width, checkpointing, reference)
+    speed = devices * hardware.peak * hardware.achieved
+    seconds = cost["flops_per_step"] / speed
+    return {
+        "devices": devices, "held": held.scaled(GIB),
+        "logits_whole": activations.logits(sizes, rows, width)[1] / GIB,
+        "fits": held.total <= hardware.memory - hardware.spare,
+        "hours": cost["steps"] * seconds / 3600,
+        **{f"hours_{part}": cost[f"flops_{part}"] / speed / 3600 for part in ("scoring", "validation")},
+        "examples_per_second": cost["examples_per_step"] / seconds,
+    }  # fmt: skip

@@ -1,0 +1,340 @@
+"""Plans against what is there: parameters, operations, tensors kept for backward, and bytes in two processes."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+import subprocess
+import sys
+import weakref
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+import transformers as t
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
+from peft import LoraConfig, get_peft_model
+from test_configs import check, composed
+from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
+
+from rationale.artifacts import UserError
+from rationale.data.batch import Example, padded
+from rationale.data.layout import rows_batch, tree_batch
+from rationale.models import prefix
+from rationale.models.forward import response_logps
+from rationale.models.mini import build_model, build_processor, train_tokenizer
+from rationale.models.vlm import VLM, freeze
+from rationale.objectives.logprobs import IGNORE
+from rationale.planning import activations, flops, memory
+from rationale.planning.sizes import HEAD, LANGUAGE, Layers, Part, Rows, Sizes, sizes, sizes_of
+
+ROOT = Path(__file__).resolve().parent.parent
+PAPER = ROOT / "experiments" / "paper"
+TOWER = ["vision_tower", "multi_modal_projector"]
+IMAGE = 1000  # a token
+COUNTS = {"rows": Rows(2, 1, 257, 256, 100, 80), "tree": Rows(1, 1, 257, 256, 100, 80, branches=2)}
+
+
+def llava(frozen=(), checkpointing=False):
+    """256 image tokens, four layers in tower and language model, two query heads for a key."""
+    torch.manual_seed(0)
+    vision = t.CLIPVisionConfig(
+        hidden_size=64, intermediate_size=256, num_hidden_layers=4, num_attention_heads=4, image_size=224, patch_size=14
+    )
+    text = t.LlamaConfig(
+        vocab_size=1024, hidden_size=128, intermediate_size=352, num_hidden_layers=4, num_attention_heads=4,
+        num_key_value_heads=2,
+    )  # fmt: skip
+    config = t.LlavaConfig(vision_config=vision, text_config=text, image_token_index=IMAGE, vision_feature_layer=-1)
+    model = t.LlavaForConditionalGeneration(config).train()
+    prefix.enable(model)
+    if checkpointing:
+        model.activation_checkpointing_enable()
+        model.disable_input_require_grads()  # else a frozen tower would be gone through backward
+    freeze(model, frozen)
+    return model
+
+
+def two_responses(layout):
+    """To one image and prompt of 100 tokens, 80 tokens each."""
+
+    def prompts(examples):
+        ids = torch.tensor([IMAGE] * 256 + list(range(3, 103))).expand(len(examples), -1)
+        pixels = torch.rand(len(examples), 3, 224, 224)
+        return {"input_ids": ids.clone(), "attention_mask": torch.ones_like(ids), "pixel_values": pixels}
+
+    examples = [Example("q", Path("0"), "p", "r")] * 2
+    responses = [list(range(3, 83)), list(range(203, 283))]
+    labels = padded(responses, IGNORE)
+    if layout == "tree":
+        return tree_batch(examples, responses, labels, prompts, IMAGE, 0)
+    return rows_batch(examples, labels, prompts, 0)
+
+
+class Kept:
+    def __init__(self, tensor):
+        self.tensor = tensor
+
+
+def kept_for_backward(model, batch):
+    """Bytes of the distinct storages, other than parameters', that the graph of a forward holds at its end."""
+    kept = weakref.WeakSet()
+
+    def pack(tensor):
+        box = Kept(tensor)
+        kept.add(box)
+        return box
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda box: box.tensor):
+        out = response_logps(model, batch)
+    storages = {box.tensor.untyped_storage().data_ptr(): box.tensor.untyped_storage().nbytes() for box in kept}
+    own = {p.untyped_storage().data_ptr() for p in model.parameters()}
+    assert out.requires_grad
+    return sum(size for place, size in storages.items() if place not in own)
+
+
+def counted(work):
+    """Operations by PyTorch's own counter, taught the names of the CPU's attention."""
+    aten = torch.ops.aten
+    attention = {
+        aten._scaled_dot_product_flash_attention_for_cpu: lambda q, k, v, *_, **__: sdpa_flop_count(q, k, v),
+        aten._scaled_dot_product_flash_attention_for_cpu_backward: lambda g, q, k, v, *_, **__: (
+            sdpa_backward_flop_count(g, q, k, v)
+        ),
+    }
+    with FlopCounterMode(display=False, custom_mapping=attention) as counter:
+        work()
+    return counter.get_total_flops()
+
+
+CASES = [(layout, again, frozen) for layout in COUNTS for again in (False, True) for frozen in ([], TOWER)]
+
+
+@pytest.mark.parametrize(("layout", "checkpointing", "frozen"), CASES)
+def test_operations_are_those_that_pytorch_counts(layout, checkpointing, frozen):
+    model, batch, rows = llava(frozen, checkpointing), two_responses(layout), COUNTS[layout]
+    found = []
+    forward = counted(lambda: found.append(response_logps(model, batch)))
+    backward = counted(lambda: found[0].sum().backward())
+    model_sizes = sizes_of(model)
+    planned = sum(flops.forward(model_sizes, rows).values())
+    assert planned == pytest.approx(forward, rel=0.01)
+    assert flops.training(model_sizes, rows, checkpointing, None) - planned == pytest.approx(backward, rel=0.01)
+
+
+@pytest.mark.parametrize(("layout", "checkpointing", "frozen"), CASES)
+def test_what_is_kept_for_backward_is_what_was_planned(layout, checkpointing, frozen):
+    model = llava(frozen, checkpointing)
+    found = kept_for_backward(model, two_responses(layout))
+    planned = activations.saved(sizes_of(model), COUNTS[layout], 4, checkpointing, flex=False)
+    assert planned == pytest.approx(found, rel=0.06)
+
+
+@pytest.mark.parametrize("layout", COUNTS)
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_what_is_kept_under_autocast_is_what_was_planned(layout, checkpointing):
+    model, batch = llava(checkpointing=checkpointing), two_responses(layout)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = kept_for_backward(model, batch)
+    copies = 0 if checkpointing else 2 * sum(p.numel() for p in model.parameters() if p.ndim > 1)
+    planned = activations.saved(sizes_of(model), COUNTS[layout], 2, checkpointing, flex=False, autocast=True)
+    assert planned + copies == pytest.approx(found, rel=0.1)
+
+
+def test_the_reference_costs_a_forward_where_a_network_gives_it():
+    model, rows = sizes_of(llava()), COUNTS["tree"]
+    scored, frozen = (flops.training(model, rows, True, kind) for kind in ("scored", "frozen"))
+    assert frozen - scored == pytest.approx(sum(flops.forward(model, rows).values()))
+
+
+def test_a_tree_has_its_prompt_once():
+    assert COUNTS["rows"].tokens == 2 * (256 + 100 + 80)
+    assert COUNTS["tree"].tokens == 256 + 100 + 2 * 80
+    assert COUNTS["tree"].predicted == COUNTS["rows"].predicted == 160
+    assert COUNTS["tree"].attended == 356**2 + 160 * 516
+
+
+def test_the_papers_model_has_its_parameters():
+    found = sizes(str(PAPER / "llava_next_llama3_8b"))
+    assert found.total == pytest.approx(8.35e9, rel=1e-3)  # the card of Share4oReasoning/LLaVA-Reasoner-SFT
+    assert found.parts[HEAD].total == 128320 * 4096
+    frozen = sizes(str(PAPER / "llava_next_llama3_8b"), TOWER)
+    assert found.trainable == found.total
+    assert frozen.trainable == found.parts[LANGUAGE].total + found.parts[HEAD].total
+
+
+def test_a_lora_trains_its_two_narrow_matrices():
+    model = get_peft_model(llava(), LoraConfig(r=4, target_modules=".*language_model.*q_proj"))
+    assert sizes_of(model).trainable == 4 * 4 * (128 + 128)  # layers x r x (in + out)
+
+
+@pytest.mark.parametrize("name", ["llava_next", "llava_onevision", "qwen2_vl", "qwen3_vl", "smolvlm", "internvl"])
+def test_every_familys_parts_are_found(name):
+    from families import BUILDERS
+
+    model = BUILDERS[name]().model
+    found = sizes_of(model)
+    assert found.total == sum(p.numel() for p in model.parameters())
+    assert all(found.parts[part].total > 0 for part in (*TOWER, LANGUAGE))
+
+
+ONE = Layers(1, 1, 1, 1, 1)
+BILLION = Sizes({LANGUAGE: Part(10**9, 10**9, 10**9)}, ONE, ONE, 1, 1, (10**9,))
+
+
+@pytest.mark.parametrize(
+    ("trainer", "width", "weights", "gradients", "optimizer", "reference"),
+    [
+        ("gpu", 2, 4, 4, 8, 4), ("ddp", 4, 4, 4, 8, 4),
+        ("zero1", 2, 2, 2, 12 / 8, 2), ("zero2", 2, 2, 2 / 8, 12 / 8, 2),
+        ("zero3", 2, 2 / 8, 2 / 8, 12 / 8, 2 / 8), ("zero3_offload", 2, 0, 0, 0, 0),
+    ],
+)  # fmt: skip
+def test_bytes_a_parameter_on_eight_devices(trainer, width, weights, gradients, optimizer, reference):
+    held = memory.states(BILLION, trainer, 8, width, copy=True)
+    found = [getattr(held, part) / 10**9 for part in ("weights", "gradients", "optimizer", "reference")]
+    assert found == pytest.approx([weights, gradients, optimizer, reference])
+
+
+def test_what_is_offloaded_is_the_hosts():
+    assert memory.states(BILLION, "zero3_offload", 8, 2, copy=False).host == pytest.approx(10**9 * (2 + 2 + 8 + 12) / 8)
+
+
+def planned(out, *overrides):
+    """The stage's own call, from its config."""
+    cfg = composed("stage=plan", *overrides)
+    instantiate({**OmegaConf.to_container(cfg.stage, resolve=True), "out": out}, _convert_="all")
+    return json.loads((out / "plan.json").read_text())
+
+
+def brief(rows):
+    """What the README of experiments/paper shows of a plan."""
+    yield "| training | trainer | layout | reference | GiB on a device | fits | hours | examples a second |"
+    yield "|---|---|---|---|---|---|---|---|"
+    for row in rows:
+        if row["trainer"] == {"SFT": "zero3", "DPO": "zero2"}[row["training"]] and row["reference"] != "adapter_off":
+            yield (
+                f"| {row['training']} | {row['trainer']} | {row['layout']} | {row['reference'] or '-'} | "
+                f"{row['held']['total']:.0f} | {'yes' if row['fits'] else 'no'} | {row['hours']:.1f} | "
+                f"{row['examples_per_second']:.0f} |"
+            )
+
+
+def test_the_papers_plan_is_up_to_date(tmp_path):
+    """If not: rationale stage=plan scale=paper force=true; copy both files here and `brief` into the README."""
+    rows = planned(tmp_path, "scale=paper")
+    assert rows == json.loads((PAPER / "plan.json").read_text())
+    assert (tmp_path / "plan.md").read_text() == (PAPER / "plan.md").read_text()
+    shown = re.search(r"<!-- brief -->\n(.*)\n<!-- end -->", (PAPER / "README.md").read_text(), re.DOTALL)
+    assert shown.group(1).splitlines() == list(brief(rows))
+
+
+def test_the_plan_speaks_of_the_run_that_would_start(tmp_path):
+    one, other = (tmp_path / name for name in "ab")
+    one.mkdir(), other.mkdir()
+    model = f"plan.path={PAPER / 'llava_next_llama3_8b'}"
+    whole = planned(one, "scale=paper", model, "plan.trainers=[zero3]")
+    half = planned(other, "scale=paper", model, "plan.trainers=[zero3]", "sft.batch.accumulate=16",
+                   "model.gradient_checkpointing=false", "dpo.frozen_parts=[]")  # fmt: skip
+    assert half[0]["steps"] == whole[0]["steps"] // 2
+    assert half[0]["held"]["activations"] > 5 * whole[0]["held"]["activations"]
+    assert half[-1]["trainable"] == whole[-1]["trainable"]  # a LoRA of the language model alone
+    assert half[2]["trainable"] > whole[2]["trainable"]
+
+
+def test_a_bundle_counts_as_one_in_a_batch(tmp_path):
+    rows = planned(tmp_path, "scale=paper", "plan.trainers=[zero3]", "dpo.bundle=question", "sft.bundle=image")
+    found = {(row["training"], row["layout"]): (row["rows_per_micro_batch"], row["examples_per_step"]) for row in rows}
+    assert found["SFT", "rows"] == (8, 64)
+    assert found["SFT", "tree, sft.bundle=image"] == (4, 64)
+    assert found["DPO", "tree, dpo.bundle=question"] == (1, 96)
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("sft.batch.accumulate=4", r"a step has 4 micro-batches, which 8 devices cannot share evenly"),
+        ("plan.trainers=[fsdp]", r"plan\.trainers: \['fsdp'\] are none of"),
+        ("plan.path=nowhere", r"nowhere: neither a folder nor a hub id"),
+        ("model/quantization=nf4", r"does not know what 4-bit weights take"),
+        ("plan.adapter=null", r"DPO: the reference adapter_off needs a LoRA"),
+    ],
+)
+def test_what_cannot_be_planned_is_refused(override, message, tmp_path):
+    with pytest.raises(Exception, match=message) as caught:
+        planned(tmp_path, "scale=paper", "plan.trainers=[zero3]", override)
+    assert isinstance(caught.value.__cause__ or caught.value, UserError)
+
+
+def commands(path):
+    """The overrides of each `rationale` in a script, its arguments replaced by folders."""
+    for line in path.read_text().splitlines():
+        found = re.search(r"(?:^| )rationale (.*?)&?$", line)
+        if found and not line.startswith("#"):
+            yield shlex.split(found.group(1).replace('"$1"', "/rows").replace('"$2"', "/images"))
+
+
+@pytest.mark.parametrize("name", ["sft.sh", "dpo.sh", "two_nodes.sh", "evaluate.sh"])
+def test_every_command_of_the_papers_scripts_composes(name):
+    found = list(commands(PAPER / name))
+    assert len(found) == (PAPER / name).read_text().count("rationale stage=")
+    for overrides in found:
+        check(composed(*overrides))
+
+
+def test_the_papers_commands_have_the_papers_numbers():
+    (*_, sft), (*_, dpo) = (list(commands(PAPER / name)) for name in ("sft.sh", "dpo.sh"))
+    first, second = composed(*sft), composed(*dpo)
+    assert (first.trainer.strategy.stage, second.trainer.strategy.stage) == (3, 2)
+    assert first.trainer.devices == second.trainer.devices == 8
+    assert (first.sft.optim.lr, first.sft.optim.part_lrs) == (5e-6, {"vision_tower": 5e-7})
+    assert (second.dpo.optim.lr, second.dpo.objective.beta, second.dpo.truncate.words) == (5e-7, 0.1, 90)
+    for cfg, stage in ((first, first.sft), (second, second.dpo)):
+        assert stage.batch.micro * stage.batch.accumulate == 32
+        assert (stage.epochs, stage.optim.warmup_ratio, stage.optim.weight_decay) == (1, 0.03, 0.0)
+        assert cfg.stage.model.gradient_checkpointing and cfg.stage.model.dtype == "bfloat16"
+    sft, dpo = (composed(*each) for each in commands(PAPER / "two_nodes.sh"))
+    assert sft.trainer.num_nodes == dpo.trainer.num_nodes == 2
+    for batch in (sft.sft.batch, dpo.dpo.batch):
+        assert batch.micro * batch.accumulate == 32 and batch.accumulate % 16 == 0
+
+
+@pytest.fixture(scope="module")
+def wide_dir(questions, tmp_path_factory):
+    """A LLaVA of 2.7M weights, most of them in matrices that ZeRO-3 shares out and some that it keeps whole."""
+    out = tmp_path_factory.mktemp("wide")
+    processor = build_processor(train_tokenizer([q.question for q in questions] * 4, 600), image_size=64, patch_size=16)
+    model = build_model(processor, vision_width=64, vision_layers=2, width=256, layers=3, heads=4, seed=0)
+    VLM(model, processor, "random").save(out)
+    return out
+
+
+def held_by(objective, strategy, model, questions, out):
+    """What each of two processes holds in its second step."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    told = [str(ROOT / "tests" / "planned.py"), str(model), str(questions), objective, strategy, "2", str(out)]
+    done = subprocess.run(
+        [*command, *told], capture_output=True, text=True, timeout=300, check=False,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-4000:]
+    return [SimpleNamespace(**json.loads((out / f"held_{rank}.json").read_text())) for rank in (0, 1)]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("objective", "trainer"),
+    [("dpo", "ddp"), ("dpo", "zero1"), ("dpo", "zero2"), ("dpo", "zero3"), ("sft", "zero2"), ("sft", "zero3")],
+)
+def test_two_processes_hold_what_was_planned(objective, trainer, wide_dir, questions_dir, tmp_path):
+    strategy = "ddp_find_unused_parameters_true" if trainer == "ddp" else trainer
+    expected = memory.states(sizes(str(wide_dir)), trainer, 2, 4, copy=objective == "dpo")
+    for found in held_by(objective, strategy, wide_dir, questions_dir, tmp_path):
+        for part in ("weights", "gradients", "optimizer", "reference"):
+            assert getattr(expected, part) == pytest.approx(getattr(found, part), rel=0.05), part
+        total = expected.weights + expected.gradients + expected.optimizer + expected.reference
+        assert total == pytest.approx(sum(vars(found).values()), rel=0.02)
