@@ -156,7 +156,7 @@ def quiet() -> None:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     warnings.filterwarnings("ignore", message=".*treespec.*is deprecated")  # torch's word to Lightning
-    warnings.filterwarnings("ignore", message=".*gradient_checkpointing.*is deprecated")  # its new name is of 5.23 alone
+    warnings.filterwarnings("ignore", message=".*gradient_checkpointing.*is deprecated")  # renamed in 5.23
     for noisy in ("pytorch_lightning.utilities.rank_zero", "lightning_fabric.utilities.rank_zero", "DeepSpeed"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # warns of kernels that it does without

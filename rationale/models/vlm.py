@@ -121,7 +121,7 @@ def load(
         enable(model)
     if gradient_checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
-        # That kind needs no gradient at a frozen embedding, which would send the backward through a frozen vision tower.
+        # That kind needs no gradient at a frozen embedding: it would send backward through a frozen vision tower too.
         model.disable_input_require_grads()
     if lora is not None:
         try:
