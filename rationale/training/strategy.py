@@ -10,7 +10,6 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.strategies import DeepSpeedStrategy
 from torch import Tensor, nn
 
-
 # Numbers of a process that ZeRO-3 steps on at a time. At its start it allocates float32 zeros for one such group of
 # every process: with Lightning's own 1e12 that is all parameters of the model at once.
 SUB_GROUP = 100_000_000
