@@ -78,6 +78,7 @@ def tabulate(root: Path) -> tuple[dict, str]:
     rows = [{"label": "④ both", "name": "sft_both", "paper": "④"}, {"label": "DPO", "name": "dpo", "paper": "⑥"}]
     counts = run(
         questions=str(root / "questions"),
+        trained_on=str(root / "questions"),
         rationales=str(root / "rationales"),
         evals=f"{root}/seed_*/eval/*",
         candidates=f"{root}/seed_*/candidates",

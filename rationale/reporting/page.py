@@ -35,7 +35,7 @@ def json_text(value: Any) -> Markup:
 
 
 def examples(
-    folder: Path,
+    images: dict[str, Path],
     questions: dict[str, Question],
     rationales: dict[str, Rationale],
     pairs: dict[str, Pair],
@@ -46,7 +46,8 @@ def examples(
 ) -> list[dict[str, Any]]:
     """`num` questions to leaf through: pairs, what the second of `compare` fixes and breaks in CoT, and the rest.
 
-    The first seed speaks; each kind gets an equal share, and what one kind lacks goes to the others.
+    `images` are the files by question. The first seed speaks; each kind gets an equal share, and what one kind lacks
+    goes to the others.
     """
     rows = _predictions(runs, compare)
     kinds: dict[str, list[str]] = {"pair": sorted(pairs), "fixes": [], "breaks": [], "other": []}
@@ -61,7 +62,7 @@ def examples(
     return [
         {
             "kind": kind, "id": i, "dataset": questions[i].dataset, "split": questions[i].split,
-            "image": data_uri(folder / questions[i].image), "question": questions[i].question,
+            "image": data_uri(images[i]), "question": questions[i].question,
             "choices": questions[i].choices, "answer": questions[i].answer,
             "rationale": rationales[i].text if i in rationales else None,
             "chosen": pairs[i].chosen if i in pairs else None, "rejected": pairs[i].rejected if i in pairs else None,

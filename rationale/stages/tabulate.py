@@ -30,6 +30,7 @@ FORMS = {"md": to_markdown, "csv": to_csv, "tex": to_latex}
 
 def run(
     questions: str,
+    trained_on: str,
     rationales: str,
     evals: str,
     candidates: str,
@@ -49,12 +50,19 @@ def run(
 ) -> dict:
     """Write tables (md, tex, csv), figures (svg) and `index.html`; a part that was not run is left out and named.
 
-    `evals`, `candidates`, `logps`, `pairs` and `trainings` are glob patterns over the seeds of one experiment.
-    `compare` names two evaluations by label, before and after DPO.
+    `questions` are those that were evaluated, `trained_on` those of the rationales and pairs, often the same folder.
+    `evals`, `candidates`, `logps`, `pairs` and `trainings` are glob patterns over the seeds of one experiment. A row of
+    a table may be a list of rows. `compare` names two evaluations by label, before and after DPO.
     """
-    tables = {name: spec for name, spec in tables.items() if spec is not None}  # a preset may drop another's table
+    tables = {  # a preset may drop another's table
+        name: {**spec, "rows": [row for part in spec["rows"] for row in (part if isinstance(part, list) else [part])]}
+        for name, spec in tables.items()
+        if spec is not None
+    }
     runs = load_runs(evals)
-    found = questions_by_id(questions)
+    asked = {folder: questions_by_id(folder) for folder in (questions, trained_on)}
+    found = {i: q for folder in asked.values() for i, q in folder.items()}
+    images = {i: Path(folder) / q.image for folder, known in asked.items() for i, q in known.items()}
     replies = rows(Path(rationales), Rationale) if Path(rationales).is_dir() else []
     kept = {r.question_id: r for r in replies if r.status == "kept"}
     sampled = load_candidates(candidates, logps)
@@ -101,7 +109,7 @@ def run(
     counts = [filter_table(replies, found)] if replies else []
     counts += [pairs_table({seed_of(f): m["counts"] for f in paired if (m := read_manifest(f))})] if paired else []
     first = {p.question_id: p for p in reversed(rows(paired[0], Pair, "pairs.jsonl"))} if paired else {}
-    shown = examples(Path(questions), found, kept, first, runs, compare=compare, num=num_examples)
+    shown = examples(images, found, kept, first, runs, compare=compare, num=num_examples)
     page = render(
         title=title, facts=facts(evals), missing=missing, tables=made, drawings=drawings, counts=counts, shown=shown
     )

@@ -1,0 +1,8 @@
+#!/usr/bin/env bash
+# Table E.1: a self-taught reasoner.
+#   bash experiments/table_e1/run.sh [overrides]        from the repository's root; what is up to date is not run again
+set -euo pipefail
+rationale -m experiment=mini seed=1,2,3 "$@"
+rationale -m experiment=table_e1 seed=1,2,3 "$@"
+rationale stage=tabulate experiment=table_e1 "$@"
+cp "${RUN:-runs/mini}/table_e1"/{table_e1,orderings}.{md,csv} experiments/table_e1/
