@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from commands import SMALL, run
 from families import BUILDERS, Family
 
 from rationale.data import tasks
@@ -26,6 +27,14 @@ def questions_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     images = {"train": 4, "val": 1, "test": 2}
     prepare.run(tasks.mini(images, questions_per_image=2, held_out_per_image=1, seed=0), out)
     return out
+
+
+@pytest.fixture(scope="session")
+def small_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a whole run of experiment=mini at the smallest size."""
+    folder = tmp_path_factory.mktemp("pipeline")
+    run(folder, *SMALL)
+    return folder
 
 
 @pytest.fixture(scope="session")

@@ -45,7 +45,7 @@ class Held(pl.Callback):
     def on_train_batch_end(self, trainer: pl.Trainer, *_: object) -> None:
         if trainer.callback_metrics:  # not in the middle of a step
             self.steps.setdefault(trainer.global_step, {k: float(v) for k, v in trainer.callback_metrics.items()})
-        if self.kill and trainer.global_step == self.kill[0]:
+        if self.kill and trainer.global_step >= self.kill[0]:  # a state may be later than the last kill
             threading.Timer(self.kill[1], os.kill, (os.getpid(), signal.SIGKILL)).start()
             self.kill = None
 

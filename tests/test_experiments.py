@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import shlex
+from copy import deepcopy
 from functools import cache
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
-from test_configs import check, composed
+from test_configs import check, composed, with_stage
 
 from rationale.cli import CONF
 from rationale.jobs import jobs_of
@@ -44,8 +45,14 @@ def jobs(name: str) -> list[tuple[str, ...]]:
 def steps(job: tuple[str, ...]) -> list:
     """The configs that a job runs."""
     cfg = composed(*job)
+    if "_target_" in cfg.stage:
+        return [cfg]
     chosen = [o for o in job if not o.startswith("stage=")]
-    return [cfg] if "_target_" in cfg.stage else [composed(*chosen, *str(step).split()) for step in cfg.steps]
+    found = [str(step).split() for step in cfg.steps]
+    return [
+        with_stage(deepcopy(cfg), words[0].removeprefix("stage=")) if len(words) == 1 else composed(*chosen, *words)
+        for words in found
+    ]
 
 
 @pytest.mark.parametrize("name", SCRIPTS)

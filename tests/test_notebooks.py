@@ -12,7 +12,6 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 import pytest
-from test_pipeline import SMALL, run
 
 import rationale
 
@@ -20,32 +19,12 @@ FOLDER = Path(rationale.__file__).parents[1] / "notebooks"
 NOTEBOOKS = [FOLDER / f"{name}.ipynb" for name in (
     "1_rationales", "2_pairs_and_rewards", "3_tables_and_curves", "4_token_credit",
 )]  # fmt: skip
-# What the notebooks read of experiment=mini_small: one mixture of the four.
-STEPS = [
-    "stage=prepare",
-    "stage=prepare dataset=mini_base dataset.images=20 paths.questions=${paths.pretrain_questions}",
-    "stage=distill",
-    "stage=sft",
-    "stage=evaluate",
-    "stage=sample",
-    "stage=pair",
-    "stage=dpo",
-    "stage=evaluate of=dpo",
-    "stage=sample sampling=mini_verifier",
-    "stage=score score=verifier of=sft",
-    "stage=score score=verifier of=dpo",
-    "stage=tabulate",
-]
 every = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory):
-    """A whole run; a pair a step, so that DPO has the ten steps after which it first logs."""
-    folder = tmp_path_factory.mktemp("notebooks")
-    steps = ",".join(f"'{step}'" for step in STEPS)
-    run(folder, *SMALL, "sft.epochs=2", f"steps=[{steps}]", "dpo.batch.micro=1")
-    return folder / "runs/mini_small"
+def finished(small_run):
+    return small_run / "runs/mini_small"
 
 
 def cells_of(path, kind="code"):

@@ -57,6 +57,7 @@ def started(folder, *arguments, module=("rationale",), **environment):
     return subprocess.Popen(
         [sys.executable, "-m", *module, "--config-dir", "conf", *arguments, "stage=double"],
         cwd=folder, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background job ignores it
         env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": f"{folder}:{CONF.parent}", **environment},
     )  # fmt: skip
 

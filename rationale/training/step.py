@@ -55,4 +55,5 @@ class StepModule(pl.LightningModule):
     def on_validation_epoch_end(self) -> None:
         total = self.trainer.strategy.reduce(torch.stack(self._measured).sum(0), reduce_op="sum")
         self._measured.clear()
-        self.log_dict({f"val/{name}": value / total[-1] for name, value in zip(self._names, total[:-1], strict=True)})
+        means = {f"val/{name}": value / total[-1] for name, value in zip(self._names, total[:-1], strict=True)}
+        self.log_dict(means, sync_dist=True)  # the same in every process

@@ -1,0 +1,32 @@
+"""The command in a process of its own, and the settings of its smallest whole run."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+SMALL = [
+    "experiment=mini_small",
+    "logger=csv",
+    "sampling.limit=24",
+    "sampling.num_samples=8",
+    "pairing.low=0.03",
+    "pairing.high=0.99",
+    "sft.mixture.pretrain=32",
+    "sft.batch.micro=2",
+    "sft.epochs=4",
+    "evaluation.batch_size=32",
+    "dpo.batch.micro=1",  # so that DPO has the ten steps after which it first logs
+]
+
+
+def command(folder, *arguments):
+    return [sys.executable, "-m", "rationale", f"root={folder}/runs", *arguments]
+
+
+def run(folder, *arguments):
+    done = subprocess.run(
+        command(folder, *arguments), cwd=folder, capture_output=True, text=True, timeout=1200, check=False
+    )
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
+    return done.stdout
