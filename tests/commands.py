@@ -14,7 +14,7 @@ SMALL = [
     "pairing.high=0.99",
     "sft.mixture.pretrain=32",
     "sft.batch.micro=2",
-    "sft.epochs=4",
+    "sft.epochs=2",
     "evaluation.batch_size=32",
     "dpo.batch.micro=1",  # so that DPO has the ten steps after which it first logs
 ]

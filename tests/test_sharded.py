@@ -115,19 +115,19 @@ def random_kills(number: int, steps: int) -> list[tuple[int, float]]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("objective", "strategy", "processes", "kills", "within"),
+    ("objective", "strategy", "processes", "epochs", "kills", "within"),
     [
-        ("sft", "auto", 1, 10, 0), ("dpo", "auto", 1, 10, 0), ("dpo", "zero2", 2, 10, 1e-5),
-        ("dpo", "zero3", 2, 1, 1e-5),
+        ("sft", "auto", 1, 18, 10, 0), ("dpo", "auto", 1, 18, 10, 0), ("dpo", "zero2", 2, 18, 10, 1e-5),
+        ("dpo", "zero3", 2, 6, 1, 1e-5),
     ],
 )  # fmt: skip
 def test_a_run_killed_again_and_again_ends_with_the_weights_of_an_uncut_one(
-    objective, strategy, processes, kills, within, tiny_dir, questions_dir, tmp_path
+    objective, strategy, processes, epochs, kills, within, tiny_dir, questions_dir, tmp_path
 ):
     told = {"model": str(tiny_dir), "questions": str(questions_dir), "objective": objective, "layout": "tree"}
-    told |= {"strategy": strategy, "epochs": 18, "held": 3}  # of two steps each
+    told |= {"strategy": strategy, "epochs": epochs, "held": 3}  # of two steps each
     killed(tmp_path / "uncut", processes, [], **told)
-    killed(tmp_path / "cut", processes, random_kills(kills, 36), **told)
+    killed(tmp_path / "cut", processes, random_kills(kills, 2 * epochs), **told)
     for kept in ("model", "best/model"):
         whole, found = (load_file(tmp_path / run / kept / "model.safetensors") for run in ("uncut", "cut"))
         assert whole.keys() == found.keys()
