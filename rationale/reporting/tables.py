@@ -68,11 +68,10 @@ def accuracy_table(
 ) -> Table:
     """One table of the paper: a row for each model and prompt, a cell for each of `columns`.
 
-    `spec` holds title, caption, paper (a CSV path), rows of {label, name, paper}, and the labels of `columns` where not
-    all are shown. Unparsed answers and response lengths are means over the data sets of `average`.
+    `spec` holds title, caption, paper (a CSV path) and rows of {label, name, paper}. Unparsed answers and response
+    lengths are means over the data sets of `average`.
     """
     paper = paper_cells(spec["paper"])
-    columns = [c for c in columns if c["label"] in spec.get("columns", [c["label"]])]
     rows, records = [], []
     for row in spec["rows"]:
         for style in STYLES:

@@ -81,7 +81,7 @@ def run(
     data = dpo_data(encoder, examples[: len(train)], order, stored, bundle, examples[len(train) :])
     module = DPOModule(vlm, objective, reference, optim, data.plan.num_steps)
     counts = fit(vlm, module, data, trainer, logger, optim, out, save_every, keep_last, validation["every"])
-    cut = sum(not whole for p in rows for whole in (_whole(p.chosen, truncate), _whole(p.rejected, truncate)))
+    cut = sum(truncate_words(text, truncate["words"])[1] for p in rows for text in (p.chosen, p.rejected))
     return {
         "pairs": len(train),
         "of_other_datasets": total - len(rows),
@@ -89,10 +89,6 @@ def run(
         "truncated": cut,
         **counts,
     }
-
-
-def _whole(text: str, truncate: dict[str, Any]) -> bool:
-    return not truncate_words(text, truncate["words"])[1]
 
 
 def need_scores(folder: str | None) -> Path:

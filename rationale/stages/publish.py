@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-from glob import glob
 from pathlib import Path
 
 from rationale.artifacts import CARD, UserError, fingerprint, read_manifest
 from rationale.data.rowfiles import link
 from rationale.reporting.card import model_card
+from rationale.reporting.load import folders
 
 
 def run(model: str, evals: str, out: Path) -> dict:
@@ -23,14 +23,10 @@ def run(model: str, evals: str, out: Path) -> dict:
             f"{model}: its parent folder has no manifest, so nothing says how it was made; run stage=sft or dpo"
         )
     own = fingerprint(folder)
-    of_these = [
-        p for p in map(Path, sorted(glob(evals))) if own in (read_manifest(p) or {"inputs": {}})["inputs"].values()
-    ]
+    of_these = [p for p in folders(evals) if own in (read_manifest(p) or {"inputs": {}})["inputs"].values()]
     files = [file for file in sorted(folder.rglob("*")) if file.is_file() and file.name != CARD]
     for file in files:
-        target = out / file.relative_to(folder)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        link(file, target)
+        link(file, out / file.relative_to(folder))
     evaluations = [json.loads((path / "summary.json").read_text()) for path in of_these]
     text = model_card(made["stage"], made["arguments"], made["counts"], made, evaluations)
     (out / CARD).write_text(text, encoding="utf-8")

@@ -10,7 +10,10 @@ from torch import Tensor
 
 
 class StepModule(pl.LightningModule):
-    """Micro-batches of a step are taken in turn by this process and at the same time by others."""
+    """Micro-batches of a step are taken in turn by this process and at the same time by others.
+
+    A module has `measure(batch)`: the weight of a held-out batch, and means over it, `loss` among them.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -29,8 +32,7 @@ class StepModule(pl.LightningModule):
         `index` is the number of this process's micro-batch; `train/loss`, among the means, is on the progress bar.
         """
         names = [*means, *sums]
-        found = [*(torch.as_tensor(v, device=self.device) * weight for v in means.values()), *sums.values(), weight]
-        self._held.append(torch.stack([torch.as_tensor(v, dtype=torch.float32, device=self.device) for v in found]))
+        self._held.append(self._weighed(weight, means, sums))
         if (index + 1) % self.trainer.accumulate_grad_batches:
             return
         total = self.trainer.strategy.reduce(torch.stack(self._held).sum(0), reduce_op="sum")
@@ -39,18 +41,16 @@ class StepModule(pl.LightningModule):
         self.log_dict(shown, batch_size=1)
         self.log("loss", shown["train/loss"], prog_bar=True, logger=False, batch_size=1)
 
-    def measure(self, batch: Any) -> tuple[float, dict[str, Any]]:
-        """The weight of a held-out batch, and means over it; `loss` among them."""
-        raise NotImplementedError
+    def _weighed(self, weight: float, means: dict[str, Any], sums: dict[str, Any]) -> Tensor:
+        """The means times their weight, the sums, and the weight: what adds up over batches and processes."""
+        found = [*(torch.as_tensor(v, device=self.device) * weight for v in means.values()), *sums.values(), weight]
+        return torch.stack([torch.as_tensor(v, dtype=torch.float32, device=self.device) for v in found])
 
     def validation_step(self, batch: Any, index: int) -> None:
         weight, means = self.measure(batch)
         weight = weight if self.trainer.datamodule.counts(index) else 0.0
-        values = [*(v * weight for v in means.values()), weight]
         self._names = list(means)
-        self._measured.append(
-            torch.stack([torch.as_tensor(v, dtype=torch.float32, device=self.device) for v in values])
-        )
+        self._measured.append(self._weighed(weight, means, {}))
 
     def on_validation_epoch_end(self) -> None:
         total = self.trainer.strategy.reduce(torch.stack(self._measured).sum(0), reduce_op="sum")
