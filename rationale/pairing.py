@@ -11,6 +11,7 @@ from itertools import pairwise, product, takewhile
 from rationale.schema import Pair, Response
 
 PARTNERS = ("random", "closest")
+FEEDBACK = ("annotation", "majority")
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +24,7 @@ class PairingRule:
     texts once among the candidates for a pair, never in the accuracy. Unless `reuse`, a response is in one pair at
     most. `partner` says which incorrect response a correct one is set against: `random`, as in the paper, or `closest`,
     the one that has the longest beginning in common with it, so that less of the pair's difference is mere wording.
+    `feedback` says what is correct: the `annotation`, or, without one, the `majority` of the question's own responses.
     """
 
     low: float = 0.25
@@ -32,14 +34,16 @@ class PairingRule:
     deduplicate: bool = True
     reuse: bool = False
     partner: str = "random"
+    feedback: str = "annotation"
 
     def __post_init__(self) -> None:
         if not 0 <= self.low <= self.high <= 1:
             raise ValueError(f"need 0 <= low <= high <= 1, found low={self.low}, high={self.high}")
         if self.max_pairs < 1:
             raise ValueError(f"max_pairs must be at least 1, found {self.max_pairs}")
-        if self.partner not in PARTNERS:
-            raise ValueError(f"partner must be one of {list(PARTNERS)}, found {self.partner!r}")
+        for name, known in (("partner", PARTNERS), ("feedback", FEEDBACK)):
+            if getattr(self, name) not in known:
+                raise ValueError(f"{name} must be one of {list(known)}, found {getattr(self, name)!r}")
 
 
 def at_least_half(score: float) -> bool:

@@ -19,7 +19,7 @@ from rationale.jobs import jobs_of
 from rationale.reporting.tables import paper_cells
 
 ROOT = CONF.parent / "experiments"
-SCRIPTS = sorted(path.parent.name for path in ROOT.glob("*/run.sh"))
+SCRIPTS = sorted(path.parent.name for path in ROOT.glob("*/run.sh") if "\nrationale " in path.read_text())
 PAPERS = sorted(path.parent.name for path in ROOT.glob("table_*/paper.csv"))
 
 

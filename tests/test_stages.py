@@ -121,6 +121,18 @@ def test_pair_counts_what_became_of_every_question(questions, questions_dir, tmp
     assert counts == {"pairs": 1, "questions": 2, "questions_paired": 1, "questions_too_easy": 1}
 
 
+def test_feedback_of_the_majority_asks_no_annotation(questions, questions_dir, tmp_path):
+    asked = next(q.question_id for q in questions if q.split == "train" and q.scorer != "multiple_choice")
+    answers = ["7", "7.0", "7", "8", None]  # the annotation says that the 8 is right
+    rows = [Response(asked, i, "cot", f"text {i}", a, float(a == "8"), True) for i, a in enumerate(answers)]
+    (tmp_path / "responses").mkdir()
+    write_jsonl(tmp_path / "responses" / "rows.jsonl", rows)
+    rule = PairingRule(feedback="majority")
+    assert pair.run(str(questions_dir), str(tmp_path / "responses"), rule, 1, tmp_path)["pairs"] == 2
+    found = read_jsonl(tmp_path / "pairs.jsonl", Pair)
+    assert {p.chosen_id for p in found} < {0, 1, 2} and {p.rejected_id for p in found} == {3, 4}
+
+
 def test_score_stores_what_the_model_says_of_each_distinct_response(
     questions, questions_dir, pairs_dir, model, tmp_path
 ):

@@ -20,7 +20,7 @@ from rationale.reporting.tables import (
     to_markdown,
     verdict,
 )
-from rationale.reporting.verifier import Candidates, curves, sizes_of, verifier_table, verify
+from rationale.reporting.verifier import Candidates, add_orderings, curves, sizes_of, verifier_table, verify
 from rationale.schema import EvalRow, Question, Response, RowError
 
 AVERAGE = ["chart", "scene"]
@@ -103,6 +103,30 @@ def test_the_mean_style_averages_both_prompts_of_a_question():
     assert [found[1, f"chart-{i}"].value for i in range(4)] == [0.5, 0.5, 0, 0]
 
 
+def test_the_best_style_is_chosen_for_each_data_set():
+    found = scores_of([run("a", 1, {"chart": "1100", "scene": "00"}, {"chart": "1000", "scene": "01"})], "a", "best")
+    assert [s.value for s in found.values() if s.dataset == "chart"] == [1, 1, 0, 0]
+    assert [s.value for s in found.values() if s.dataset == "scene"] == [0, 1]
+
+
+def test_a_claim_may_be_about_data_sets_of_its_own():
+    claim = {"claim": "a above b", "better": ["a", "cot"], "worse": ["b", "cot"], "at_least": 0, "paper": None}
+    made = orderings_table([claim, {**claim, "datasets": ["chart"]}], RUNS, AVERAGE, 200)
+    # Seed 1: chart 1111 - 1100 is 50 points, scene 10 - 11 is -50.
+    assert [row[2].interval.mean for row in made.rows] == [pytest.approx(0), pytest.approx(50)]
+
+
+def test_a_table_may_have_columns_and_prompts_of_its_own(tmp_path):
+    paper = tmp_path / "paper.csv"
+    paper.write_text("row,prompt,MMMU\n④,cot,40.1\n")
+    rows = [{"label": "SFT", "name": "a", "paper": "④"}]
+    own = {"columns": [{"label": "scenes", "datasets": ["scene"], "paper": "MMMU"}], "prompts": ["cot"]}
+    spec = {"title": "Table", "caption": "", "paper": str(paper), "rows": rows, **own}
+    made = accuracy_table("table_4", spec, RUNS, COLUMNS, average=AVERAGE, num_resamples=10)
+    assert made.header[:3] == ["model", "prompt", "scenes"]
+    assert [(row[1], row[2].paper) for row in made.rows] == [("CoT", 40.1)]
+
+
 @pytest.mark.parametrize(
     ("low", "high", "at_least", "expected"),
     [(10.1, 20, 10, "holds"), (-5, 9.9, 10, "fails"), (9, 11, 10, "open"), (0, 1, 0, "open")],
@@ -180,12 +204,19 @@ def test_votes_follow_the_log_ratio():
     assert {found["majority", 4][seed, "q"].value for seed in (1, 2)} == {1}
 
     greedy = {"SFT": {(s, "q"): Scored("chart", "images/a.png", 1.0) for s in (1, 2)}, "DPO": {}}
-    checked = verify(found, greedy, {"chart": 0.5}, 100)
-    assert checked.gains["chart"].interval.mean == -50 and checked.gains["chart"].paper == 0.5
-    assert checked.gains["chart"].interval.num_clusters == 1
+    checked = verify(found, greedy, {"weighted_vote": {"chart": 0.5}}, 100)
+    gain = checked.gains["chart", "weighted_vote"]
+    assert gain.interval.mean == -50 and gain.paper == 0.5
+    assert gain.interval.num_clusters == 1
     assert checked.greedy.keys() == {("chart", "SFT")}
     text = to_markdown(verifier_table(checked, 4, 1.0))
-    assert "weighted − majority at 4" in text and "−50.0 [−50.0, −50.0] n=2 / 0.5" in text
+    claims = orderings_table([], [], AVERAGE, 100)
+    add_orderings(claims, checked)
+    assert [r["claim"] for r in claims.records] == [
+        f"4 candidates: {method} above majority vote" for method in ("weighted vote", "best of N")
+    ]
+    assert [r["verdict"] for r in claims.records] == ["fails", "fails"]
+    assert "weighted vote − majority at 4" in text and "−50.0 [−50.0, −50.0] n=2 / 0.5" in text
 
 
 def test_a_candidate_without_log_probs_is_named():

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # DPO with one change at a time; not in the paper.
-#   bash experiments/dpo_ablations/run.sh [overrides]        from the repository's root
+#   bash experiments/dpo_ablations/run.sh [overrides]        from the repository's root; what is up to date is not run again
 set -euo pipefail
 rationale -m experiment=mini seed=1,2,3 "$@"
 rationale -m experiment=dpo_ablations seed=1,2,3 dpo.objective.beta=0.03,0.3 'variant=beta_${dpo.objective.beta}' "$@"
@@ -9,4 +9,4 @@ rationale -m experiment=dpo_ablations seed=1,2,3 pairing.max_pairs=1 'paths.pair
 rationale -m experiment=dpo_ablations seed=1,2,3 dpo.bundle=question variant=questions "$@"
 rationale -m experiment=dpo_ablations seed=1,2,3 set=chartqa,aokvqa,docvqa 'dpo.datasets=${in_set}' 'variant=${set}' "$@"
 rationale stage=tabulate experiment=dpo_ablations "$@"
-cp "${RUN:-runs/mini}"/dpo_ablations/dpo_ablations.{md,csv} experiments/dpo_ablations/
+bash experiments/collect.sh dpo_ablations dpo_ablations dpo_ablations

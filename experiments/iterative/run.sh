@@ -5,4 +5,4 @@ set -euo pipefail
 rationale -m experiment=mini seed=1,2,3 "$@"
 rationale -m experiment=iterative seed=1,2,3 "$@"
 rationale stage=tabulate experiment=iterative "$@"
-cp "${RUN:-runs/mini}/iterative"/{iterative,orderings}.{md,csv} experiments/iterative/
+bash experiments/collect.sh iterative iterative iterative

@@ -5,4 +5,4 @@ set -euo pipefail
 rationale -m experiment=mini seed=1,2,3 "$@"
 rationale -m experiment=table_f1 seed=1,2,3 "$@"
 rationale stage=tabulate experiment=table_f1 "$@"
-cp "${RUN:-runs/mini}/table_f1"/{table_f1,orderings}.{md,csv} experiments/table_f1/
+bash experiments/collect.sh table_f1 table_f1 table_f1

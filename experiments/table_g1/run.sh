@@ -6,4 +6,5 @@ rationale -m experiment=mini seed=1,2,3 "$@"
 rationale -m experiment=table_f1 seed=1,2,3 "$@"
 rationale -m experiment=table_g seed=1,2,3 "$@"
 rationale stage=tabulate experiment=table_g "$@"
-cp "${RUN:-runs/mini}/table_g"/{table_g1,table_g2,orderings}.{md,csv} experiments/table_g1/
+bash experiments/collect.sh table_g table_g1 table_g1
+bash experiments/collect.sh table_g table_g2 table_g2

@@ -5,4 +5,4 @@ set -euo pipefail
 rationale -m experiment=mini seed=1,2,3 "$@"
 rationale -m experiment=table_i1 seed=1,2,3 "$@"
 rationale stage=tabulate experiment=table_i1 "$@"
-cp "${RUN:-runs/mini}/table_i1"/{table_i1,orderings}.{md,csv} experiments/table_i1/
+bash experiments/collect.sh table_i1 table_i1 table_i1 dpo

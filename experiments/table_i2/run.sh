@@ -5,4 +5,4 @@ set -euo pipefail
 rationale -m experiment=mini seed=1,2,3 "$@"
 rationale -m experiment=table_i2 seed=1,2,3 "$@"
 rationale stage=tabulate experiment=table_i2 "$@"
-cp "${RUN:-runs/mini}/table_i2"/{table_i2,orderings}.{md,csv} experiments/table_i2/
+bash experiments/collect.sh table_i2 table_i2 table_i2

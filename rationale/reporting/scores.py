@@ -49,7 +49,10 @@ class Cell:
 def scores_of(
     runs: Iterable[Run], name: str, style: str, value: Callable[[EvalRow], float] = lambda row: row.score
 ) -> Scores:
-    """Scores of one model in one style, or in "mean", which averages a question's direct and CoT scores."""
+    """Scores of one model in one style, in "mean", which averages a question's direct and CoT scores, or in "best",
+    which takes of every data set the style with the higher mean (paper, Table G.3: "Avg (of best)")."""
+    if style == "best":
+        return _best_style([scores_of(runs, name, each, value) for each in STYLES])
     styles = STYLES if style == "mean" else (style,)
     found: dict[tuple[int, str], list[EvalRow]] = {}
     for run in runs:
@@ -61,6 +64,18 @@ def scores_of(
         for key, rows in found.items()
         if len(rows) == len(styles)
     }
+
+
+def _best_style(sides: list[Scores]) -> Scores:
+    values: dict[str, list[list[float]]] = {}
+    for number, side in enumerate(sides):
+        for s in side.values():
+            values.setdefault(s.dataset, [[] for _ in sides])[number].append(s.value)
+    best = {
+        dataset: max((n for n, found in enumerate(both) if found), key=lambda n: fmean(both[n]))
+        for dataset, both in values.items()
+    }
+    return {key: s for n, side in enumerate(sides) for key, s in side.items() if best[s.dataset] == n}
 
 
 def difference(better: Scores, worse: Scores) -> Scores:

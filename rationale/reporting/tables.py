@@ -16,7 +16,7 @@ from rationale.schema import Question, Rationale
 
 Value = str | Cell
 MISSING = "–"
-PROMPTS = {"direct": "direct", "cot": "CoT", "mean": "mean of both"}
+PROMPTS = {"direct": "direct", "cot": "CoT", "mean": "mean of both", "best": "better of both"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,13 +68,14 @@ def accuracy_table(
 ) -> Table:
     """One table of the paper: a row for each model and prompt, a cell for each of `columns`.
 
-    `spec` holds title, caption, paper (a CSV path) and rows of {label, name, paper}. Unparsed answers and response
-    lengths are means over the data sets of `average`.
+    `spec` holds title, caption, paper (a CSV path), rows of {label, name, paper}, and, where they are not those of all
+    tables, columns and prompts. Unparsed answers and response lengths are means over the data sets of `average`.
     """
     paper = paper_cells(spec["paper"])
+    columns = spec.get("columns", columns)
     rows, records = [], []
     for row in spec["rows"]:
-        for style in STYLES:
+        for style in spec.get("prompts", STYLES):
             scores = scores_of(runs, row["name"], style)
             theirs = [paper.get((row["paper"], style, c["paper"])) for c in columns]
             cells = [summary(scores, c["datasets"], num_resamples, p) for c, p in zip(columns, theirs, strict=True)]
@@ -110,22 +111,32 @@ def verdict(cell: Cell, at_least: float) -> str:
     return "holds" if cell.interval.low > at_least else "fails" if cell.interval.high < at_least else "open"
 
 
+def ordering(claim: str, cell: Cell, better: str, worse: str, at_least: float) -> tuple[list[Value], dict[str, Any]]:
+    """A paired difference as a row of the orderings and as its record."""
+    found = verdict(cell, at_least)
+    seeds = " ".join(number(value, signed=True) for value in cell.by_seed.values()) or MISSING
+    keys = {"claim": claim, "better": better, "worse": worse, "at_least": at_least, "verdict": found}
+    return [claim, f"> {at_least:g}", cell, seeds, found], record(cell, **keys)
+
+
 def orderings_table(claims: list[dict[str, Any]], runs: list[Run], average: list[str], num_resamples: int) -> Table:
-    """What the paper claims about pairs of models, each as a paired difference with a verdict."""
+    """What the paper claims about pairs of models, each as a paired difference with a verdict.
+
+    A claim is about the mean over `average`, unless it names its own `datasets`.
+    """
     rows, records = [], []
     for claim in claims:
         better, worse = (scores_of(runs, *claim[side]) for side in ("better", "worse"))
-        cell = summary(difference(better, worse), average, num_resamples, claim["paper"])
-        found = verdict(cell, claim["at_least"])
-        seeds = " ".join(number(value, signed=True) for value in cell.by_seed.values()) or MISSING
-        rows.append([claim["claim"], f"> {claim['at_least']:g}", cell, seeds, found])
-        sides = {side: "/".join(claim[side]) for side in ("better", "worse")}
-        records.append(record(cell, claim=claim["claim"], **sides, at_least=claim["at_least"], verdict=found))
+        cell = summary(difference(better, worse), claim.get("datasets", average), num_resamples, claim["paper"])
+        sides = ["/".join(claim[side]) for side in ("better", "worse")]
+        row, found = ordering(claim["claim"], cell, *sides, claim["at_least"])
+        rows.append(row)
+        records.append(found)
     caption = (
-        "Points of accuracy, better minus worse on the same question and seed, averaged over the data sets of Avg; 95% "
-        "bootstrap interval over images. A claim holds if the whole interval lies above the margin, fails if it lies "
-        "below, and is open otherwise. The interval covers the choice of test images; the spread of training is in the "
-        "differences by seed."
+        "Points of accuracy, better minus worse on the same question and seed, averaged over the data sets of Avg or "
+        "of the claim; 95% bootstrap interval over images. A claim holds if the whole interval lies above the margin, "
+        "fails if it lies below, and is open otherwise. The interval covers the choice of test images; the spread of "
+        "training is in the differences by seed."
     )
     header = ["claim", "margin", "difference", "by seed", "verdict"]
     return Table("orderings", "What the paper claims, tested", caption, header, rows, records)

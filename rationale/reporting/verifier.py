@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from rationale.metrics.scoring import canonical
 from rationale.metrics.votes import verifier_curve
 from rationale.reporting.scores import Cell, Scored, Scores, difference, summary
-from rationale.reporting.tables import Table, record
+from rationale.reporting.tables import Table, ordering, record
 from rationale.schema import Question, Response, ResponseLogps, RowError
 
 METHODS = {"weighted_vote": "weighted vote", "majority": "majority vote", "best_of": "best of N"}
@@ -77,22 +77,26 @@ def curves(
 
 @dataclass(frozen=True, slots=True)
 class Verifier:
-    """Cells by (data set or Avg, method, N), greedy accuracy by (data set or Avg, label), and vote differences."""
+    """Cells by (data set or Avg, method, N), greedy accuracy by (data set or Avg, label), and by (data set or Avg,
+    method) what a method gains over the majority vote of all candidates."""
 
     sizes: list[int]
     datasets: list[str]
     cells: dict[tuple[str, str, int], Cell]
     greedy: dict[tuple[str, str], Cell]
-    gains: dict[str, Cell]
+    gains: dict[tuple[str, str], Cell]
 
 
 def verify(
-    scores: dict[tuple[str, int], Scores], greedy: dict[str, Scores], paper: dict[str, float], num_resamples: int
+    scores: dict[tuple[str, int], Scores],
+    greedy: dict[str, Scores],
+    paper: dict[str, dict[str, float]],
+    num_resamples: int,
 ) -> Verifier:
     """Means with intervals, by data set and averaged over them.
 
     `greedy` holds a model's scores by label; only questions with candidates count, and a model that lacks one of them
-    is left out. `paper` is its weighted minus majority vote, by data set.
+    is left out. `paper` is its gain over the majority vote, by method and data set.
     """
     sizes = sorted({size for _, size in scores})
     everything = scores["majority", 1]
@@ -103,14 +107,30 @@ def verify(
         if everything.keys() <= answered.keys():
             same = {key: answered[key] for key in everything}
             once |= {(panel, label): summary(same, sets, num_resamples) for panel, sets in panels.items()}
-    gain = difference(scores["weighted_vote", sizes[-1]], scores["majority", sizes[-1]])
+    gains = {m: difference(scores[m, sizes[-1]], scores["majority", sizes[-1]]) for m in METHODS if m != "majority"}
     return Verifier(
         sizes,
         list(panels),
         {(p, m, n): summary(scores[m, n], d, num_resamples) for p, d in panels.items() for m, n in scores},
         once,
-        {p: summary(gain, d, num_resamples, paper.get(p)) for p, d in panels.items()},
+        {
+            (p, m): summary(gain, d, num_resamples, paper.get(m, {}).get(p))
+            for p, d in panels.items()
+            for m, gain in gains.items()
+        },
     )
+
+
+def add_orderings(table: Table, found: Verifier) -> None:
+    """Append to the table of orderings what votes gain over the majority of all candidates: on average over the data
+    sets, or on the only one."""
+    top = found.sizes[-1]
+    for method, label in METHODS.items():
+        if method != "majority":
+            claim = f"{top} candidates: {label} above majority vote"
+            row, kept = ordering(claim, found.gains[found.datasets[-1], method], method, "majority", 0)
+            table.rows.append(row)
+            table.records.append(kept)
 
 
 def verifier_table(found: Verifier, num_subsets: int, temperature: float) -> Table:
@@ -126,8 +146,10 @@ def verifier_table(found: Verifier, num_subsets: int, temperature: float) -> Tab
             if where == panel:
                 rows.append([panel, f"greedy {label}", cell, *[""] * (len(found.sizes) - 1)])
                 records.append(record(cell, dataset=panel, method=f"greedy {label}", candidates=None))
-        rows.append([panel, f"weighted − majority at {top}", *[""] * (len(found.sizes) - 1), found.gains[panel]])
-        records.append(record(found.gains[panel], dataset=panel, method="weighted_vote - majority", candidates=top))
+        for (where, method), cell in found.gains.items():
+            if where == panel:
+                rows.append([panel, f"{METHODS[method]} − majority at {top}", *[""] * (len(found.sizes) - 1), cell])
+                records.append(record(cell, dataset=panel, method=f"{method} - majority", candidates=top))
     caption = (
         "Accuracy in points of the response that a vote among N candidates of the SFT model chooses: mean over"
         " questions and seeds, Avg unweighted over data sets, 95% bootstrap interval over images. Votes weigh"

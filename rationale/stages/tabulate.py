@@ -21,7 +21,7 @@ from rationale.reporting.tables import (
     to_latex,
     to_markdown,
 )
-from rationale.reporting.verifier import Candidates, Verifier, curves, verifier_table, verify
+from rationale.reporting.verifier import Candidates, Verifier, add_orderings, curves, verifier_table, verify
 from rationale.schema import Pair, Question, Rationale
 from rationale.stages.inputs import questions_by_id
 
@@ -79,6 +79,7 @@ def run(
         style = sampled[0].responses[0].style
         greedy = {label: scores_of(runs, name, style) for label, name in compare.items()}
         checked = check(sampled, found, greedy, verifier, num_resamples)
+        add_orderings(made[-1], checked)
         made.append(verifier_table(checked, verifier["num_subsets"], verifier["temperature"]))
 
     mean = next((c["label"] for c in columns if c["datasets"] == average), columns[0]["label"])
