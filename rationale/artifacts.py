@@ -27,7 +27,7 @@ from tqdm import tqdm
 MANIFEST = "manifest.json"
 CARD = "README.md"  # says how an artifact was made, and is no part of what it is
 # Arguments that cannot change what is written: where to, and how (not what) an endpoint is asked.
-UNKEYED = {"out", "logger", "chunk", "traffic", "budget", "batches", "dry_run", "retry_failed"}
+UNKEYED = {"out", "logger", "workers", "chunk", "traffic", "budget", "batches", "dry_run", "retry_failed"}
 PACKAGES = ("torch", "transformers", "tokenizers", "pytorch-lightning", "peft", "datasets", "deepspeed", "pillow")
 
 

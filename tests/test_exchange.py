@@ -418,7 +418,7 @@ def test_stages_sft_and_dpo_train_on_released_rows(released_dir, tiny_dir, tmp_p
     settings = {
         "model": partial(load, str(tiny_dir)), "optim": Optim(lr=1e-3), "layout": "tree", "frozen_parts": [],
         "order": partial(plan, micro_batch=2, accumulate=1, epochs=1, seed=1), "trainer": quiet, "save_every": 5,
-        "keep_last": 1, "validation": {"share": 0.0, "every": 1.0}, "seed": 1,
+        "workers": 0, "keep_last": 1, "validation": {"share": 0.0, "every": 1.0}, "seed": 1,
         "logger": partial(loggers, project="t", group="t", name="t", mode="disabled", folder=""),
     }  # fmt: skip
     mixture = {"cot": "all", "direct": "all", "full": {}, "format_per_dataset": 2, "pretrain": 0, "rft": None}

@@ -59,7 +59,7 @@ def test_real_rows_go_through_every_stage_with_a_tiny_model(tiny_dir, tmp_path):
     training = {
         "optim": Optim(lr=1e-3), "order": partial(plan, micro_batch=4, accumulate=1, epochs=1, seed=1),
         "frozen_parts": [], "trainer": QUIET, "logger": CSV, "save_every": 5,
-        "keep_last": 1, "validation": {"share": 0.0, "every": 1.0}, "seed": 1,
+        "workers": 0, "keep_last": 1, "validation": {"share": 0.0, "every": 1.0}, "seed": 1,
     }  # fmt: skip
     mixture = {"cot": "all", "direct": "all", "full": {}, "format_per_dataset": 2, "pretrain": 0, "rft": None}
     sft.run(

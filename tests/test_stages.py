@@ -172,6 +172,7 @@ def train_dpo(questions_dir, pairs_dir, model, out, reference, logps=None, trunc
         logger=CSV,
         datasets=datasets,
         save_every=1,
+        workers=0,
         keep_last=1,
         validation={"share": 0.0, "every": 0.1},
         seed=0,

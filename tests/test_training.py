@@ -161,6 +161,19 @@ def test_rows_of_text_alone_are_bundled_by_prompt(tiny, examples):
     assert sorted(data.plan.micro_batches) == [[0, 2], [1], [3]]
 
 
+def test_batches_built_ahead_are_those_built_when_due(tiny, examples, tmp_path):
+    trained = []
+    for workers in (0, 2):
+        torch.manual_seed(0)
+        vlm = VLM(copy.deepcopy(tiny.model), tiny.processor, "tiny")
+        data = sft_data(Encoder(vlm.processor), examples, partial(plan, micro_batch=2, accumulate=1, epochs=1, seed=0))
+        data.workers = workers
+        module, out = SFTModule(vlm, Optim(lr=1e-2), data.plan.num_steps), tmp_path / str(workers)
+        fit(vlm, module, data, QUIET, csv, Optim(lr=1e-2), out, save_every=9)
+        trained.append(weights(vlm))
+    assert furthest(*trained) == 0
+
+
 @pytest.mark.parametrize(("make", "word"), [(sft_data, "sft.bundle"), (dpo_data, "dpo.bundle")])
 def test_an_unknown_bundle_is_named(make, word, tiny):
     with pytest.raises(UserError, match=f"{word}: 'heap'"):

@@ -40,6 +40,7 @@ def run(
     frozen_parts: Iterable[str],
     trainer: Callable[..., Any],
     logger: Callable[..., list],
+    workers: int,
     save_every: int,
     keep_last: int,
     validation: dict[str, float],
@@ -50,7 +51,7 @@ def run(
 
     Of `datasets` alone where they are named. `reference` is frozen, adapter_off or scored; scored reads
     `reference_logps`, which stage score made. `validation` holds out the pairs of a `share` of the questions, measured
-    every so many (`every`, a share) of the steps.
+    every so many (`every`, a share) of the steps. `workers` processes build batches ahead.
     """
     found = questions_by_id(questions)
     path = need(pairs, "pairs.jsonl")
@@ -79,6 +80,7 @@ def run(
     check_image_tokens(encoder, [chosen for chosen, _ in examples])
     freeze(vlm.model, frozen_parts)
     data = dpo_data(encoder, examples[: len(train)], order, stored, bundle, examples[len(train) :])
+    data.workers = workers
     module = DPOModule(vlm, objective, reference, optim, data.plan.num_steps)
     counts = fit(vlm, module, data, trainer, logger, optim, out, save_every, keep_last, validation["every"])
     cut = sum(truncate_words(text, truncate["words"])[1] for p in rows for text in (p.chosen, p.rejected))

@@ -36,6 +36,7 @@ def run(
     frozen_parts: Iterable[str],
     trainer: Callable[..., Any],
     logger: Callable[..., list],
+    workers: int,
     save_every: int,
     keep_last: int,
     validation: dict[str, float],
@@ -48,7 +49,8 @@ def run(
     `mixture` holds cot, direct, full and format_per_dataset (see `sft_examples`), pretrain: how many rows of
     `pretrain_questions` are mixed in (the paper's 2k), and rft: null, or per_question and datasets of the right
     `responses` to imitate. All inputs are checked before weights are read. `validation` holds out the rows about a
-    `share` of the images, measured every so many (`every`, a share) of the steps.
+    `share` of the images, measured every so many (`every`, a share) of the steps. `workers` processes build batches
+    ahead.
     """
     found = questions_by_id(questions, split="train")
     kept = kept_rationales(rationales, questions_by_id(questions))
@@ -74,5 +76,6 @@ def run(
     freeze(vlm.model, frozen_parts)
     rows, measured = ([examples[i] for i in side] for side in (train, held))
     data = sft_data(encoder, rows, order, reduction, bundle, measured)
+    data.workers = workers
     module = SFTModule(vlm, optim, data.plan.num_steps, reduction)
     return counts | fit(vlm, module, data, trainer, logger, optim, out, save_every, keep_last, validation["every"])

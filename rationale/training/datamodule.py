@@ -145,10 +145,10 @@ class PlannedData(pl.LightningDataModule):
         plan: Plan,
         collate: Callable[[list[int], list[int]], Any],
         held_out: Sequence[int] = (),
-        num_workers: int = 0,
     ):
         super().__init__()
-        self.plan, self.collate, self.num_workers = plan, collate, num_workers
+        self.plan, self.collate = plan, collate
+        self.workers = 0  # processes that build batches ahead; 0: the training process builds each when it is due
         size = max(map(len, plan.micro_batches), default=1)
         self.held_out = [list(held_out[i : i + size]) for i in range(0, len(held_out), size)]
         self.done, self.rank, self.world = 0, 0, 1  # steps, this process, processes
@@ -189,6 +189,6 @@ class PlannedData(pl.LightningDataModule):
     def _loader(self, plan: Plan, start: int) -> DataLoader:
         own = _Share(len(plan.micro_batches), start, self.rank, self.world)
         return DataLoader(
-            _Planned(plan, self.collate), batch_size=None, sampler=own, num_workers=self.num_workers,
-            persistent_workers=self.num_workers > 0,
+            _Planned(plan, self.collate), batch_size=None, sampler=own, num_workers=self.workers,
+            persistent_workers=self.workers > 0,
         )  # fmt: skip
