@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -79,6 +80,8 @@ def run(cfg: DictConfig) -> None:
     for step in steps_of(cfg, written(HydraConfig.get().overrides.task)):
         stage, arguments, work = call(step.stage)
         out = produce(stage, arguments, work, force=bool(cfg.force))
+        if "rationale.training.dashboard" in sys.modules:  # heavy; nothing was logged without it
+            sys.modules["rationale.training.dashboard"].finish(out)
     if cfg.objective is not None and main_process():
         value = objective_of(out, list(cfg.objective.counts))
         print(f"objective: {value:.4g}, mean of {', '.join(cfg.objective.counts)} in {out}", flush=True)

@@ -1,21 +1,31 @@
-"""Metrics: a resumed run's CSV holds every step once; wandb works offline and is finished with its stage."""
+"""Metrics: a resumed run holds every step once, in its CSV and in wandb, which works offline."""
 
 from __future__ import annotations
 
 import csv
-import time
 
+import pytest
 import wandb
+from offline import runs
 
+from rationale.artifacts import UserError
 from rationale.training.loggers import close, loggers
 
 
-def log(out, values, mode="disabled"):
-    found = loggers(out, "project", "group", "name", mode, str(out))
+def log(out, values, mode="disabled", **more):
+    found = loggers(out, "project", "group", "name", mode, str(out), **more)
     for logger in found:
         for step, value in values:
             logger.log_metrics({"train/loss": value}, step=step)
     return found
+
+
+def cut(found, *, mode="disabled"):
+    """What a kill leaves, as far as it was written."""
+    for logger in found:
+        logger.save()
+    if mode != "disabled":
+        wandb.finish(exit_code=137)
 
 
 def table(out):
@@ -23,19 +33,39 @@ def table(out):
         return [(int(row["step"]), float(row["train/loss"])) for row in csv.DictReader(file)]
 
 
-def test_a_resumed_run_keeps_the_steps_before_the_cut_and_counts_a_repeated_one_once(tmp_path):
-    for logger in log(tmp_path, [(9, 3.0), (19, 2.0), (29, 1.5)]):
-        logger.save()  # and then the power went, after a checkpoint at step 15
-    close(log(tmp_path, [(19, 2.5), (29, 1.0)]), tmp_path)
+@pytest.mark.parametrize("mode", ["disabled", "offline"])
+def test_a_resumed_run_keeps_the_steps_before_the_cut_and_counts_a_repeated_one_once(tmp_path, mode):
+    cut(log(tmp_path, [(9, 3.0), (19, 2.0), (29, 1.5)], mode), mode=mode)  # after a checkpoint at step 15
+    close(log(tmp_path, [(19, 2.5), (29, 1.0)], mode), tmp_path)
     assert table(tmp_path) == [(9, 3.0), (19, 2.5), (29, 1.0)]
     assert [path.name for path in (tmp_path / "metrics").glob("*.csv")] == ["metrics.csv"]
+    if mode == "offline":
+        wandb.finish()
+        run = runs(tmp_path)["name"]
+        assert run.values("train/loss") == [(9, 3.0), (19, 2.5), (29, 1.0)]
+        assert run.exit_code == 0
+        assert len(list(tmp_path.glob("wandb/offline-run-*"))) == 1
 
 
-def test_wandb_offline_holds_the_metrics_by_name_and_is_finished(tmp_path):
-    close(log(tmp_path, [(9, 3.0), (19, 2.0)], mode="offline"), tmp_path)
-    assert wandb.run is None
-    (file,) = tmp_path.glob("wandb/offline-run-*/run-*.wandb")
-    until = time.monotonic() + 20  # wandb's own process writes, when it gets its turn
-    while b"train/loss" not in file.read_bytes():
-        assert time.monotonic() < until
-        time.sleep(0.1)
+def test_a_run_cut_after_its_last_step_keeps_its_csv(tmp_path):
+    cut(log(tmp_path, [(9, 3.0)]))
+    close(log(tmp_path, []), tmp_path)
+    assert table(tmp_path) == [(9, 3.0)]
+
+
+def test_a_run_ends_where_the_next_begins(tmp_path):
+    log(tmp_path / "one", [(9, 3.0)], "offline")
+    log(tmp_path / "two", [(9, 2.0)], "offline")
+    wandb.finish()
+    one, two = (runs(tmp_path / part)["name"] for part in ("one", "two"))
+    assert one.values("train/loss") == [(9, 3.0)]
+    assert two.values("train/loss") == [(9, 2.0)]
+    assert one.id != two.id
+
+
+def test_a_setting_that_is_none_is_refused_before_anything_is_written(tmp_path):
+    with pytest.raises(UserError, match=r"logger.mode=on: use one of offline, online, disabled"):
+        log(tmp_path, [], "on")
+    with pytest.raises(UserError, match=r"logger.artifacts=all: use one of manifest, model, none"):
+        log(tmp_path, [], "offline", artifacts="all")
+    assert not list(tmp_path.iterdir())

@@ -13,8 +13,10 @@ from rationale.metrics.scoring import judge
 from rationale.models.generator import Local, Served
 from rationale.models.vlm import VLM
 from rationale.prompts import prompt_text
+from rationale.reporting.dashboard import evaluation_panels
 from rationale.schema import EvalRow, Question, iter_jsonl, to_line
 from rationale.stages.inputs import questions_by_id
+from rationale.training.loggers import close, dashboards
 
 
 def run(
@@ -29,13 +31,17 @@ def run(
     batch_size: int,
     blind: bool,
     out: Path,
+    logger: Callable[[Path], list] = lambda out: [],
 ) -> dict:
     """Greedy predictions of `generator(model)` in each style, scored; `summary.json` has accuracy and unparsed rate by
     data set.
 
     `name` and `seed` say which row of a table this is. `blind` blanks every image: what is left is the language prior.
+    `logger` makes the loggers for a folder; what is shown is logged when all is written, so a cut run shows nothing.
     """
-    found = [q for q in questions_by_id(questions, split).values() if q.kind != "open"]
+    loggers = logger(out)
+    asked = questions_by_id(questions, split)
+    found = [q for q in asked.values() if q.kind != "open"]
     answer = generator(model)
     first = {q.image: len(q.question) for q in reversed(found)}  # questions about one image stay together
     ordered = sorted(found, key=lambda q: (first[q.image], q.image, q.question_id))
@@ -68,4 +74,8 @@ def run(
         for (style, dataset), rows in sorted(cells.items())
     }
     write_json(out / "summary.json", {"name": name, "seed": seed, "blind": blind, "split": split, "cells": summary})
+    for dashboard in dashboards(loggers):
+        shown = evaluation_panels(summary, iter_jsonl(rows, EvalRow), asked, Path(questions), dashboard.table_rows)
+        dashboard.experiment.log(shown)
+    close(loggers, out)
     return {cell: round(100 * values["accuracy"], 1) for cell, values in summary.items()}

@@ -3,56 +3,92 @@
 from __future__ import annotations
 
 import csv
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import wandb
-from pytorch_lightning.loggers import CSVLogger, WandbLogger
+from pytorch_lightning.loggers import CSVLogger
+
+from rationale.artifacts import UserError
+from rationale.training.dashboard import KEPT, WANDB_ID, Dashboard
+
+MODES = ("offline", "online", "disabled")
 
 
-def loggers(out: Path, project: str, group: str, name: str, mode: str, folder: str) -> list:
-    """Loggers of one training run. `mode` is wandb's: offline (no account needed), online or disabled.
+def loggers(
+    out: Path,
+    project: str,
+    group: str,
+    name: str,
+    mode: str,
+    folder: str,
+    stage: str = "",
+    config: dict[str, Any] | None = None,
+    artifacts: str = "manifest",
+    table_rows: int = 0,
+) -> list:
+    """Loggers of one run of a stage. `mode` is wandb's: offline (no account needed), online or disabled.
 
-    The CSV of a run that was cut off is set aside, for CSVLogger would start it anew; `close` joins the parts.
+    The CSV of a run that was cut off is set aside, for CSVLogger would start it anew; `close` joins the parts. `name`
+    may be the artifact's path, of which what is below `folder` is shown. `stage` is its `_target_`, `config` what its
+    run is known by, `artifacts` whether its manifest, its model too or none is logged, `table_rows` how many rows of
+    an evaluation are.
     """
-    _set_aside(out)
+    for key, value, known in (("artifacts", artifacts, KEPT), ("mode", mode, MODES)):
+        if value not in known:
+            raise UserError(f"logger.{key}={value}: use one of {', '.join(known)}")
+    earlier = _rows(_set_aside(out))
     found: list = [CSVLogger(out, name=None, version="metrics")]
     if mode != "disabled":
-        silent = wandb.Settings(silent=True)
-        Path(folder).mkdir(parents=True, exist_ok=True)
-        found.append(
-            WandbLogger(
-                project=project, group=group, name=name, save_dir=folder, offline=mode == "offline", settings=silent
-            )
-        )
+        if wandb.run is not None:  # of a stage that was called without the command, which finishes each
+            wandb.finish()
+        found.append(Dashboard(out, project, group, name, mode, folder, stage, config or {}, table_rows, earlier))
     return found
 
 
-def _set_aside(out: Path) -> None:
+def dashboards(found: list) -> list[Dashboard]:
+    """Those of a stage's loggers that show more than numbers."""
+    return [logger for logger in found if isinstance(logger, Dashboard)]
+
+
+def _set_aside(out: Path) -> list[Path]:
+    """Every part that cut runs left, the last one's among them."""
     path = out / "metrics" / "metrics.csv"
     if path.exists():
-        path.rename(path.with_name(f"part_{len(list(path.parent.glob('part_*.csv'))):03d}.csv"))
+        path.rename(path.with_name(f"part_{len(_parts(path.parent)):03d}.csv"))
+    return _parts(path.parent)
+
+
+def _parts(folder: Path) -> list[Path]:
+    return sorted(folder.glob("part_*.csv"))
 
 
 def close(found: list, out: Path) -> None:
-    """Finish every logger; the next stage of the same process starts a wandb run of its own."""
+    """Finish the CSV; wandb's run stays open for the artifact's manifest, which is not yet written."""
     for logger in found:
         logger.finalize("success")
-        if isinstance(logger, WandbLogger):
-            logger.experiment.finish()
+    (out / WANDB_ID).unlink(missing_ok=True)
     _join(out / "metrics")
 
 
-def _join(folder: Path) -> None:
-    """One metrics.csv from its parts; a step that a resumed run repeated counts once, as it was last."""
-    parts = sorted(folder.glob("part_*.csv"))
+def _rows(paths: Iterable[Path]) -> list[dict[str, str]]:
+    """Rows of the parts of one CSV; a step that a resumed run repeated counts once, as it was last."""
     rows: list[dict[str, str]] = []
-    for path in [*parts, folder / "metrics.csv"] if parts else []:
+    for path in paths:
         with path.open(newline="") as file:
             new = list(csv.DictReader(file))
         first = min((int(row["step"]) for row in new), default=0)
         rows = [row for row in rows if int(row["step"]) < first] + new
+    return rows
+
+
+def _join(folder: Path) -> None:
+    """One metrics.csv from its parts."""
+    parts, last = _parts(folder), folder / "metrics.csv"
     if parts:
-        with (folder / "metrics.csv").open("w", newline="") as file:
+        rows = _rows([*parts, *([last] if last.exists() else [])])  # cut after its last step: nothing new
+        with last.open("w", newline="") as file:
             writer = csv.DictWriter(file, list(dict.fromkeys(name for row in rows for name in row)))
             writer.writeheader()
             writer.writerows(rows)
