@@ -68,10 +68,10 @@ def accuracy_table(
 ) -> Table:
     """One table of the paper: a row for each model and prompt, a cell for each of `columns`.
 
-    `spec` holds title, caption, paper (a CSV path), rows of {label, name, paper}, and, where they are not those of all
+    `spec` holds title, caption, paper (a CSV path, or null), rows of {label, name, paper}, and, where they are not those of all
     tables, columns and prompts. Unparsed answers and response lengths are means over the data sets of `average`.
     """
-    paper = paper_cells(spec["paper"])
+    paper = paper_cells(spec["paper"]) if spec["paper"] else {}
     columns = spec.get("columns", columns)
     rows, records = [], []
     for row in spec["rows"]:

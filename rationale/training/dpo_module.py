@@ -36,6 +36,10 @@ class Objective:
     sft_weight: float = 0.0
     length_normalised: bool = False
 
+    def __call__(self, policy: PairLogps, reference: PairLogps) -> DPOTerms:
+        """The loss of each pair; another loss is a subclass with its own, put in by `dpo.objective._target_`."""
+        return dpo_loss(policy, reference, self.beta, self.loss_type, self.label_smoothing)
+
 
 @dataclass(slots=True)
 class PairBatch:
@@ -124,13 +128,13 @@ class DPOModule(StepModule):
 
     def _compared(self, batch: PairBatch) -> tuple[DPOTerms, PairLogps, PairLogps, Tensor]:
         """The loss of each pair, its log-probs under policy and reference, and those of each token under the policy."""
-        rows, o = batch.rows, self.objective
+        rows = batch.rows
         logps = response_logps(self.policy, rows)
         policy = self._pair(logps, rows.mask)
         with as_reference(self.policy, self.frozen, self.reference) as network:
             stored = batch.reference if network is None else response_logps(network, rows)
         reference = self._pair(stored, rows.mask)
-        return dpo_loss(policy, reference, o.beta, o.loss_type, o.label_smoothing), policy, reference, logps
+        return self.objective(policy, reference), policy, reference, logps
 
     def training_step(self, batch: PairBatch, index: int) -> Tensor:
         rows, o = batch.rows, self.objective
