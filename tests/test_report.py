@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from rationale.artifacts import UserError
-from rationale.reporting.page import json_text
+from rationale.reporting.page import json_text, neighbours
 from rationale.schema import EvalRow, Pair, Question, Rationale, Response, ResponseLogps, write_jsonl
 from rationale.stages.tabulate import run
 
@@ -100,14 +100,14 @@ def tabulate(root: Path) -> tuple[dict, str]:
 
 
 def embedded(page: str) -> list[dict]:
-    return json.loads(re.search(r'<script type="application/json" id="examples">(.*?)</script>', page, re.DOTALL)[1])
+    return json.loads(re.search(r'<script type="application/json" id="shown">(.*?)</script>', page, re.DOTALL)[1])
 
 
 def test_the_report_is_whole(experiment):
     counts, page = tabulate(experiment)
-    # Two of eight are wrong with either model, so the paired difference is 0.
+    # Two of eight are wrong with either model, and the two candidates weigh the same: all three differences are 0.
     rows = {f"{name}/{style}": 75 for name in ("sft_both", "dpo") for style in ("direct", "cot")}
-    assert counts == {**rows, "claims open": 1, "missing": 0}
+    assert counts == {**rows, "claims open": 3, "missing": 0}
     stems = "table_3.md table_3.tex table_3.csv orderings.md orderings.csv verifier.md verifier.csv index.html"
     figures = "overview.svg verifier.svg lengths.svg responses.svg sft.svg dpo.svg"
     assert {p.name for p in (experiment / "report").iterdir()} == {*stems.split(), *figures.split()}
@@ -128,7 +128,7 @@ def test_examples_cover_pairs_fixes_and_breaks(experiment):
 def test_texts_from_data_stay_text(experiment):
     page = tabulate(experiment)[1]
     assert "<script>alert" not in page and "</script><script>" not in page
-    assert page.count("<script") == page.count("</script>") == 2
+    assert page.count("<script") == page.count("</script>") == 4  # theme, rows of the examples, tables, examples
     assert embedded(page)[0]["question"] == f"How many? {EVIL}"
     assert json.loads(json_text(EVIL + "&")) == EVIL + "&"
 
@@ -171,3 +171,20 @@ def test_the_same_data_gives_the_same_page(experiment):
     first = tabulate(experiment)[1]
     shutil.rmtree(experiment / "report")
     assert tabulate(experiment)[1] == first
+
+
+def test_a_report_links_to_the_other_whole_reports_and_credit_pages_of_its_run(tmp_path):
+    made = {
+        "report": "tabulate", "table_e1": "tabulate", ".table_e1.previous": "tabulate", "questions": "prepare",
+        "half": None, "seed_1/credit": "credit", "seed_1/.credit.previous": "credit",
+    }  # fmt: skip
+    for place, stage in made.items():
+        (tmp_path / place).mkdir(parents=True)
+        name = "credit.html" if "credit" in place else "index.html"
+        (tmp_path / place / name).write_text("<head><title>A &amp; B</title></head>")
+        if stage is not None:
+            (tmp_path / place / "manifest.json").write_text(json.dumps({"stage": stage}))
+    assert neighbours(tmp_path / ".report.0123456789ab.partial") == [
+        ("A & B (table_e1)", "../table_e1/index.html"),
+        ("A & B (seed_1/credit)", "../seed_1/credit/credit.html"),
+    ]

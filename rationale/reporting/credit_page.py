@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from matplotlib import font_manager
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -18,7 +17,7 @@ from rationale.metrics.scoring import is_correct
 from rationale.prompts import question_text
 from rationale.reporting.credit import EVERYTHING, Credited
 from rationale.reporting.figures import COLORS
-from rationale.reporting.page import data_uri
+from rationale.reporting.page import data_uri, filled
 from rationale.reporting.tables import Table
 
 KINDS = {
@@ -101,10 +100,6 @@ def page(
     shown: Sequence[tuple[str, Credited]], counts: dict[str, int], table: Table | None, folder: Path, seed: int
 ) -> str:
     """The heat maps as one HTML page that fetches nothing; every text is escaped by the template."""
-    env = Environment(
-        loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
-        lstrip_blocks=True,
-    )  # fmt: skip
     examples = [
         {
             "kind": kind, "found": found, "words": words_of(found), "image": data_uri(folder / found.question.image),
@@ -113,15 +108,12 @@ def page(
         for kind, found in shown
     ]  # fmt: skip
     drawn_of = {kind: (sum(k == kind for k, _ in shown), count) for kind, count in counts.items()}
-    return env.get_template("credit.html.j2").render(
-        examples=examples,
-        kinds=KINDS,
-        drawn_of=drawn_of,
-        table=table,
-        everything=EVERYTHING,
-        seed=seed,
-        shade=_SHADE,
-    )
+    contents = [("number", "The number"), ("responses", "Responses")]
+    contents += [(kind, text.capitalize()) for kind, text in KINDS.items() if kind in counts]
+    return filled(
+        "credit.html.j2", ["theme", "tables"], title="Per-token credit", contents=contents, links=[],
+        examples=examples, kinds=KINDS, drawn_of=drawn_of, table=table, everything=EVERYTHING, seed=seed, shade=_SHADE,
+    )  # fmt: skip
 
 
 def picture(shown: Sequence[tuple[str, Credited]], folder: Path, path: Path) -> None:

@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import base64
+import hashlib
+import html
 import json
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 from typing import Any
+from urllib.parse import quote
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from rationale.artifacts import read_manifest
 from rationale.metrics.scoring import is_correct
 from rationale.reporting.figures import Drawing
 from rationale.reporting.scores import STYLES, Cell, Run
@@ -92,6 +99,73 @@ def _change(rows: dict[tuple[str, str, str], EvalRow], labels: list[str], questi
     return "other" if before == after else "fixes" if after else "breaks"
 
 
+Links = list[tuple[str, str]]
+_PAGES = {"tabulate": "*/index.html", "credit": "seed_*/*/credit.html"}
+
+
+def neighbours(out: Path) -> Links:
+    """Titles of the other reports and credit pages of a run, and their places as seen from the report in `out`.
+
+    What was made after this report is not among them until the report is made again.
+    """
+    run, own = out.parent, out.name.removeprefix(".").rsplit(".", 2)[0]  # `.<name>.<key>.partial` while it is made
+    found: Links = []
+    for stage, pattern in _PAGES.items():
+        for page in sorted(run.glob(pattern)):
+            place = page.parent.relative_to(run)
+            made = place.parts[0] != own and not place.name.startswith(".") and read_manifest(page.parent)
+            if made and made["stage"] == stage:
+                title = re.search(r"<title>(.*?)</title>", page.read_text(encoding="utf-8"), re.DOTALL)[1]
+                found.append((f"{html.unescape(title)} ({place})", quote(f"../{place}/{page.name}")))
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class Section:
+    """A part of the page under one heading; tables are folded away below drawings of the same numbers."""
+
+    id: str
+    title: str
+    drawings: list[Drawing]
+    tables: list[Table]
+
+
+def sections(tables: list[Table], drawings: list[Drawing], counts: list[Table]) -> list[Section]:
+    """The parts of the page in their order; a part without content is left out."""
+    by_name = {drawing.name: drawing for drawing in drawings}
+
+    def drawn(*names: str) -> list[Drawing]:
+        return [by_name[name] for name in names if name in by_name]
+
+    curves = [table for table in tables if table.name == "verifier"]
+    found = [Section(table.name, table.title, [], [table]) for table in tables if table not in curves]
+    found += [Section(table.name, table.title, drawn("verifier"), [table]) for table in curves]
+    found += [
+        Section("length", "Length", drawn("lengths", "responses"), []),
+        Section("training", "Training", drawn("sft", "dpo"), []),
+        Section("data", "Data", [], counts),
+    ]
+    return [section for section in found if section.drawings or section.tables]
+
+
+def filled(template: str, scripts: Iterable[str], **values: Any) -> str:
+    """A page from its template. Every text is escaped; figures and JSON come in as safe markup.
+
+    Its policy names the digest of each of its own scripts, so a script in a text would not run even if it were not
+    escaped.
+    """
+    env = Environment(
+        loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
+        lstrip_blocks=True,
+    )  # fmt: skip
+    env.tests["cell"] = lambda value: isinstance(value, Cell)
+    env.filters |= {"number": number, "interval": interval_text, "svg": lambda drawing: Markup(drawing.svg)}
+    texts = {name: Markup(env.get_template(f"{name}.js.j2").render()) for name in scripts}
+    digests = [base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() for text in texts.values()]
+    policy = Markup(" ".join(f"'sha256-{digest}'" for digest in digests))
+    return env.get_template(template).render(scripts=texts, digests=policy, **values)
+
+
 def render(
     *,
     title: str,
@@ -101,16 +175,13 @@ def render(
     drawings: list[Drawing],
     counts: list[Table],
     shown: list[dict[str, Any]],
+    links: Links = (),
 ) -> str:
-    """The page. Every text is escaped by the template; figures and JSON come in as safe markup."""
-    env = Environment(
-        loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
-        lstrip_blocks=True,
-    )  # fmt: skip
-    env.tests["cell"] = lambda value: isinstance(value, Cell)
-    env.filters |= {"number": number, "interval": interval_text, "svg": lambda drawing: Markup(drawing.svg)}
-    by_name = {drawing.name: drawing for drawing in drawings}
-    return env.get_template("page.html.j2").render(
-        title=title, facts=facts, missing=missing, tables=tables, drawings=by_name, counts=counts,
-        shown=json_text(shown), num_shown=len(shown),
+    """The report; `links` lead to other pages of the run."""
+    parts = sections(tables, drawings, counts)
+    contents = [(part.id, part.title) for part in parts] + [("examples", "Examples")] * bool(shown)
+    scripts = ["theme", "tables", *["examples"] * bool(shown)]
+    return filled(
+        "page.html.j2", scripts, title=title, facts=facts, missing=missing, sections=parts, contents=contents,
+        links=links, shown=json_text(shown), num_shown=len(shown),
     )  # fmt: skip

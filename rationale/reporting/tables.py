@@ -68,8 +68,8 @@ def accuracy_table(
 ) -> Table:
     """One table of the paper: a row for each model and prompt, a cell for each of `columns`.
 
-    `spec` holds title, caption, paper (a CSV path, or null), rows of {label, name, paper}, and, where they are not those of all
-    tables, columns and prompts. Unparsed answers and response lengths are means over the data sets of `average`.
+    `spec` holds title, caption, paper (a CSV path, or null), rows of {label, name, paper}, and, where not those of
+    all tables, columns and prompts. Unparsed answers and response lengths are means over the data sets of `average`.
     """
     paper = paper_cells(spec["paper"]) if spec["paper"] else {}
     columns = spec.get("columns", columns)

@@ -9,7 +9,7 @@ from typing import Any
 from rationale.artifacts import read_manifest
 from rationale.reporting import figures
 from rationale.reporting.load import facts, folders, load_candidates, load_metrics, load_runs, rows, seed_of
-from rationale.reporting.page import examples, render
+from rationale.reporting.page import examples, neighbours, render
 from rationale.reporting.scores import Scores, scores_of
 from rationale.reporting.tables import (
     Table,
@@ -112,8 +112,9 @@ def run(
     first = {p.question_id: p for p in reversed(rows(paired[0], Pair, "pairs.jsonl"))} if paired else {}
     shown = examples(images, found, kept, first, runs, compare=compare, num=num_examples)
     page = render(
-        title=title, facts=facts(evals), missing=missing, tables=made, drawings=drawings, counts=counts, shown=shown
-    )
+        title=title, facts=facts(evals), missing=missing, tables=made, drawings=drawings, counts=counts, shown=shown,
+        links=neighbours(out),
+    )  # fmt: skip
     (out / "index.html").write_text(page, encoding="utf-8")
     return headline(made, mean) | {"missing": len(missing)}
 
