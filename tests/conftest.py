@@ -20,6 +20,18 @@ from rationale.schema import Question, read_jsonl
 from rationale.stages import distill, prepare
 
 
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Where several processes share the tests: a file's tests stay together, so do all that need the whole small run,
+    and those with slow ones begin first."""
+    if not config.pluginmanager.hasplugin("xdist"):
+        return
+    groups = {item: "small_run" if "small_run" in item.fixturenames else item.path.stem for item in items}
+    slow = {groups[item] for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: (groups[item] not in slow, groups[item] != "small_run"))
+    for item, group in groups.items():
+        item.add_marker(pytest.mark.xdist_group(group))
+
+
 @pytest.fixture(scope="session")
 def questions_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A prepared artifact: 24 train questions of three worlds, and some for validation and test."""
