@@ -1,7 +1,4 @@
-"""Every claim of the paper beside what came out here, gathered from the folders' orderings.csv into README.md.
-
-    python experiments/claims.py
-"""
+"""Every claim of the paper beside what came out here, gathered from the folders' orderings.csv into README.md."""
 
 from __future__ import annotations
 
@@ -11,8 +8,8 @@ from pathlib import Path
 from rationale.reporting.tables import number
 
 ROOT = Path(__file__).resolve().parent
-WHERE = {  # folder: what it stands for, in the order of the page
-    "table_2": "Table 2", "table_3": "Table 3", "table_4": "Table 4", "table_d1": "Table D.1", "table_e1": "Table E.1",
+WHERE = {  # folder: what it stands for; the first that has a claim keeps it
+    "table_3": "Table 3", "table_2": "Table 2", "table_4": "Table 4", "table_d1": "Table D.1", "table_e1": "Table E.1",
     "table_f1": "Table F.1", "table_g2": "Tables G", "table_g3": "Table G.3", "table_i1": "Table I.1",
     "table_i2": "Table I.2", "figure_5": "Figure 5", "figure_5/rlaif": "Figure 5, ⑤", "figure_6": "Figure 6",
     "figure_6/rlaif": "Figure 6, ⑤", "iterative": "rounds",
@@ -32,7 +29,7 @@ def found() -> list[tuple[str, dict[str, str]]]:
             if key not in seen and votes == folder.startswith("figure"):
                 seen.add(key)
                 rows.append((folder, record))
-    return rows
+    return sorted(rows, key=lambda row: (not row[0].startswith("table"), row[0]))
 
 
 def line(folder: str, record: dict[str, str]) -> str:

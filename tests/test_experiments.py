@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import importlib.util
 import shlex
 from copy import deepcopy
 from functools import cache
@@ -102,3 +103,10 @@ def test_the_paper_s_averages_are_those_of_its_cells(name):
         for row in csv.DictReader(file):
             cells = [float(v) for k, v in row.items() if k not in ("row", "prompt", "Avg")]
             assert float(row["Avg"]) == pytest.approx(sum(cells) / len(cells), abs=0.11), row
+
+
+def test_the_page_of_claims_is_what_the_folders_say():
+    spec = importlib.util.spec_from_file_location("claims", ROOT / "claims.py")
+    spec.loader.exec_module(claims := importlib.util.module_from_spec(spec))
+    shown = (ROOT / "README.md").read_text().split(claims.MARKS[0])[1].split(claims.MARKS[1])[0].strip()
+    assert shown == claims.page(), "python experiments/claims.py writes it anew"
