@@ -24,7 +24,7 @@ def found() -> list[tuple[str, dict[str, str]]]:
     for folder in WHERE:
         path = ROOT / folder / "orderings.csv"
         for record in csv.DictReader(path.open(encoding="utf-8")) if path.is_file() else ():
-            votes = record["worse"] == "majority"
+            votes = "majority" in (record["better"], record["worse"])
             key = (folder if votes else None, record["claim"])
             if key not in seen and votes == folder.startswith("figure"):
                 seen.add(key)

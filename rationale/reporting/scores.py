@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import fmean
 
 from rationale.artifacts import UserError
@@ -44,6 +44,12 @@ class Cell:
     interval: Interval | None
     by_seed: dict[int, float]
     paper: float | None = None
+
+    def __neg__(self) -> Cell:
+        """The same difference taken the other way round."""
+        i = self.interval
+        turned = None if i is None else replace(i, mean=-i.mean, low=-i.high, high=-i.low)
+        return Cell(turned, {k: -v for k, v in self.by_seed.items()}, None if self.paper is None else -self.paper)
 
 
 def scores_of(

@@ -122,13 +122,14 @@ def verify(
 
 
 def add_orderings(table: Table, found: Verifier) -> None:
-    """Append to the table of orderings what votes gain over the majority of all candidates: on average over the data
-    sets, or on the only one."""
+    """Append to the table of orderings how votes of all candidates compare, as the paper has it: weighted above
+    majority, majority above best of N; on data sets that it has a number for, or else on the average or only one."""
     top = found.sizes[-1]
-    for method, label in METHODS.items():
-        if method != "majority":
-            claim = f"{top} candidates: {label} above majority vote"
-            row, kept = ordering(claim, found.gains[found.datasets[-1], method], method, "majority", 0)
+    for method, better, worse in (("weighted_vote", "weighted_vote", "majority"), ("best_of", "majority", "best_of")):
+        gains = {panel: found.gains[panel, method] for panel in found.datasets}
+        for panel in [p for p, gain in gains.items() if gain.paper is not None] or found.datasets[-1:]:
+            claim = f"{top} candidates, {panel}: {METHODS[better]} above {METHODS[worse]}"
+            row, kept = ordering(claim, gains[panel] if better == method else -gains[panel], better, worse, 0)
             table.rows.append(row)
             table.records.append(kept)
 
