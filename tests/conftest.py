@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -20,14 +21,15 @@ from rationale.schema import Question, read_jsonl
 from rationale.stages import distill, prepare
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Where several processes share the tests: a file's tests stay together, so do all that need the whole small run,
-    and those with slow ones begin first."""
+    and the groups with most slow ones begin first."""
     if not config.pluginmanager.hasplugin("xdist"):
         return
     groups = {item: "small_run" if "small_run" in item.fixturenames else item.path.stem for item in items}
-    slow = {groups[item] for item in items if item.get_closest_marker("slow")}
-    items.sort(key=lambda item: (groups[item] not in slow, groups[item] != "small_run"))
+    slow = Counter(groups[item] for item in items if item.get_closest_marker("slow"))
+    items.sort(key=lambda item: -slow[groups[item]])
     for item, group in groups.items():
         item.add_marker(pytest.mark.xdist_group(group))
 
