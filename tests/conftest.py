@@ -21,17 +21,20 @@ from rationale.schema import Question, read_jsonl
 from rationale.stages import distill, prepare
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Where several processes share the tests: a file's tests stay together, so do all that need the whole small run,
-    and the groups with most slow ones begin first."""
-    if not config.pluginmanager.hasplugin("xdist"):
-        return
-    groups = {item: "small_run" if "small_run" in item.fixturenames else item.path.stem for item in items}
-    slow = Counter(groups[item] for item in items if item.get_closest_marker("slow"))
-    items.sort(key=lambda item: -slow[groups[item]])
-    for item, group in groups.items():
-        item.add_marker(pytest.mark.xdist_group(group))
+def group_of(item: pytest.Item) -> str:
+    """Tests that one process runs where several share them: a file's, or all that need the whole small run."""
+    return "small_run" if "small_run" in item.fixturenames else item.path.stem
+
+
+def pytest_itemcollected(item: pytest.Item) -> None:
+    if item.config.pluginmanager.hasplugin("xdist"):
+        item.add_marker(pytest.mark.xdist_group(group_of(item)))
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Groups with most slow tests begin first."""
+    slow = Counter(group_of(item) for item in items if item.get_closest_marker("slow"))
+    items.sort(key=lambda item: -slow[group_of(item)])
 
 
 @pytest.fixture(scope="session")

@@ -39,7 +39,6 @@ def run(
     `name` and `seed` say which row of a table this is. `blind` blanks every image: what is left is the language prior.
     `logger` makes the loggers for a folder; what is shown is logged when all is written, so a cut run shows nothing.
     """
-    loggers = logger(out)
     asked = questions_by_id(questions, split)
     found = [q for q in asked.values() if q.kind != "open"]
     answer = generator(model)
@@ -74,6 +73,7 @@ def run(
         for (style, dataset), rows in sorted(cells.items())
     }
     write_json(out / "summary.json", {"name": name, "seed": seed, "blind": blind, "split": split, "cells": summary})
+    loggers = logger(out)
     for dashboard in dashboards(loggers):
         shown = evaluation_panels(summary, iter_jsonl(rows, EvalRow), asked, Path(questions), dashboard.table_rows)
         dashboard.experiment.log(shown)
