@@ -21,20 +21,10 @@ from rationale.schema import Question, read_jsonl
 from rationale.stages import distill, prepare
 
 
-def group_of(item: pytest.Item) -> str:
-    """Tests that one process runs where several share them: a file's, or all that need the whole small run."""
-    return "small_run" if "small_run" in item.fixturenames else item.path.stem
-
-
-def pytest_itemcollected(item: pytest.Item) -> None:
-    if item.config.pluginmanager.hasplugin("xdist"):
-        item.add_marker(pytest.mark.xdist_group(group_of(item)))
-
-
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Groups with most slow tests begin first."""
-    slow = Counter(group_of(item) for item in items if item.get_closest_marker("slow"))
-    items.sort(key=lambda item: -slow[group_of(item)])
+    """Files with most slow tests begin first, so that no process is left with one at the end."""
+    slow = Counter(item.path for item in items if item.get_closest_marker("slow"))
+    items.sort(key=lambda item: -slow[item.path])
 
 
 @pytest.fixture(scope="session")
