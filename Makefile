@@ -33,7 +33,7 @@ lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-# Two processes take one test after another; xdist's groups have no effect with pytest 9.2, its chunks would tear files apart.
+# Two processes, each taking the next test when it is free: xdist's groups have no effect with pytest 9.2.
 test: lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadgroup --no-loadscope-reorder
 
