@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from itertools import islice
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,7 @@ COLUMNS = [
 
 def evaluation_panels(
     cells: Mapping[str, Mapping[str, float]],
-    rows: Iterable[EvalRow],
+    rows: Sequence[EvalRow],
     questions: Mapping[str, Question],
     folder: Path,
     table_rows: int,
@@ -32,7 +31,6 @@ def evaluation_panels(
     `eval/<style>/<data set>` and `unparsed/...` are in percent. The table holds the first `table_rows` rows; `folder`
     is that of the questions, for their images.
     """
-    rows = list(rows)
     shown = {
         f"{prefix}/{cell}": factor * values[measure]
         for cell, values in cells.items()
@@ -42,8 +40,8 @@ def evaluation_panels(
         lengths = [row.num_tokens for row in rows if row.style == style]
         shown[f"response_tokens/{style}"] = wandb.Histogram(lengths)
     if table_rows:
-        first = islice(rows, table_rows)
-        shown["predictions"] = wandb.Table(COLUMNS, [table_row(r, questions[r.question_id], folder) for r in first])
+        first = [table_row(r, questions[r.question_id], folder) for r in rows[:table_rows]]
+        shown["predictions"] = wandb.Table(COLUMNS, first)
     return shown
 
 

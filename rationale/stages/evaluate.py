@@ -14,7 +14,7 @@ from rationale.models.generator import Local, Served
 from rationale.models.vlm import VLM
 from rationale.prompts import prompt_text
 from rationale.reporting.dashboard import evaluation_panels
-from rationale.schema import EvalRow, Question, iter_jsonl, to_line
+from rationale.schema import EvalRow, Question, read_jsonl, to_line
 from rationale.stages.inputs import questions_by_id
 from rationale.training.loggers import close, dashboards
 
@@ -61,7 +61,8 @@ def run(
 
     rows = in_shards(out, units, work, f"evaluate {name}")
     cells: dict[tuple[str, str], list[EvalRow]] = defaultdict(list)
-    for row in iter_jsonl(rows, EvalRow):
+    judged = read_jsonl(rows, EvalRow)
+    for row in judged:
         cells[row.style, row.dataset].append(row)
     summary = {
         f"{style}/{dataset}": {
@@ -75,7 +76,7 @@ def run(
     write_json(out / "summary.json", {"name": name, "seed": seed, "blind": blind, "split": split, "cells": summary})
     loggers = logger(out)
     for dashboard in dashboards(loggers):
-        shown = evaluation_panels(summary, iter_jsonl(rows, EvalRow), asked, Path(questions), dashboard.table_rows)
+        shown = evaluation_panels(summary, judged, asked, Path(questions), dashboard.table_rows)
         dashboard.experiment.log(shown)
     close(loggers, out)
     return {cell: round(100 * values["accuracy"], 1) for cell, values in summary.items()}
