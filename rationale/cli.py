@@ -29,7 +29,6 @@ from rationale.jobs import (
     Call,
     Job,
     clash_message,
-    end_on_signals,
     first_clash,
     jobs_of,
     run_job,
@@ -37,6 +36,7 @@ from rationale.jobs import (
     summary,
 )
 from rationale.runs import CONF, call, explain, run, steps_of, written
+from rationale.stopping import Stopped, listen
 
 
 class Sweep(Callback):
@@ -55,7 +55,6 @@ class Sweep(Callback):
             known = explain(error) or (str(error) if isinstance(error, HydraException) else traceback.format_exc())
             print(f"rationale: {known}", file=sys.stderr)
             raise SystemExit(1) from error
-        end_on_signals()
         self.folder, self.planned = Path(config.hydra.sweep.dir).absolute(), len(jobs) if exact else None
         shutil.rmtree(self.folder / "jobs", ignore_errors=True)  # of another sweep, if hydra.sweep.dir is given
         Sweep.current = self
@@ -128,7 +127,7 @@ def run_of_sweep(cfg: DictConfig) -> float | None:
     if me.launcher._target_.endswith(".SlurmLauncher"):
         in_place = partial(run_in_place, cfg)  # SLURM's tasks are processes already, and the ones that train
     else:
-        end_on_signals()
+        listen()
     failed = run_job(job, in_place)
     if cfg.objective is None or not main_process():
         return None
@@ -163,10 +162,15 @@ def quiet() -> None:
 
 
 def main() -> None:
-    """Console script."""
+    """Console script. Exits with `stopping.REQUEUE` where it was told to stop."""
     quiet()
+    listen()
     try:
         _main()
+    except Stopped as told:
+        if main_process():
+            print(f"rationale: told to stop by {told.name}; the same command goes on from here", file=sys.stderr)
+        raise
     except KeyboardInterrupt:
         print("rationale: interrupted; the same command goes on from here", file=sys.stderr)
         raise SystemExit(130) from None

@@ -20,7 +20,7 @@ from rationale.artifacts import UserError, call_key, main_process, read_manifest
 
 OBJECTIVE = "objective.json"  # in the folder of a job
 Call = tuple[str, dict[str, Any]]  # a stage and its arguments
-GRACE = 10  # seconds between asking processes to end and killing them
+GRACE = 120  # seconds between asking processes to end and killing them: a training saves its state
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,8 @@ def taken(job: Job) -> str | None:
 
 def writes(job: Job) -> dict[str, str]:
     """The key of each artifact's call, by where it is written."""
-    return {arguments["out"]: call_key(stage, arguments, {}) for stage, arguments in job.calls}
+    made = (call for call in job.calls if "out" in call[1])
+    return {arguments["out"]: call_key(stage, arguments, {}) for stage, arguments in made}
 
 
 def record(job: Job, failed: str | None) -> None:
@@ -137,12 +138,6 @@ def kill_group(group: int) -> None:
         os.killpg(group, signal.SIGKILL)
 
 
-def end_on_signals() -> None:
-    """SIGTERM and SIGHUP unwind this process as Ctrl-C does, so that the processes it started end with it."""
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, lambda number, _: sys.exit(128 + number))
-
-
 def jobs_of(overrides: list[Any], exact: bool) -> list[list[str]]:
     """Overrides of each job, where `exact`: every combination, as the basic sweeper makes them. Of a sweeper that
     proposes values as it goes: the ends of its ranges, one changed at a time."""
@@ -168,7 +163,7 @@ def first_clash(jobs: Iterable[tuple[int, list[Call]]]) -> tuple[int, int, str] 
     """The first two jobs that would write one artifact with different arguments, and where; None where none would."""
     writers: dict[str, tuple[str, int]] = {}
     for job, calls in jobs:
-        for stage, arguments in calls:
+        for stage, arguments in (call for call in calls if "out" in call[1]):
             key = call_key(stage, arguments, {})
             other, first = writers.setdefault(arguments["out"], (key, job))
             if other != key and first != job:

@@ -36,17 +36,19 @@ from rationale.training.strategy import zero
 class Held(pl.Callback):
     """Every step's log in the first process; and in each process, at the end, the numbers that it holds.
 
-    `kill` (step, seconds) ends the process so long after that step, as a power cut would.
+    `kill` (step, seconds, signal) ends the process so long after that step: SIGKILL, as a power cut would, or SIGTERM,
+    which the last process alone is sent.
     """
 
-    def __init__(self, out: Path, kill: tuple[int, float] | None) -> None:
+    def __init__(self, out: Path, kill: tuple[int, float, str] | None) -> None:
         self.out, self.kill, self.steps = out, kill, {}
 
     def on_train_batch_end(self, trainer: pl.Trainer, *_: object) -> None:
         if trainer.callback_metrics:  # not in the middle of a step
             self.steps.setdefault(trainer.global_step, {k: float(v) for k, v in trainer.callback_metrics.items()})
         if self.kill and trainer.global_step >= self.kill[0]:  # a state may be later than the last kill
-            threading.Timer(self.kill[1], os.kill, (os.getpid(), signal.SIGKILL)).start()
+            if self.kill[2] == "SIGKILL" or trainer.global_rank == trainer.world_size - 1:
+                threading.Timer(self.kill[1], os.kill, (os.getpid(), getattr(signal, self.kill[2]))).start()
             self.kill = None
 
     def on_train_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
@@ -71,7 +73,7 @@ def train(
     out: Path,
     epochs: int = 3,
     held: int = 0,
-    kill: tuple[int, float] | None = None,
+    kill: tuple[int, float, str] | None = None,
 ) -> None:
     """Epochs of four pairs, or of eight examples, two micro-batches a step, a state every second step.
 

@@ -12,7 +12,7 @@ ROOT = Path(rationale.__file__).parent
 # A package may import itself and what stands in an earlier line; within a line packages do not know each other.
 LAYERS = [
     {"schema"},
-    {"prompts", "pairing", "artifacts", "metrics", "objectives"},
+    {"prompts", "pairing", "artifacts", "stopping", "metrics", "objectives"},
     {"data", "jobs"},
     {"models"},
     {"training", "reporting", "planning"},

@@ -75,7 +75,7 @@ def test_two_processes_train_as_one_does(objective, strategy, layout, alone, tin
             assert [held[part] for held in found.held] == pytest.approx([whole / 2] * 2, rel=0.02), part
 
 
-def killed(out: Path, processes: int, kills: list[tuple[int, float]], **settings: str | int) -> None:
+def killed(out: Path, processes: int, kills: list[tuple[int, float, str]], **settings: str | int) -> None:
     """A training that is killed and started again at each of `kills`, and then left to end."""
     out.mkdir()
     told = out / "settings.json"
@@ -107,27 +107,27 @@ def free_ports(number: int) -> list[int]:
     return ports
 
 
-def random_kills(number: int, steps: int) -> list[tuple[int, float]]:
+def random_kills(number: int, steps: int, by: str) -> list[tuple[int, float, str]]:
     """A step of each, in rising order and early enough to leave work; and a moment within that step or the next."""
     rng = random.Random(0)
-    return [(step, rng.uniform(0, 0.03)) for step in sorted(rng.sample(range(1, steps - 8), number))]
+    return [(step, rng.uniform(0, 0.03), by) for step in sorted(rng.sample(range(1, steps - 8), number))]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("objective", "strategy", "processes", "epochs", "kills", "within"),
+    ("objective", "strategy", "processes", "epochs", "kills", "by", "within"),
     [
-        ("sft", "auto", 1, 18, 10, 0), ("dpo", "auto", 1, 18, 10, 0), ("dpo", "zero2", 2, 18, 10, 1e-5),
-        ("dpo", "zero3", 2, 6, 1, 1e-5),
+        ("sft", "auto", 1, 18, 10, "SIGKILL", 0), ("dpo", "auto", 1, 18, 10, "SIGKILL", 0),
+        ("dpo", "zero2", 2, 18, 10, "SIGKILL", 1e-5), ("dpo", "zero3", 2, 6, 1, "SIGTERM", 1e-5),
     ],
 )  # fmt: skip
 def test_a_run_killed_again_and_again_ends_with_the_weights_of_an_uncut_one(
-    objective, strategy, processes, epochs, kills, within, tiny_dir, questions_dir, tmp_path
+    objective, strategy, processes, epochs, kills, by, within, tiny_dir, questions_dir, tmp_path
 ):
     told = {"model": str(tiny_dir), "questions": str(questions_dir), "objective": objective, "layout": "tree"}
     told |= {"strategy": strategy, "epochs": epochs, "held": 3}  # of two steps each
     killed(tmp_path / "uncut", processes, [], **told)
-    killed(tmp_path / "cut", processes, random_kills(kills, 2 * epochs), **told)
+    killed(tmp_path / "cut", processes, random_kills(kills, 2 * epochs, by), **told)
     for kept in ("model", "best/model"):
         whole, found = (load_file(tmp_path / run / kept / "model.safetensors") for run in ("uncut", "cut"))
         assert whole.keys() == found.keys()

@@ -22,6 +22,7 @@ from safetensors.torch import load_file
 from rationale.artifacts import UserError
 from rationale.cli import CONF
 from rationale.jobs import Job, clash_message, first_clash, jobs_of, objective_of, record, run_job, taken
+from rationale.stopping import REQUEUE
 
 STAGE = "{_target_: doubles.run, mode: '${mode}', out: '${run_dir}/${mode}'}"
 DOUBLES = """
@@ -97,8 +98,10 @@ def test_jobs_that_fail_take_none_along_and_a_restart_runs_only_them(folder, lau
     assert "rationale: all 4 jobs are done" in err
 
 
-@pytest.mark.parametrize(("launcher", "number"), [("basic", signal.SIGINT), ("processes", signal.SIGTERM)])
-def test_a_sweep_that_is_interrupted_ends_its_jobs(folder, launcher, number):
+@pytest.mark.parametrize(
+    ("launcher", "number", "code"), [("basic", signal.SIGINT, 130), ("processes", signal.SIGTERM, REQUEUE)]
+)
+def test_a_sweep_that_is_interrupted_ends_its_jobs(folder, launcher, number, code):
     process = started(folder, "-m", "+mode=waits,1", f"hydra/launcher={launcher}")
     deadline = time.monotonic() + 120
     while not (folder / "pid").exists() or not (folder / "pid").read_text():
@@ -108,7 +111,7 @@ def test_a_sweep_that_is_interrupted_ends_its_jobs(folder, launcher, number):
     assert job.exists()
     process.send_signal(number)
     _, err = process.communicate(timeout=60)
-    assert process.returncode == 128 + number
+    assert process.returncode == code
     assert "of 2 jobs failed" in err and "did not return" in err
     while job.exists():
         assert time.monotonic() < deadline

@@ -11,6 +11,7 @@ from pytorch_lightning.callbacks import TQDMProgressBar
 
 from rationale.artifacts import main_process
 from rationale.models.vlm import VLM
+from rationale.stopping import held
 from rationale.training.checks import Gradients, StopOnNonFinite, Unmoved, check_master_copies
 from rationale.training.datamodule import PlannedData
 from rationale.training.loggers import close
@@ -38,7 +39,7 @@ def fit(
     `trainer` is a partial of pytorch_lightning.Trainer, `logger` makes the loggers for a folder. Returns counts.
     Where `data` has held-out rows, they are measured every `validate_every` of the steps, and the weights of the lowest
     loss on them are saved in `best/`. `stop_after` ends at a step of the same schedule, which stays that of the whole
-    plan.
+    plan. Told to stop by a signal, it writes a state at the end of the step and raises `stopping.Stopped`.
     """
     states = States(out / "state", save_every, keep_last)
     weights, best = Weights(), Best(vlm, out / "best")
@@ -56,7 +57,8 @@ def fit(
     run.val_check_interval = max(1, round(validate_every * data.plan.num_steps)) * run.accumulate_grad_batches
     if main_process():
         states.clear()
-    run.fit(module, datamodule=data, ckpt_path=states.newest(), weights_only=False)
+    with held() as states.told:
+        run.fit(module, datamodule=data, ckpt_path=states.newest(), weights_only=False)
     if main_process():
         close(run.loggers, out)
     steps = stop_after or data.plan.num_steps

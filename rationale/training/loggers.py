@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -88,9 +89,11 @@ def _join(folder: Path) -> None:
     parts, last = _parts(folder), folder / "metrics.csv"
     if parts:
         rows = _rows([*parts, *([last] if last.exists() else [])])  # cut after its last step: nothing new
-        with last.open("w", newline="") as file:
+        partial = folder / "metrics.partial"
+        with partial.open("w", newline="") as file:
             writer = csv.DictWriter(file, list(dict.fromkeys(name for row in rows for name in row)))
             writer.writeheader()
             writer.writerows(rows)
+        os.replace(partial, last)
         for path in parts:
             path.unlink()

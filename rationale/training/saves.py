@@ -12,6 +12,7 @@ import torch
 from pytorch_lightning.callbacks import Callback
 
 from rationale.models.vlm import VLM
+from rationale.stopping import Told
 from rationale.training.strategy import whole_weights
 
 
@@ -19,11 +20,14 @@ class States(Callback):
     """Every `every` steps the state of the run as `folder/step=N.ckpt`, of which the newest `keep` stay.
 
     A state has its name once it is whole in every process: a run that is cut while it writes one goes on from the one
-    before. It holds the random numbers of every process too, so that dropout is what it would have been.
+    before. It holds the random numbers of every process too, so that dropout is what it would have been. Where any
+    process was told to stop, a state is written at the end of its step, and all stop.
     """
 
+    told: Told  # while the training runs
+
     def __init__(self, folder: Path, every: int, keep: int):
-        self.folder, self.every, self.keep, self.saved = folder, every, keep, 0
+        self.folder, self.every, self.keep, self.ended = folder, every, keep, 0
 
     def newest(self) -> Path | None:
         """The state to go on from."""
@@ -50,13 +54,25 @@ class States(Callback):
             torch.cuda.set_rng_state(own["cuda"])
 
     def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        self.saved = trainer.global_step
+        self.ended = trainer.global_step
+        self.told.listen()
 
-    def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
+    def on_train_batch_end(self, trainer: pl.Trainer, module: pl.LightningModule, *_: Any) -> None:
         step = trainer.global_step
-        if step == self.saved or step % self.every:  # the first: in the middle of a step
+        if step == self.ended:  # in the middle of a step
             return
-        self.saved = step
+        self.ended = step
+        number = self.told.number
+        if trainer.world_size > 1:
+            number = int(trainer.strategy.reduce(torch.tensor(number, device=module.device), reduce_op="max"))
+        if number or not step % self.every:
+            self._save(trainer, step)
+        if number:
+            self.told.stop(number)
+
+    def _save(self, trainer: pl.Trainer, step: int) -> None:
+        for logger in trainer.loggers:  # what a run that goes on from here does not log again
+            logger.save()
         partial = self.folder / f"step={step:08d}.partial"
         trainer.save_checkpoint(partial, weights_only=False)  # returns when every process has written its part
         if trainer.is_global_zero:

@@ -1,0 +1,97 @@
+"""Told to stop by a signal, a training writes its state at the end of the step and exits with the code for `again`."""
+
+from __future__ import annotations
+
+import os
+import signal
+from functools import partial
+
+import pytest
+from test_training import QUIET, csv, furthest, sft, weights
+
+from rationale.data.encode import Encoder
+from rationale.models.vlm import load
+from rationale.stopping import REQUEUE, Stopped, held, listen
+from rationale.training.datamodule import plan
+from rationale.training.fit import fit
+from rationale.training.optim import Optim
+from rationale.training.sft_module import SFTModule, sft_data
+
+
+@pytest.fixture(autouse=True)
+def as_before():
+    """Signals as they were, whatever a test does."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+def told_at(vlm, examples, out, number, batch):
+    """Eight steps, saved each hundredth; the signal comes while the given batch is built."""
+    optim, order = Optim(lr=1e-2), partial(plan, micro_batch=4, accumulate=1, epochs=4, seed=0)
+    data = sft_data(Encoder(vlm.processor), examples, order)
+    collate, calls = data.collate, iter(range(100))
+
+    def with_signal(*args):
+        if next(calls) == batch:
+            os.kill(os.getpid(), number)
+        return collate(*args)
+
+    data.collate = with_signal
+    fit(vlm, SFTModule(vlm, optim, data.plan.num_steps), data, QUIET, csv, optim, out, save_every=100)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+def test_the_state_of_the_step_is_kept_and_the_rest_is_as_in_an_uncut_run(number, tiny_dir, examples, tmp_path):
+    uncut = sft(load(str(tiny_dir)), examples, tmp_path / "uncut", micro=4, epochs=4)
+    with pytest.raises(Stopped) as stopped:
+        told_at(load(str(tiny_dir)), examples, tmp_path / "cut", number, batch=4)
+    assert stopped.value.code == REQUEUE == 75
+    (state,) = (tmp_path / "cut/state").iterdir()
+    assert 4 <= int(state.stem.removeprefix("step=")) <= 6  # the loader builds a batch or two ahead
+    vlm = load(str(tiny_dir))
+    told_at(vlm, examples, tmp_path / "cut", number, batch=-1)
+    assert furthest(uncut, weights(vlm)) == 0
+
+
+def test_who_listened_before_has_its_turn_once_the_state_is_kept(tiny_dir, examples, tmp_path):
+    seen = []
+    signal.signal(signal.SIGUSR1, lambda *_: seen.extend(path.name for path in (tmp_path / "state").iterdir()))
+    with pytest.raises(Stopped):
+        told_at(load(str(tiny_dir)), examples, tmp_path, signal.SIGUSR1, batch=2)
+    assert len(seen) == 1 and seen[0].endswith(".ckpt")
+
+
+def test_a_signal_that_found_no_good_moment_stops_at_the_end():
+    with pytest.raises(Stopped, match="75"), held():
+        os.kill(os.getpid(), signal.SIGTERM)
+
+
+def test_afterwards_signals_are_as_before():
+    before = signal.getsignal(signal.SIGTERM)
+    with held():
+        assert signal.getsignal(signal.SIGTERM) != before
+    assert signal.getsignal(signal.SIGTERM) == before
+
+
+def test_outside_a_training_a_signal_stops_at_once():
+    listen()
+    with pytest.raises(Stopped) as stopped:
+        os.kill(os.getpid(), signal.SIGHUP)
+    assert stopped.value.name == "SIGHUP"
+
+
+def test_a_hangup_that_is_ignored_stays_ignored():
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    listen()
+    assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+
+
+def test_a_warning_that_another_listens_to_stays_its_own():
+    def other(*_):
+        pass
+
+    signal.signal(signal.SIGUSR1, other)
+    listen()
+    assert signal.getsignal(signal.SIGUSR1) is other
