@@ -47,6 +47,13 @@ def read_manifest(folder: Path) -> dict[str, Any] | None:
     return json.loads(path.read_text()) if path.is_file() else None
 
 
+def output_hashes(folder: Path) -> dict[str, str]:
+    """SHA-256 of every file by its path in the folder, but for images, whose names tell their contents."""
+    files = (file for file in sorted(folder.rglob("*")) if file.is_file())
+    named = {str(file.relative_to(folder)): file for file in files}
+    return {name: sha256_file(file) for name, file in named.items() if Path(name).parts[0] != "images"}
+
+
 def fingerprint(path: Path) -> str:
     """What an input is: digest of an artifact's outputs, of a file, or of a plain folder's names and rows."""
     manifest = read_manifest(path)
@@ -197,13 +204,8 @@ def produce(stage: str, arguments: dict[str, Any], work: Callable[[Path], dict],
             if not any(partial.iterdir()):
                 partial.rmdir()
             return out
-        outputs = {
-            str(file.relative_to(partial)): sha256_file(file)
-            for file in sorted(partial.rglob("*"))
-            if file.is_file() and "images" not in file.relative_to(partial).parts[:1]
-        }
         manifest = {
-            "stage": stage, "key": key, "arguments": arguments, "inputs": inputs, "outputs": outputs,
+            "stage": stage, "key": key, "arguments": arguments, "inputs": inputs, "outputs": output_hashes(partial),
             "counts": counts, "versions": versions(), "commit": git_commit(), "started": begun.isoformat(),
             "wall_seconds": round(time.monotonic() - started, 1),
         }  # fmt: skip

@@ -49,7 +49,8 @@ def call(node: DictConfig) -> tuple[str, dict[str, Any], Callable[[Path], dict]]
         import pytorch_lightning as pl  # heavy, and not needed for `--help` or a stage that is up to date
 
         pl.seed_everything(arguments.get("seed", 0), workers=True, verbose=False)
-        counts = hydra.utils.instantiate({**arguments, "out": folder}, _convert_="all")
+        given = {**arguments, "out": folder} if "out" in arguments else arguments
+        counts = hydra.utils.instantiate(given, _convert_="all")
         if "trainer" in arguments and main_process():
             (folder / "model" / CARD).write_text(model_card(stage, arguments, counts), encoding="utf-8")
         return counts
@@ -76,9 +77,15 @@ def steps_of(cfg: DictConfig, overrides: list[str]) -> Iterator[DictConfig]:
 
 
 def run(cfg: DictConfig) -> None:
-    """Run one stage, or an experiment's stages in order; what is up to date is not run again."""
+    """Run one stage, or an experiment's stages in order; what is up to date is not run again.
+
+    A stage without `out` makes no artifact: it looks and says what it found.
+    """
     for step in steps_of(cfg, written(HydraConfig.get().overrides.task)):
         stage, arguments, work = call(step.stage)
+        if "out" not in arguments:
+            work(Path())
+            continue
         out = produce(stage, arguments, work, force=bool(cfg.force))
         if "rationale.training.dashboard" in sys.modules:  # heavy; nothing was logged without it
             sys.modules["rationale.training.dashboard"].finish(out)

@@ -71,6 +71,20 @@ def load_metrics(pattern: str) -> list[tuple[str, dict[str, tuple]]]:
     return loaded
 
 
+def sources(evals: str) -> list[dict[str, str]]:
+    """Where the rows of any table come from: for each evaluation with a manifest its folder (whose manifest holds the
+    whole config), key, commit, and the hash of every input."""
+    found = []
+    for folder in folders(evals):
+        manifest = read_manifest(folder)
+        if manifest is not None:
+            summary = json.loads((folder / "summary.json").read_text())
+            inputs = "; ".join(f"{path} {digest}" for path, digest in manifest["inputs"].items())
+            about = {"name": summary["name"], "seed": summary["seed"], "folder": str(folder), "inputs": inputs}
+            found.append({**about, **{name: manifest[name] for name in ("key", "commit", "started")}})
+    return found
+
+
 def facts(evals: str) -> list[tuple[str, str]]:
     """What was run, from the evaluations' manifests."""
     manifests = [m for folder in folders(evals) if (m := read_manifest(folder))]

@@ -8,7 +8,7 @@ from typing import Any
 
 from rationale.artifacts import read_manifest
 from rationale.reporting import figures
-from rationale.reporting.load import facts, folders, load_candidates, load_metrics, load_runs, rows, seed_of
+from rationale.reporting.load import facts, folders, load_candidates, load_metrics, load_runs, rows, seed_of, sources
 from rationale.reporting.page import examples, neighbours, render
 from rationale.reporting.scores import Scores, scores_of
 from rationale.reporting.tables import (
@@ -49,6 +49,7 @@ def run(
     out: Path,
 ) -> dict:
     """Write tables (md, tex, csv), figures (svg) and `index.html`; a part that was not run is left out and named.
+    `sources.csv` leads from a row's name and seed to its evaluation, config, commit and hashes.
 
     `questions` are those that were evaluated, `trained_on` those of the rationales and pairs, often the same folder.
     `evals`, `candidates`, `logps`, `pairs` and `trainings` are glob patterns over the seeds of one experiment. A row of
@@ -91,6 +92,7 @@ def run(
         for suffix, form in FORMS.items():
             if suffix != "tex" or table.name in tables:
                 (out / f"{table.name}.{suffix}").write_text(form(table), encoding="utf-8")
+    (out / "sources.csv").write_text(to_csv(Table("sources", "", "", [], [], sources(evals))), encoding="utf-8")
     for drawing in drawings:
         figures.save(drawing, out / f"{drawing.name}.svg")
 
