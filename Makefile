@@ -1,11 +1,12 @@
 # make setup: .venv from the lock.  make mini: the whole method in miniature.  make test: lint and all tests.
 # make base: the base checkpoint of the miniature again.  make bench: our speed against TRL and transformers.
+# make faults: kill, stop and starve every stage at random moments, and count what is lost (nothing).
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 SEED ?= 1
 
-.PHONY: setup mini test lint base bench clean
+.PHONY: setup mini test lint base bench faults clean
 
 setup: $(VENV)/.installed
 
@@ -28,6 +29,9 @@ bench: setup
 	for name in dpo_vs_trl sft_vs_trl score_candidates sample_vs_generate utilisation growth; do \
 	  $(BIN)/python experiments/speed/$$name.py --json experiments/speed/$$name.json || exit 1; done
 	$(BIN)/python experiments/speed/summary.py
+
+faults: setup
+	$(BIN)/python experiments/faults/campaign.py --json experiments/faults/counts.json
 
 lint: setup
 	$(BIN)/ruff check .

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import sys
@@ -100,6 +101,8 @@ def explain(error: BaseException) -> str | None:
     while error is not None:
         if isinstance(error, (UserError, RowError, FloatingPointError, OmegaConfBaseException)):
             return str(error).strip()
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            return f"{error}: make room and run the same command again, which goes on where it stopped"
         if isinstance(error, InstantiationException) and not error.__cause__:
             return str(error).strip()
         error = error.__cause__

@@ -53,6 +53,19 @@ def test_a_run_cut_after_its_last_step_keeps_its_csv(tmp_path):
     assert table(tmp_path) == [(9, 3.0)]
 
 
+def test_the_csv_of_a_cut_run_is_that_of_an_uncut_one(tmp_path):
+    logged = [(7, "val/loss"), (9, "train/loss"), (15, "val/loss")]
+    for name, parts in (("uncut", [logged]), ("cut", [logged[:1], logged[1:]])):
+        for part in parts:
+            (found,) = loggers(tmp_path / name, "project", "group", "name", "disabled", "")
+            for step, metric in part:
+                found.log_metrics({metric: 1.0}, step=step)
+            found.save()
+        close([found], tmp_path / name)
+    one, other = ((tmp_path / name / "metrics/metrics.csv").read_bytes() for name in ("uncut", "cut"))
+    assert one == other
+
+
 def test_a_run_ends_where_the_next_begins(tmp_path):
     log(tmp_path / "one", [(9, 3.0)], "offline")
     log(tmp_path / "two", [(9, 2.0)], "offline")

@@ -91,7 +91,7 @@ def _join(folder: Path) -> None:
         rows = _rows([*parts, *([last] if last.exists() else [])])  # cut after its last step: nothing new
         partial = folder / "metrics.partial"
         with partial.open("w", newline="") as file:
-            writer = csv.DictWriter(file, list(dict.fromkeys(name for row in rows for name in row)))
+            writer = csv.DictWriter(file, sorted({name for row in rows for name in row}))  # in CSVLogger's order
             writer.writeheader()
             writer.writerows(rows)
         os.replace(partial, last)

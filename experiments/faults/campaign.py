@@ -1,0 +1,447 @@
+"""Interrupt every stage in every way and count what is lost.  make faults
+
+Each stage of the smallest whole run is first run uncut. Then it is killed (SIGKILL) again and again at random moments,
+told to stop (SIGTERM), run on a disk that is full at a random point, and run by two processes at once; a distillation
+over HTTP also meets a server with faults. Each time the same command then runs to its end, and what it made is compared
+with the uncut artifact, byte for byte. Ends with 1 where a row is lost or doubled, a file differs, or a failure is not
+told in a clear line.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+import json
+import multiprocessing
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext, suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+sys.path.append(str(HERE.parents[1] / "tests"))
+
+from commands import SMALL  # noqa: E402
+from loopback import LASTING, PASSING, Loopback  # noqa: E402
+
+from rationale.artifacts import MANIFEST, output_hashes  # noqa: E402
+from rationale.cli import main as rationale  # noqa: E402
+from rationale.stopping import REQUEUE  # noqa: E402
+
+KINDS = ("killed", "told to stop", "disk full", "two at once", "server faults")
+PER_TRIAL = 5  # kills before a run is left to end
+FULL = "No space left on device"
+
+
+@dataclass
+class Stage:
+    """One stage: its command, where below the run's folder it writes, and how long it takes uncut."""
+
+    name: str
+    arguments: list[str]
+    out: str
+    seconds: float = 0.0
+
+
+@dataclass
+class Count:
+    """What a campaign did and what was wrong after it."""
+
+    stage: str
+    kind: str
+    runs: int = 0
+    faults: int = 0
+    lost: int = 0  # rows
+    doubled: int = 0  # rows
+    differ: int = 0  # artifacts
+    unclear: int = 0  # ends that no clear line or code tells
+    notes: str = ""
+
+
+SERVED = [
+    "stage=distill", "teacher=openai", "distill.chunk=1", "teacher.key_variable=null", "teacher.options.max_tokens=100",
+    "teacher.traffic.concurrency=4", "teacher.traffic.first_wait=0.02", "paths.rationales=${run_dir}/served",
+]  # fmt: skip
+QUICK = ["ablation=cot", "sft.save_every=2", "sft.validation={share: 0.1, every: 0.5}", "dpo.save_every=2"]
+STAGES = [
+    Stage("prepare", ["stage=prepare"], "questions"),
+    Stage("distill", ["stage=distill"], "rationales"),
+    Stage("distill, served", SERVED, "served"),
+    Stage(
+        "prepare, pretrain",
+        ["stage=prepare", "dataset=mini_base", "dataset.images=20", "paths.questions=${paths.pretrain_questions}"],
+        "pretrain_questions",
+    ),
+    Stage(
+        "pretrain", ["stage=pretrain", "pretrain.stop_after=12", "pretrain.save_every=2", "pretrain.batch.micro=8"],
+        "base_first",
+    ),
+    Stage("sft", ["stage=sft", "ablation=direct", "sft.epochs=1", "sft.batch.micro=8"], "seed_1/sft_direct"),
+    Stage("sft, whole", ["stage=sft"], "seed_1/sft_cot"),
+    Stage("evaluate", ["stage=evaluate"], "seed_1/eval/sft_cot"),
+    Stage("sample", ["stage=sample"], "seed_1/responses"),
+    Stage("pair", ["stage=pair"], "seed_1/pairs"),
+    Stage("score", ["stage=score"], "seed_1/reference_logps"),
+    Stage("dpo", ["stage=dpo"], "seed_1/dpo"),
+    Stage("evaluate, dpo", ["stage=evaluate", "of=dpo"], "seed_1/eval/dpo"),
+    Stage("sample, candidates", ["stage=sample", "sampling=verifier", "sampling.num_samples=4"], "seed_1/candidates"),
+    Stage("score, sft", ["stage=score", "score=verifier", "of=sft"], "seed_1/verifier_logps_sft"),
+    Stage("score, dpo", ["stage=score", "score=verifier", "of=dpo"], "seed_1/verifier_logps_dpo"),
+    Stage("credit", ["stage=credit"], "seed_1/credit"),
+    Stage("tabulate", ["stage=tabulate"], "report"),
+    Stage("publish", ["stage=publish", "of=dpo"], "seed_1/published_dpo"),
+    Stage("export", ["stage=export"], "export_llava"),
+    Stage("import", ["stage=import", "exchange=ours", "exchange.root=${run_dir}/export_llava"], "imported_ours"),
+    Stage("plan", ["stage=plan"], "plan"),
+]  # fmt: skip
+AS_ANOTHER = {
+    "prepare, pretrain",
+    "sft, whole",
+    "evaluate, dpo",
+    "sample, candidates",
+    "score, sft",
+    "score, dpo",
+}  # run once, uncut
+
+
+def begin(stage: Stage, folder: Path, *more: str) -> int:
+    """The stage's command in a process group of its own, below `folder`; its process id."""
+    child = os.fork()
+    if child:
+        return child
+    os.setsid()
+    ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: it ends with the campaign
+    os.chdir(folder)
+    log = os.open(folder / "log.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(log, 1), os.dup2(log, 2)
+    logs = f"hydra.run.dir={folder.parent}/hydra_{folder.name}_{os.getpid()}"
+    sys.argv = ["rationale", *SMALL, *QUICK, *stage.arguments, logs, *more]
+    code = 1
+    try:
+        rationale()
+        code = 0
+    except SystemExit as end:
+        code = end.code if isinstance(end.code, int) else 0 if end.code is None else 1
+    except BaseException as error:
+        print(f"{type(error).__name__}: {error}", flush=True)
+    finally:
+        with suppress(OSError):
+            sys.stdout.flush()
+        os._exit(code)
+
+
+def ended(child: int, within: float | None = None) -> int | None:
+    """The exit code of a run, or None where it has not ended `within` so many seconds."""
+    until = time.monotonic() + (within if within is not None else 600)
+    while time.monotonic() < until:
+        done, status = os.waitpid(child, os.WNOHANG)
+        if done:
+            return os.waitstatus_to_exitcode(status)
+        time.sleep(0.005)
+    if within is None:
+        raise RuntimeError(f"process {child} did not end in ten minutes")
+    return None
+
+
+def strike(child: int, number: int, after: float) -> int | None:
+    """Signal a run after so many seconds; its exit code, or None where it had ended by itself before."""
+    if ended(child, after) is not None:
+        return None
+    os.killpg(child, number)
+    return ended(child)
+
+
+def lay(base: Path, folder: Path, without: str) -> None:
+    """The uncut run below `folder` as links, but for one artifact."""
+    for manifest in sorted((base / "runs").rglob(MANIFEST)):
+        artifact = manifest.parent.relative_to(base)
+        if artifact != Path("runs/mini_small") / without and not any(part.startswith(".") for part in artifact.parts):
+            (folder / artifact).parent.mkdir(parents=True, exist_ok=True)
+            (folder / artifact).symlink_to(base / artifact)
+
+
+def compare(count: Count, stage: Stage, base: Path, folder: Path, more: Callable[[], list[str]] = list) -> None:
+    """Run the command to its end and count what differs from the uncut artifact."""
+    count.runs += 1
+    code = ended(begin(stage, folder, *more()))
+    whole, found = (place / "runs/mini_small" / stage.out for place in (base, folder))
+    left = list(found.parent.glob(f".{found.name}.*.partial"))
+    if code != 0 or left:
+        count.unclear += 1
+        count.notes += f" code {code} in {folder}, left {len(left)};"
+        return
+    expected, made = (
+        {name: digest for name, digest in output_hashes(place).items() if name != MANIFEST} for place in (whole, found)
+    )
+    images = [sorted(path.name for path in (place / "images").glob("*")) for place in (whole, found)]
+    if expected != made or images[0] != images[1]:
+        count.differ += 1
+        names = [name for name in expected.keys() | made.keys() if expected.get(name) != made.get(name)]
+        count.notes += f" {', '.join(sorted(names)[:3]) or 'images'} in {folder};"
+    for name in {name for name in expected.keys() | made.keys() if name.endswith(".jsonl")}:
+        before, after = (rows(place / name) for place in (whole, found))
+        count.lost += (before - after).total()
+        count.doubled += sum(number - before[row] for row, number in after.items() if number > max(before[row], 1))
+    if expected == made:
+        shutil.rmtree(folder, ignore_errors=True)  # what a disk is mounted on stays
+
+
+def rows(path: Path) -> Counter:
+    """Lines of a file, none where it is absent."""
+    return Counter(path.read_bytes().splitlines()) if path.exists() else Counter()
+
+
+def trials(base: Path, stage: Stage, kind: str) -> Iterator[Path]:
+    """Folders with all that a stage needs, one after another."""
+    for number in range(10_000):
+        folder = base.parent / f"{stage.name} {kind} {number}".replace(",", "").replace(" ", "_")
+        lay(base, folder, stage.out)
+        yield folder
+
+
+def killed(stage: Stage, base: Path, rng: random.Random, number: int, more: Callable[[], list[str]] = list) -> Count:
+    """`number` kills at random moments, a few of each run before it is left to end."""
+    count = Count(stage.name, "killed")
+    for folder in trials(base, stage, "killed"):
+        for _ in range(PER_TRIAL):
+            count.runs += 1
+            code = strike(begin(stage, folder, *more()), signal.SIGKILL, rng.uniform(0, stage.seconds))
+            count.faults += code == -signal.SIGKILL
+        compare(count, stage, base, folder, more)
+        if count.faults >= number:
+            return count
+
+
+def told(stage: Stage, base: Path, rng: random.Random, number: int) -> Count:
+    """SIGTERM and a scheduler's SIGUSR1: the code that asks to be queued again, and a line that says so."""
+    count = Count(stage.name, "told to stop")
+    for folder in trials(base, stage, "told"):
+        by = rng.choice([signal.SIGTERM, signal.SIGUSR1])
+        count.runs += 1
+        # Not in the first moments, when the command does not yet listen: what ends it then is the signal itself.
+        code = strike(begin(stage, folder), by, rng.uniform(0.2, 1) * stage.seconds)
+        if code not in (None, 0):
+            count.faults += 1
+            said = (folder / "log.txt").read_text(errors="replace")
+            if code != REQUEUE or "told to stop" not in said:
+                count.unclear += 1
+                count.notes += f" code {code} of {by.name} in {folder};"
+        compare(count, stage, base, folder)
+        if count.faults >= number or count.runs > 6 * number:
+            return count
+
+
+@contextmanager
+def disk(folder: Path, size: int) -> Iterator[Callable[[int], None]]:
+    """A file system of so many bytes at `folder`; yields what changes its size."""
+    folder.mkdir(parents=True, exist_ok=True)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "none", folder], check=True)
+
+    def resize(size: int) -> None:
+        subprocess.run(["mount", "-o", f"remount,size={size}", folder], check=True)
+
+    try:
+        yield resize
+    finally:
+        subprocess.run(["umount", "-l", folder], check=True)
+        folder.rmdir()
+
+
+def disk_full(stage: Stage, base: Path, rng: random.Random, number: int) -> Count:
+    """A disk that is full at a random point: a clear line, no artifact; with more room the same command goes on."""
+    count = Count(stage.name, "disk full")
+    out = Path("runs/mini_small") / stage.out
+    size = sum(path.stat().st_size for path in (base / out).rglob("*") if path.is_file())
+    for trial in range(3 * number):
+        folder = base.parent / f"{stage.name} disk {trial}".replace(",", "").replace(" ", "_")
+        with disk(folder, 1 << 20) as resize:
+            lay(base, folder, stage.out)
+            used = sum(path.lstat().st_blocks for path in folder.rglob("*")) * 512
+            resize(used + 65536 + int(rng.uniform(0, 1.1) * size))
+            (folder / "log.txt").symlink_to(folder.parent / f"log_{folder.name}.txt")
+            count.runs += 1
+            code = ended(begin(stage, folder))
+            if code != 0:
+                count.faults += 1
+                said = (folder / "log.txt").read_text(errors="replace")
+                if FULL not in said or "Traceback" in said or (folder / out).exists():
+                    count.unclear += 1
+                    count.notes += f" code {code}, see log_{folder.name}.txt;"
+            resize(1 << 28)
+            before = count.differ, count.unclear
+            compare(count, stage, base, folder)
+            if (count.differ, count.unclear) != before and folder.exists():
+                shutil.copytree(folder, f"{folder}_kept", symlinks=True)
+        if count.faults >= number:
+            break
+    return count
+
+
+def twice(stage: Stage, base: Path, number: int) -> Count:
+    """Two processes begin the same command at once: one makes the artifact, the other waits and finds it."""
+    count = Count(stage.name, "two at once")
+    for folder in trials(base, stage, "twice"):
+        count.runs += 2
+        count.faults += 1
+        codes = [ended(child) for child in (begin(stage, folder), begin(stage, folder))]
+        said = (folder / "log.txt").read_text(errors="replace")
+        if codes != [0, 0] or said.count("is up to date") != 1:
+            count.unclear += 1
+            count.notes += f" codes {codes} in {folder};"
+        compare(count, stage, base, folder)
+        if count.faults >= number:
+            return count
+
+
+@contextmanager
+def server(rng: random.Random | None) -> Iterator[str]:
+    """An endpoint in a process of its own; with `rng` every third question meets a passing fault at first, and some
+    a lasting one, and for a moment the whole server is away. Its address."""
+    ours, theirs = multiprocessing.Pipe()
+    seed = None if rng is None else rng.random()
+    child = os.fork()
+    if not child:
+        started = time.monotonic()
+        away = random.Random(seed).uniform(0.2, 1)
+
+        def fault(text: str, asked: int) -> str | None:
+            lasting = random.Random(text)  # the same in every run, so that all end alike
+            if lasting.random() < 0.1:
+                return lasting.choice([kind for kind in LASTING if kind != "long"])
+            if seed is None:
+                return None
+            if 0 < time.monotonic() - started - away < 0.2:
+                return "cut"
+            own = random.Random(f"{seed} {text}")
+            return (
+                own.choice([kind for kind in PASSING if kind != "stall"]) if asked == 1 and own.random() < 0.3 else None
+            )
+
+        with Loopback(fault, delay=0.02) as loopback:
+            theirs.send(loopback.url)
+            while True:
+                time.sleep(1)
+    try:
+        yield f"teacher.base_url={ours.recv()}"
+    finally:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+
+
+def served(stage: Stage, base: Path, rng: random.Random, number: int) -> Count:
+    """The server's faults and kills of the asking run at once; the address is no part of what is compared."""
+    total = Count(stage.name, "server faults")
+    for _ in range(-(-number // PER_TRIAL)):
+        with server(rng) as address:
+            found = killed(stage, base, rng, 1, lambda address=address: [address])
+        for name in ("runs", "faults", "lost", "doubled", "differ", "unclear", "notes"):
+            setattr(total, name, getattr(total, name) + getattr(found, name))
+    return total
+
+
+def uncut(base: Path) -> None:
+    """Every stage once, in order, with its time."""
+    for stage in STAGES:
+        started = time.monotonic()
+        with server(None) if stage.name.endswith("served") else nullcontext() as address:
+            code = ended(begin(stage, base, *([address] if address else [])))
+        stage.seconds = time.monotonic() - started
+        if code != 0:
+            raise SystemExit(f"{stage.name} fails uncut, see {base}/log.txt")
+        print(f"{stage.name}: {stage.seconds:.1f} s uncut", flush=True)
+
+
+def campaign(job: tuple[Stage, str, Path, int, int]) -> Count:
+    """One kind of fault on one stage."""
+    stage, kind, base, number, seed = job
+    rng = random.Random(f"{seed} {stage.name} {kind}")
+    if stage.name.endswith("served"):
+        return served(stage, base, rng, number)
+    if kind == "killed":
+        return killed(stage, base, rng, number)
+    if kind == "told to stop":
+        return told(stage, base, rng, -(-number // 4))
+    return disk_full(stage, base, rng, -(-number // 4)) if kind == "disk full" else twice(stage, base, -(-number // 10))
+
+
+def private_mounts() -> bool:
+    """Whether this process may mount; begins it again where only that it was not asked for stands against it."""
+    if "RATIONALE_FAULTS" in os.environ:
+        return os.environ["RATIONALE_FAULTS"] == "mounts"
+    apart = ["unshare", "--user", "--map-root-user", "--mount"]
+    os.environ |= {"OMP_NUM_THREADS": "1", "WANDB_MODE": "disabled"}  # before torch reads it
+    can = shutil.which("unshare") and subprocess.run([*apart, "true"], check=False, capture_output=True).returncode == 0
+    os.environ["RATIONALE_FAULTS"] = "mounts" if can else "none"
+    os.execvp(apart[0] if can else sys.executable, [*(apart if can else []), sys.executable, *sys.argv])
+
+
+def table(counts: list[Count]) -> str:
+    """A row for each kind of fault, and one for all."""
+    head = [
+        "fault",
+        "stages",
+        "runs",
+        "faults injected",
+        "rows lost",
+        "rows doubled",
+        "artifacts that differ",
+        "unclear ends",
+    ]
+    numbers = ("runs", "faults", "lost", "doubled", "differ", "unclear")
+    lines = [head, ["---"] * len(head)]
+    for kind in [*KINDS, None]:
+        own = [count for count in counts if kind in (None, count.kind)]
+        sums = [str(sum(getattr(count, name) for count in own)) for name in numbers]
+        lines.append([kind or "all", str(len({count.stage for count in own})), *sums])
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--number", type=int, default=20, help="kills of each stage")
+    parser.add_argument("--jobs", type=int, default=2, help="campaigns at once")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--only", nargs="*", default=[], help="names of stages")
+    parser.add_argument("--folder", type=Path, default=Path("runs/faults"))
+    parser.add_argument("--json", type=Path, help="where to write the counts")
+    asked = parser.parse_args()
+    mounts = private_mounts()
+    import pytorch_lightning  # noqa: F401 - heavy: read once here, and not by each of the forked runs
+    import transformers  # noqa: F401
+
+    folder = asked.folder.resolve()
+    shutil.rmtree(folder, ignore_errors=True)
+    (folder / "uncut").mkdir(parents=True)
+    started = time.monotonic()
+    uncut(folder / "uncut")
+    chosen = [s for s in STAGES if s.name not in AS_ANOTHER and (not asked.only or s.name in asked.only)]
+    kinds = [kind for kind in KINDS[:4] if mounts or kind != "disk full"]
+    jobs = [
+        (stage, kind, folder / "uncut", asked.number, asked.seed)
+        for stage in sorted(chosen, key=lambda stage: -stage.seconds)
+        for kind in (["server faults"] if stage.name.endswith("served") else kinds)
+    ]
+    counts = []
+    with multiprocessing.get_context("fork").Pool(asked.jobs, maxtasksperchild=1) as pool:
+        for count in pool.imap_unordered(campaign, jobs, chunksize=1):
+            counts.append(count)
+            print(f"{count.stage}, {count.kind}: {asdict(count)}", flush=True)
+    print(f"\n{table(counts)}\n\n{(time.monotonic() - started) / 60:.1f} minutes")
+    if not mounts:
+        print("disk full: left out, for this machine allows no private mounts")
+    if asked.json:
+        asked.json.write_text(json.dumps([asdict(count) for count in counts], indent=1) + "\n")
+    if any(c.lost or c.doubled or c.differ or c.unclear for c in counts):
+        raise SystemExit(1)
+
+
+if __name__ == "__main__":
+    main()
