@@ -1,12 +1,17 @@
 """Log-probabilities: alignment, masking and precision."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 import torch.nn.functional as F
 
+from rationale.data.encode import Encoder
+from rationale.models.forward import response_logps
+from rationale.objectives.dpo import PairLogps, dpo_loss
 from rationale.objectives.logprobs import sequence_logps, shifted, token_logps
+from rationale.objectives.sft import sft_loss
 
 
 def logits_scoring(logps, labels, vocab):
@@ -106,3 +111,46 @@ def test_fully_masked_row_averages_to_zero_with_zero_gradient():
 def test_what_stands_at_a_masked_token_does_not_reach_the_sum():
     logps = torch.tensor([[float("-inf"), -1.0], [float("nan"), -2.0]])
     assert sequence_logps(logps, torch.tensor([[False, True], [False, True]])).tolist() == [-1.0, -2.0]
+
+
+def test_bfloat16_logits_move_a_log_prob_no_further_than_their_own_rounding():
+    """bfloat16 rounds by at most 2^-9 of a value; the label's logit and the log-sum each move by no more than the
+    largest logit does. In bfloat16 itself the sum would lose more."""
+    logits = 8 * torch.randn(64, 16, 500, generator=torch.Generator().manual_seed(0))
+    labels = torch.randint(500, (64, 16), generator=torch.Generator().manual_seed(1))
+    moved = (token_logps(logits.bfloat16(), labels) - token_logps(logits, labels)).abs().max().item()
+    bound = 2 * 2**-9 * logits.abs().max().item()
+    assert moved <= bound
+    within = F.log_softmax(logits.bfloat16(), -1).gather(-1, labels.unsqueeze(-1)).squeeze(-1)
+    assert (within.float() - token_logps(logits, labels)).abs().max() > bound / 2 > 0
+    assert moved > bound / 100
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("layout", ["rows", "tree"])
+def test_log_probs_of_a_model_under_bf16_autocast_are_near_those_in_float32(layout, tiny, examples):
+    batch = Encoder(tiny.processor, layout=layout).batch(examples)
+    exact = response_logps(tiny.model, batch)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = response_logps(tiny.model, batch)
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found, exact, atol=0.03, rtol=0)  # of values near -6
+
+
+@pytest.mark.parametrize("layout", ["rows", "tree"])
+@pytest.mark.parametrize("others", [0, 2])
+def test_responses_without_a_token_give_zero_and_a_finite_gradient(layout, others, tiny, examples):
+    """Of sft_loss; and a pair of them log 2, as for any pair that policy and reference agree on."""
+    empty = [replace(e, response="", ended=False) for e in examples[:2]]
+    batch = Encoder(tiny.processor, layout=layout).batch(empty + examples[2 : 2 + others])
+    logps = response_logps(tiny.model, batch)
+    sums = sequence_logps(logps, batch.mask)
+    nothing = PairLogps(torch.zeros(1), torch.zeros(1))
+    pair = dpo_loss(PairLogps(sums[:1], sums[1:2]), nothing, beta=0.1).loss
+    assert sft_loss(logps[:2], batch.mask[:2]).item() == 0
+    assert pair.item() == pytest.approx(math.log(2))
+    (sft_loss(logps, batch.mask) + pair.sum()).backward()
+    gradients = [p.grad for p in tiny.model.parameters() if p.grad is not None]
+    assert gradients
+    assert all(g.isfinite().all() for g in gradients)
+    assert any(g.any() for g in gradients) == bool(others)

@@ -54,17 +54,6 @@ def check_image_tokens(encoder: Encoder, examples: Sequence[Example], limit: int
             )
 
 
-class StopOnNonFinite(Callback):
-    """A NaN or infinite loss stops the run at its step rather than spoiling the weights."""
-
-    def on_train_batch_end(self, trainer: pl.Trainer, module: pl.LightningModule, outputs: Any, *_: Any) -> None:
-        loss = outputs["loss"]
-        if not torch.isfinite(loss):
-            raise FloatingPointError(
-                f"loss is {loss.item()} at step {trainer.global_step}; lower the learning rate or look at the batch"
-            )
-
-
 class Gradients(Callback):
     """Every part of the model that trains gets a gradient by the end of the first step that holds an image.
 

@@ -137,7 +137,8 @@ class PlannedData(pl.LightningDataModule):
     optimizer step so that a loss can be a mean over the step however it is cut.
 
     Several processes share the micro-batches of every step, so the order is the same for any number of them.
-    `held_out` are indices that are not in the plan: what the loss is measured on, in batches as large.
+    `held_out` are indices that are not in the plan: what the loss is measured on, in batches as large. `recipe` says
+    what the batch of some indices is made of (training.nonfinite).
     """
 
     def __init__(
@@ -145,9 +146,10 @@ class PlannedData(pl.LightningDataModule):
         plan: Plan,
         collate: Callable[[list[int], list[int]], Any],
         held_out: Sequence[int] = (),
+        recipe: Callable[[list[int]], Any] | None = None,
     ):
         super().__init__()
-        self.plan, self.collate = plan, collate
+        self.plan, self.collate, self.recipe = plan, collate, recipe
         self.workers = 0  # processes that build batches ahead; 0: the training process builds each when it is due
         size = max(map(len, plan.micro_batches), default=1)
         self.held_out = [list(held_out[i : i + size]) for i in range(0, len(held_out), size)]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
@@ -21,6 +21,7 @@ from rationale.objectives.logprobs import sequence_logps
 from rationale.objectives.sft import sft_loss
 from rationale.schema import RowError
 from rationale.training.datamodule import Plan, PlannedData, alike, bundles, unbundled
+from rationale.training.nonfinite import Recipe
 from rationale.training.optim import Optim, configure
 from rationale.training.step import StepModule
 
@@ -99,14 +100,18 @@ def dpo_data(
                 reference[row, :kept] = torch.tensor(logps)
         return PairBatch(rows, len(indices) / len(step), reference)
 
-    return PlannedData(planned, collate, held)
+    def recipe(indices: list[int]) -> Recipe:
+        examples, logps = ([side[i][n] for n in (0, 1) for i in indices] for side in (pairs, stored or pairs))
+        return Recipe(examples, encoder.layout, encoder.max_response_tokens, logps if stored else None)
+
+    return PlannedData(planned, collate, held, recipe)
 
 
 class DPOModule(StepModule):
     """`reference` is frozen (a copy), adapter_off (the policy without its LoRA) or scored (read from the batch)."""
 
     def __init__(self, vlm: VLM, objective: Objective, reference: str, optim: Optim, total_steps: int):
-        super().__init__()
+        super().__init__(vlm)
         if reference not in KINDS:
             raise UserError(f"dpo.reference: {reference!r} is none of {list(KINDS)}")
         self.policy = vlm.model.train()  # from_pretrained leaves it in evaluation mode
@@ -142,10 +147,19 @@ class DPOModule(StepModule):
         if self.global_step == 0:
             self._check_start(policy, reference)
         means = {"train/loss": terms.loss.mean().detach(), **_means(terms, policy), "train/padding": rows.padding}
-        self.log_step(index, len(terms.loss), means, {"train/tokens": rows.mask.sum()})
         half = len(terms.loss)
         sft = sft_loss(logps[:half], rows.mask[:half]) if o.sft_weight else 0.0
-        return (terms.loss.mean() + o.sft_weight * sft) * batch.share * self.micro_batches()
+        loss = terms.loss.mean() + o.sft_weight * sft
+        self.log_step(index, loss, half, means, {"train/tokens": rows.mask.sum()})
+        return loss * batch.share * self.micro_batches()
+
+    def told(self) -> dict[str, Any]:
+        return {
+            "stage": "dpo",
+            **asdict(self.objective),
+            "class": type(self.objective).__name__,
+            "reference": self.reference,
+        }
 
     def measure(self, batch: PairBatch) -> tuple[float, dict[str, Any]]:
         terms, policy, _, _ = self._compared(batch)
@@ -155,7 +169,7 @@ class DPOModule(StepModule):
         """Before the first step policy and reference are one model, so every margin is 0 and the loss log 2."""
         gap = max((p - r).abs().max().item() for p, r in zip(policy, reference, strict=True))
         limit = 1e-3 * (1 + max(r.abs().max().item() for r in reference))
-        if not gap <= limit:
+        if gap > limit:  # one that is no number is no news of the reference: the loss is none either, and stops the run
             raise UserError(
                 f"policy and reference differ by {gap:.4g} nats at step 0 (limit {limit:.4g}): the first loss would "
                 "not be log 2. The reference must be the model that training starts from; re-run stage=score for it"

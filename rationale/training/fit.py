@@ -12,9 +12,10 @@ from pytorch_lightning.callbacks import TQDMProgressBar
 from rationale.artifacts import main_process
 from rationale.models.vlm import VLM
 from rationale.stopping import held
-from rationale.training.checks import Gradients, StopOnNonFinite, Unmoved, check_master_copies
+from rationale.training.checks import Gradients, Unmoved, check_master_copies
 from rationale.training.datamodule import PlannedData
 from rationale.training.loggers import close
+from rationale.training.nonfinite import FOLDER
 from rationale.training.optim import Optim
 from rationale.training.saves import Best, States
 from rationale.training.strategy import Weights
@@ -43,7 +44,7 @@ def fit(
     """
     states = States(out / "state", save_every, keep_last)
     weights, best = Weights(), Best(vlm, out / "best")
-    callbacks = [StopOnNonFinite(), Gradients(), Unmoved(), weights, best, states]
+    callbacks = [Gradients(), Unmoved(), weights, best, states]
     if getattr(trainer, "keywords", {}).get("enable_progress_bar", True):
         callbacks.append(TQDMProgressBar(refresh_rate=20))
     run = trainer(
@@ -58,7 +59,7 @@ def fit(
     if main_process():
         states.clear()
     with held() as states.told:
-        run.fit(module, datamodule=data, ckpt_path=states.newest(), weights_only=False)
+        run.fit(module, datamodule=data, ckpt_path=states.newest(), weights_only=True)
     if main_process():
         close(run.loggers, out)
     steps = stop_after or data.plan.num_steps
@@ -66,7 +67,8 @@ def fit(
         raise RuntimeError(f"trained {run.global_step} of {steps} steps; run the same command again to go on")
     if main_process():
         vlm.save(out / "model", weights.found)
-        shutil.rmtree(states.folder, ignore_errors=True)
+        for folder in (states.folder, *out.glob(f"{FOLDER}*")):  # of an earlier attempt
+            shutil.rmtree(folder, ignore_errors=True)
     sizes = [(getattr(p, "ds_numel", p.numel()), p.requires_grad) for p in module.policy.parameters()]
     counts = {
         "steps": run.global_step,

@@ -34,8 +34,8 @@ class States(Callback):
         return max(self.folder.glob("step=*.ckpt"), default=None)
 
     def clear(self) -> None:
-        """Remove what a cut run left half written."""
-        for path in self.folder.glob("*.partial"):
+        """Remove what a cut run left half written, here and beside."""
+        for path in (*self.folder.glob("*.partial"), *self.folder.parent.glob("*.partial")):
             _remove(path)
 
     def state_dict(self) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from rationale.models.forward import response_logps
 from rationale.models.vlm import VLM
 from rationale.objectives.sft import sft_loss
 from rationale.training.datamodule import Plan, PlannedData, alike, bundles, unbundled
+from rationale.training.nonfinite import Recipe
 from rationale.training.optim import Optim, configure
 from rationale.training.step import StepModule
 
@@ -63,16 +64,18 @@ def sft_data(
         first = bundle[0]
         return alike(rests + sum(lengths[i] for i in bundle), prompts[first], examples[first].image is not None)
 
-    return PlannedData(
-        unbundled(order([like(b) for b in together]), together), collate, range(num_train, len(examples))
-    )
+    def recipe(indices: list[int]) -> Recipe:
+        return Recipe([examples[i] for i in indices], encoder.layout, encoder.max_response_tokens)
+
+    planned = unbundled(order([like(b) for b in together]), together)
+    return PlannedData(planned, collate, range(num_train, len(examples)), recipe)
 
 
 class SFTModule(StepModule):
     """The loss is a mean over the optimizer step's tokens, however the step is cut into micro-batches."""
 
     def __init__(self, vlm: VLM, optim: Optim, total_steps: int, reduction: str = "token"):
-        super().__init__()
+        super().__init__(vlm)
         self.policy = vlm.model.train()  # from_pretrained leaves it in evaluation mode
         self.optim, self.total_steps, self.reduction = optim, total_steps, reduction
 
@@ -81,8 +84,12 @@ class SFTModule(StepModule):
         loss = sft_loss(logps, batch.rows.mask, batch.step_total, self.reduction)
         tokens = batch.rows.mask.sum()
         nll = sft_loss(logps.detach(), batch.rows.mask)
-        self.log_step(index, tokens, {"train/loss": nll, "train/padding": batch.rows.padding}, {"train/tokens": tokens})
+        means = {"train/loss": nll, "train/padding": batch.rows.padding}
+        self.log_step(index, loss, tokens, means, {"train/tokens": tokens})
         return loss * self.micro_batches()
+
+    def told(self) -> dict[str, Any]:
+        return {"stage": "sft", "reduction": self.reduction}
 
     def measure(self, batch: SFTBatch) -> tuple[float, dict[str, Any]]:
         mask = batch.rows.mask
