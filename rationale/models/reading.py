@@ -80,7 +80,7 @@ def candidate_logps(model: nn.Module, encoder: Encoder, examples: Sequence[Examp
     told = [rest + response[:-1] for rest, response in zip(rests, responses, strict=True)]
     tokens, present = padded(told, 0).to(model.device), padded([[1] * len(t) for t in told], 0).to(model.device)
     hidden = base_of(model).model(**read.then(tokens, present, read.position + present.cumsum(1) - 1)).last_hidden_state
-    asked = [h[len(rest) - 1 : len(t)] for h, rest, t in zip(hidden, rests, told, strict=True)]
+    asked = [h[len(rest) - 1 :][: len(r)] for h, rest, r in zip(hidden, rests, responses, strict=True)]
     labels = torch.tensor([i for response in responses for i in response], device=model.device)
     logps = head_logps(base_of(model).get_output_embeddings(), torch.cat(asked), labels)
     return [part.tolist() for part in logps.cpu().split([len(r) for r in responses])]

@@ -1,0 +1,196 @@
+"""Mutation check: each of these mistakes, made on purpose in a copy of the package, fails a test that is named here."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+HERE = Path(__file__).resolve().parent
+PACKAGE = HERE.parent / "rationale"
+
+TREE = "test_prefix.py::test_log_probs_of_tree_are_those_of_rows[llava]"
+BLOCKS = "test_prefix.py::test_log_probs_under_a_block_mask_are_those_of_rows[llava]"
+ANY_TREE = "test_prefix_properties.py::test_log_probs_of_any_tree_are_those_of_rows[llava]"
+CACHE = "test_prefix_properties.py::test_log_probs_through_a_cache_of_prompts_are_those_of_rows[llava]"
+LABELS = "test_encode.py::test_labels_are_the_response_and_its_end_token"
+WHOLE_SEQUENCE = "test_encode.py::test_logps_equal_those_of_the_whole_sequence_through_the_model"
+PREFERS = "test_bounds.py::test_training_on_pairs_moves_likelihood_from_rejected_to_chosen"
+FROZEN = "test_training.py::test_the_frozen_reference_does_not_move_and_has_no_gradient"
+CUT = "test_bounds.py::test_the_gradient_of_a_step_does_not_depend_on_how_it_is_cut"
+SAMPLED = "test_generate.py::test_tokens_are_those_of_the_library_under_the_same_seed"
+SEEDED = "test_generate.py::test_another_seed_draws_other_responses"
+
+
+class Mutation(NamedTuple):
+    """`old` stands once in `file`; with `new` in its place `test` must fail: a node id in this folder, or a whole file
+    of tests that need no fixture."""
+
+    file: str
+    old: str
+    new: str
+    test: str
+
+
+MUTATIONS = {
+    "a branch sees one token ahead": Mutation(
+        "models/prefix.py", "& _causal(branch.shape[1], query.device)",
+        "& _causal(branch.shape[1] + 1, query.device)[1:, :-1]", TREE,
+    ),
+    "a branch does not see its own token": Mutation(
+        "models/prefix.py", "& _causal(branch.shape[1], query.device)",
+        "& _causal(branch.shape[1] + 1, query.device)[:-1, 1:]", TREE,
+    ),
+    "a block mask sees one token ahead": Mutation(
+        "models/prefix.py", "((key <= query) & inside", "((key <= query + 1) & inside", BLOCKS
+    ),
+    "a branch sees the padding before its prefix": Mutation(
+        "models/prefix.py", "torch.cat([(prefix == 0)[:, None, :]", "torch.cat([(prefix <= 0)[:, None, :]", TREE
+    ),
+    "a branch sees its neighbours": Mutation(
+        "models/prefix.py", "own = (branch[:, :, None] == branch[:, None, :])",
+        "own = (branch[:, :, None] > 0) & (branch[:, None, :] > 0)", TREE,
+    ),
+    "positions of a branch begin one early": Mutation(
+        "models/prefix.py", "if positions.ndim == 3 else largest) + 1", "if positions.ndim == 3 else largest)", ANY_TREE
+    ),
+    "positions of a branch begin one late": Mutation(
+        "data/layout.py", "depth[row] += range(len(rest + response))",
+        "depth[row] += range(1, len(rest + response) + 1)", ANY_TREE,
+    ),
+    "a cache shows one token ahead": Mutation(
+        "models/shared_cache.py", "own & order.tril(size - new)", "own & order.tril(size - new + 1)", CACHE
+    ),
+    "positions behind a cache begin one late": Mutation(
+        "models/reading.py", "read.position + present.cumsum(1) - 1)", "read.position + present.cumsum(1))", CACHE
+    ),
+    "a label is predicted by itself": Mutation(
+        "data/layout.py", "torch.arange(width - 1, length - 1)", "torch.arange(width, length)", WHOLE_SEQUENCE
+    ),
+    "a label in a branch is predicted by itself": Mutation(
+        "data/layout.py", "*range(start, start + len(response) - 1)]", "*range(start + 1, start + len(response))]", TREE
+    ),
+    "the label mask is shifted by one": Mutation(
+        "data/batch.py", "return self.labels != IGNORE", "return (self.labels != IGNORE).roll(1, 1)", LABELS
+    ),
+    "the end of the text is not learnt": Mutation(
+        "data/encode.py", "return [*ids, self.tokenizer.eos_token_id] if ended else ids", "return ids", LABELS
+    ),
+    "beta has the wrong sign": Mutation(
+        "objectives/dpo.py", "epsilon = label_smoothing\n", "epsilon, beta = label_smoothing, -beta\n",
+        "test_dpo_loss.py",
+    ),
+    "policy and reference are swapped in the loss": Mutation(
+        "objectives/dpo.py", "epsilon = label_smoothing\n",
+        "epsilon, policy, reference = label_smoothing, reference, policy\n", "test_dpo_loss.py",
+    ),
+    "the log-sigmoid has the wrong sign": Mutation(
+        "objectives/dpo.py", "loss = -(1 - epsilon) * F.logsigmoid(margin) - epsilon",
+        "loss = (1 - epsilon) * F.logsigmoid(margin) - epsilon", "test_dpo_loss.py",
+    ),
+    "policy and reference are swapped in training": Mutation(
+        "training/dpo_module.py", "self.objective(policy, reference)", "self.objective(reference, policy)", PREFERS
+    ),
+    "chosen and rejected are swapped in training": Mutation(
+        "training/dpo_module.py", "chosen, rejected = sequence_logps(", "rejected, chosen = sequence_logps(", PREFERS
+    ),
+    "the reference takes gradients": Mutation(
+        "training/dpo_module.py", "copy.deepcopy(self.policy).requires_grad_(False)", "copy.deepcopy(self.policy)",
+        FROZEN,
+    ),
+    "an average counts padding": Mutation(
+        "objectives/logprobs.py", "total / mask.sum(-1).clamp(min=1)", "total / mask.shape[-1]", "test_logprobs.py"
+    ),
+    "a sum takes what stands at padding": Mutation(
+        "objectives/logprobs.py", "token_logps.masked_fill(~mask, 0.0).sum(-1)", "token_logps.sum(-1)",
+        "test_logprobs.py",
+    ),
+    "log-probs are as coarse as their logits": Mutation(
+        "objectives/logprobs.py", "chosen.float() - torch.logsumexp(logits.float(), dim=-1)",
+        "(chosen - torch.logsumexp(logits, dim=-1)).float()", "test_logprobs.py",
+    ),
+    "the SFT loss averages over padding": Mutation(
+        "objectives/sft.py", "denominator = mask.sum() if", "denominator = mask.numel() if", "test_sft_loss.py"
+    ),
+    "a micro-batch is averaged over itself": Mutation(
+        "training/sft_module.py", "sum(lengths[i] for i in step) if", "sum(lengths[i] for i in indices) if", CUT
+    ),
+    "accumulation divides the gradient": Mutation(
+        "training/step.py", "self.trainer.accumulate_grad_batches * self.trainer.world_size",
+        "self.trainer.world_size", CUT,
+    ),
+    "a micro-batch of pairs weighs as a whole step": Mutation(
+        "training/dpo_module.py", "PairBatch(rows, len(indices) / len(step), reference",
+        "PairBatch(rows, 1.0, reference", CUT,
+    ),
+    "chosen and rejected are swapped in a pair": Mutation(
+        "pairing.py", "for pair_id, (chosen, rejected) in", "for pair_id, (rejected, chosen) in", "test_pairing.py"
+    ),
+    "the lower bound of the accuracy is exclusive": Mutation(
+        "pairing.py", "if accuracy < rule.low:", "if accuracy <= rule.low:", "test_pairing.py"
+    ),
+    "the first answer of a response counts": Mutation(
+        "metrics/answers.py", "in after[-1].splitlines()", "in after[0].splitlines()", "test_answers.py"
+    ),
+    "half a score is wrong": Mutation(
+        "metrics/scoring.py", "return score >= 0.5", "return score > 0.5", "test_scoring.py"
+    ),
+    "five per cent is too far": Mutation(
+        "metrics/rules.py", "/ abs(target) <= 0.05", "/ abs(target) < 0.05", "test_rules.py"
+    ),
+    "a weighted vote counts heads": Mutation(
+        "metrics/votes.py", "[math.exp((reward - top) / temperature) for reward in rewards]", "[1.0] * len(rewards)",
+        "test_votes.py",
+    ),
+    "the temperature is ignored": Mutation(
+        "models/generate.py", "TemperatureLogitsWarper(temperature)", "TemperatureLogitsWarper(1.0)", SAMPLED
+    ),
+    "the seed is ignored": Mutation(
+        "models/generate.py", '"/".join([str(seed), *names])', '"/".join(names)', SEEDED
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", MUTATIONS)
+def test_what_a_mutation_replaces_is_there_once(name):
+    """Otherwise it would change nothing, or more than it says: bring its text up to date."""
+    mutation = MUTATIONS[name]
+    assert (PACKAGE / mutation.file).read_text().count(mutation.old) == 1
+
+
+@pytest.fixture(scope="module")
+def became(tmp_path_factory):
+    """What became of each mutation's test, and, under None, of all of them on the package as it is."""
+    out = tmp_path_factory.mktemp("mutations")
+    package = out / "copy" / "rationale"
+    shutil.copytree(PACKAGE, package, ignore=shutil.ignore_patterns("__pycache__"))
+    runs = {"control": (sorted({m.test for m in MUTATIONS.values()}), None)}
+    runs |= {name: ([m.test], (m.file, m.old, m.new)) for name, m in MUTATIONS.items()}
+    (out / "settings.json").write_text(json.dumps({"package": str(package), "out": str(out), "runs": runs}))
+    done = subprocess.run(
+        [sys.executable, str(HERE / "mutants.py"), str(out / "settings.json")], cwd=out, capture_output=True, text=True,
+        timeout=1200, check=False,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "HYPOTHESIS_STORAGE_DIRECTORY": str(out / "hypothesis")},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
+    return {name: json.loads((out / f"{name.replace(' ', '_')}.json").read_text()) for name in runs}
+
+
+@pytest.mark.slow
+def test_every_mutation_fails_its_test_that_passes_without_it(became):
+    control = became.pop("control")
+    assert control["copy"] and control["code"] == 0 and not control["failed"], control
+    survivors = {}
+    for name, found in became.items():
+        assert found["copy"], name
+        # An assertion that failed, in a test and not in what comes before it.
+        errors = [error[1:3] for error in found["failed"]]
+        if found["code"] != 1 or errors not in ([["call", "AssertionError"]], [["call", "Failed"]]):
+            survivors[name] = found
+    assert not survivors, "\n".join(f"{name}: {found}" for name, found in survivors.items())
