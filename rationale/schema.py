@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import sys
 import types
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field, fields
+from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
@@ -139,23 +141,57 @@ def _matches(value: Any, hint: Any) -> bool:
     if origin is dict:
         return isinstance(value, dict)
     if hint is float:
-        return isinstance(value, (int, float)) and not isinstance(value, bool)
+        number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        return number and -sys.float_info.max <= value <= sys.float_info.max  # no NaN, and no int that is no float
     if hint is int:
         return isinstance(value, int) and not isinstance(value, bool)
     return isinstance(value, hint)
+
+
+_WRITER = json.JSONEncoder(ensure_ascii=False, allow_nan=False)
+_hints = cache(get_type_hints)
+
+
+def check_writable(value: Any, name: str, where: str) -> None:
+    """Raise RowError where a field is no JSON (RFC 8259: no NaN, no infinity) or its text no UTF-8 (half of a surrogate
+    pair, which "\\ud800" in JSON reads as): what is taken in could not be written again."""
+    try:
+        if not (isinstance(value, str) and value.isascii()):
+            _WRITER.encode(value).encode()
+    except (TypeError, ValueError, RecursionError) as error:
+        shown = f"{value!r:.80}" if isinstance(value, str | float) else type(value).__name__
+        raise RowError(
+            f"{where}: field {name!r} cannot be written as JSON ({error}), found {shown}; mend or remove it"
+        ) from error
+
+
+def decoded(line: str | bytes) -> Any:
+    """The value that JSON text writes; ValueError where it is none, is nested too deep, or says a key twice."""
+
+    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        found = dict(pairs)
+        if len(found) < len(pairs):
+            raise ValueError(f"a key occurs twice among {[key for key, _ in pairs]!r:.120}")
+        return found
+
+    try:
+        return json.loads(line, object_pairs_hook=once)
+    except RecursionError as error:
+        raise ValueError("nested too deep") from error
 
 
 def from_dict(kind: type[Record], row: Any, where: str) -> Record:
     """A record from one decoded JSON object; raises RowError naming `where` and the field at fault."""
     if not isinstance(row, dict):
         raise RowError(f"{where}: a {kind.__name__} is a JSON object, found {type(row).__name__}")
-    hints = get_type_hints(kind)
-    unknown = sorted(set(row) - set(hints))
+    hints = _hints(kind)
+    unknown = sorted(set(row) - set(hints), key=str)
     if unknown:
         raise RowError(f"{where}: {kind.__name__} has no field {unknown}; its fields are {list(hints)}")
     for name, value in row.items():
         if not _matches(value, hints[name]):
             raise RowError(f"{where}: field {name!r} of {kind.__name__} should be {hints[name]}, found {value!r:.80}")
+        check_writable(value, name, where)
     try:
         return kind(**row)
     except TypeError as error:
@@ -168,7 +204,7 @@ def iter_jsonl(path: Path, kind: type[Record]) -> Iterator[Record]:
         for number, line in enumerate(file, start=1):
             where = f"{path}:{number}"
             try:
-                row = json.loads(line)
+                row = decoded(line)
             except ValueError as error:
                 raise RowError(
                     f"{where}: not a whole JSON line ({error}); re-make the file or drop the line"

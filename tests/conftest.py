@@ -9,6 +9,7 @@ import pytest
 import torch
 from commands import SMALL, run
 from families import BUILDERS, Family
+from hypothesis import HealthCheck, settings
 
 from rationale.data import tasks
 from rationale.data.batch import Example
@@ -19,6 +20,10 @@ from rationale.models.vlm import VLM, load
 from rationale.prompts import SUFFIXES, prompt_text
 from rationale.schema import Question, read_jsonl
 from rationale.stages import distill, prepare
+
+# Machines under load are slow, not wrong.
+settings.register_profile("suite", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("suite")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

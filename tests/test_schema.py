@@ -39,9 +39,7 @@ RECORDS = {
     Rationale: st.builds(Rationale, st.text(), st.text(), maybe, st.text(), score, st.text()),
     Response: st.builds(Response, st.text(), count, st.text(), st.text(), maybe, score, st.booleans()),
     Pair: st.builds(Pair, st.text(), count, st.text(), st.text(), st.text(), count, count, maybe, maybe),
-    ResponseLogps: st.builds(
-        ResponseLogps, st.text(), st.text(), st.text(), st.lists(st.floats(max_value=0)), st.text()
-    ),
+    ResponseLogps: st.builds(ResponseLogps, *[st.text()] * 3, st.lists(st.floats(-1e30, 0)), st.text()),
     EvalRow: st.builds(EvalRow, *[st.text()] * 5, maybe, score, count, st.booleans()),
 }
 RATIONALE = {"question_id": "q7", "text": "2 + 3 = 5", "predicted": "5", "status": "kept", "score": 1.0, "teacher": "t"}

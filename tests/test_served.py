@@ -286,6 +286,7 @@ def test_image_tokens_follow_the_tiles(size, tokens):
         ("{}", "malformed"),
         ('{"choices": [{}]}', "malformed"),
         ('{"choices": [{"message": {"content": ["a"]}}]}', "malformed"),
+        ('{"choices": [{"message": {"content": "a \\ud800"}, "finish_reason": "stop"}]}', "malformed"),
         ('{"choices": [{"message": {"content": null}, "finish_reason": "stop"}]}', "answered"),
     ],
 )

@@ -2,10 +2,38 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
+
 from rationale.metrics.scoring import SCORERS
 from rationale.schema import LETTERS, Question, RowError
 
 KINDS = ("short", "choice", "open")
+
+
+@dataclass
+class Refusals:
+    """Rows that cannot be used, gathered so that one run names them and not only the first.
+
+    The first is printed as it is met. At `limit` of them the run stops, else where `stop` is called after the last row.
+    """
+
+    limit: int = 20
+    found: list[RowError] = field(default_factory=list)
+
+    def add(self, error: RowError) -> None:
+        """One more; raises at the limit."""
+        if not self.found:
+            print(f"{error}\n(this stops the run; reading on to name other such rows)", flush=True)
+        self.found.append(error)
+        if len(self.found) >= self.limit:
+            self.stop(", and the rows after them were not looked at")
+
+    def stop(self, rest: str = "") -> None:
+        """Raise one error that names all, if there are any."""
+        if len(self.found) == 1:
+            raise self.found[0]
+        if self.found:
+            raise RowError("\n".join([f"{len(self.found)} rows cannot be used{rest}:", *map(str, self.found)]))
 
 
 def check(question: Question) -> None:
@@ -19,6 +47,8 @@ def check(question: Question) -> None:
         raise RowError(f"{where}: kind {question.kind!r} is none of {list(KINDS)}")
     if question.scorer not in SCORERS:
         raise RowError(f"{where}: scorer {question.scorer!r} is none of {sorted(SCORERS)}")
+    if len(question.choices) > len(LETTERS):
+        raise RowError(f"{where}: {len(question.choices)} choices, more than letters; remove the row")
     if question.kind == "choice":
         if question.answers[0] not in question.choices:
             raise RowError(
@@ -26,8 +56,6 @@ def check(question: Question) -> None:
             )
         if len(set(question.choices)) != len(question.choices):
             raise RowError(f"{where}: choices repeat: {question.choices}; each choice must differ")
-        if len(question.choices) > len(LETTERS):
-            raise RowError(f"{where}: {len(question.choices)} choices, more than letters; remove the row")
     if question.kind != "open":
         try:
             SCORERS[question.scorer](question, question.answers[0])

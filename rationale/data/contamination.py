@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from rationale.artifacts import UserError
+from rationale.data.images import resolve
 from rationale.data.overlap import LEVELS, Item, Match, image_matches, text_matches
 from rationale.schema import Question, read_jsonl, write_jsonl
 
@@ -110,4 +111,7 @@ class Contamination:
 
 def items(questions: Iterable[Question], root: Path, prefix: str = "") -> list[Item]:
     """Questions of a folder as one side of the comparison."""
-    return [Item(prefix + q.question_id, root / q.image if q.image else None, q.question, q.split) for q in questions]
+    return [
+        Item(name, resolve(root, q.image, name) if q.image else None, q.question, q.split)
+        for q, name in ((q, prefix + q.question_id) for q in questions)
+    ]

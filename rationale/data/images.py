@@ -11,6 +11,10 @@ from PIL import Image, ImageOps
 from rationale.schema import RowError
 
 MAX_PIXELS = 64_000_000  # 8000 x 8000; an infographic of the benchmarks is at most about 40 million
+# What transformers' Qwen2-VL takes (`smart_resize`). CLIP's processor brings the shorter side to 336 before it crops:
+# of a picture of 20,000 x 1 it would make one of 2 billion pixels.
+MAX_RATIO = 200
+FOREIGN = ("EPS", "WMF")  # Pillow has other programs draw them
 
 
 def resolve(root: Path, relative: str, where: str) -> Path:
@@ -32,27 +36,45 @@ def open_image(path: Path, where: str = "") -> Image.Image:
     where = where or str(path)
     try:
         with Image.open(path) as image:
-            width, height = image.size
-            if width * height > MAX_PIXELS:
-                raise RowError(
-                    f"{where}: {path} has {width} x {height} pixels, over {MAX_PIXELS}; shrink it or remove the row"
-                )
-            if min(width, height) < 1:
-                raise RowError(f"{where}: {path} has no pixels; replace the file or remove the row")
+            check_shape(image, f"{where}: {path}")
             image.load()
-            upright = ImageOps.exif_transpose(image)
-            if upright.mode.startswith("I"):  # 16 bits a pixel, which Pillow would clip at 255, not scale
-                upright = upright.convert("I").point(lambda value: value * (1 / 257)).convert("L")
-            if upright.mode in ("RGBA", "LA", "PA") or "transparency" in upright.info:
-                layer = upright.convert("RGBA")
-                return Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer).convert("RGB")
-            return upright.convert("RGB")
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        if isinstance(error, RowError):
-            raise
+            return as_seen(ImageOps.exif_transpose(image))
+    except RowError:
+        raise
+    except Exception as error:  # each of Pillow's decoders raises its own
         raise RowError(
             f"{where}: {path} is not a readable image ({error}); replace the file or remove the row"
         ) from error
+
+
+def check_shape(image: Image.Image, what: str) -> None:
+    """Refuse by what the file's head says, before any pixel is decoded."""
+    width, height = image.size
+    if image.format in FOREIGN:
+        raise RowError(f"{what} is drawn by another program ({image.format}); replace the file or remove the row")
+    if width * height > MAX_PIXELS:
+        raise RowError(f"{what} has {width} x {height} pixels, over {MAX_PIXELS}; shrink it or remove the row")
+    if min(width, height) < 1:
+        raise RowError(f"{what} has no pixels; replace the file or remove the row")
+    if max(width, height) > MAX_RATIO * min(width, height):
+        raise RowError(
+            f"{what} has {width} x {height} pixels, one side over {MAX_RATIO} times the other; cut it or remove the row"
+        )
+
+
+def as_seen(upright: Image.Image) -> Image.Image:
+    """RGB of whatever the file's pixels are; ValueError where their values have no one meaning."""
+    if upright.mode == "F":
+        raise ValueError("floating-point pixels, which do not say what is white")
+    if upright.mode.startswith("I"):  # 16 bits a pixel, which Pillow would clip at 255, not scale
+        wide = upright.convert("I")
+        if not 0 <= wide.getextrema()[0] <= wide.getextrema()[1] <= 65535:
+            raise ValueError("pixels of 32 bits, which do not say what is white")
+        upright = wide.point(lambda value: value * (1 / 257)).convert("L")
+    if upright.mode in ("RGBA", "LA", "PA") or "transparency" in upright.info:
+        layer = upright.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer).convert("RGB")
+    return upright.convert("RGB")
 
 
 def content_name(data: bytes, suffix: str) -> str:

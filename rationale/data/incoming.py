@@ -15,7 +15,7 @@ from rationale.data.judged import judged
 from rationale.data.outgoing import cot_row, direct_row, pair_row, text_of, with_marks
 from rationale.metrics.answers import extract_answer, extract_choice
 from rationale.prompts import ANSWER_MARKER, SUFFIXES
-from rationale.schema import LETTERS, Pair, Question, Rationale, RowError, from_dict
+from rationale.schema import LETTERS, Pair, Question, Rationale, RowError, check_writable, from_dict
 
 PROMPTS = ("suffixed", "plain")
 _SUFFIX = {re.compile(rf"\n{re.escape(text)}(\.?\s*)\Z"): style for style, text in SUFFIXES.items()}
@@ -128,6 +128,9 @@ class Incoming:
         for name, text in zip(row.fields, (row.prompt, row.response, row.rejected), strict=True):
             if text is not None and not text.strip():
                 raise RowError(f"{where}: field {name!r} is empty; complete the row or remove it")
+            check_writable(text, name, where)
+        for name, kept in row.rest.items():
+            check_writable({name: kept}, name, where)
         plain = source.prompts == "plain"
         if not image and not (plain and row.rejected is None):
             raise RowError(f"{where}: no image; only rows to imitate with prompts=plain may be text alone")
@@ -174,14 +177,19 @@ class Incoming:
     def _add_own(self, row: Row, form: str, image: str, where: str) -> None:
         """A row that our export wrote: its record, checked by writing the row again."""
         try:
-            record = json.loads(row.record)
-            fields, style, marks = record["question"], record["style"], record["marks"]
-            key = f"pair-{record['pair']['pair_id']}" if "pair" in record else style
-            texts = {n: with_marks(getattr(row, n), marks.get(n, ())) for n in ("prompt", "response")}
-        except (TypeError, ValueError, KeyError) as error:
+            self._add_recorded(row, form, image, where)
+        except RowError:
+            raise
+        except (AttributeError, LookupError, RecursionError, TypeError, ValueError) as error:
             raise RowError(
                 f"{where}: field 'record' is not as export wrote it ({error!r}); remove the field"
             ) from error
+
+    def _add_recorded(self, row: Row, form: str, image: str, where: str) -> None:
+        record = json.loads(row.record)
+        fields, style, marks = record["question"], record["style"], record["marks"]
+        key = f"pair-{record['pair']['pair_id']}" if "pair" in record else style
+        texts = {n: with_marks(getattr(row, n), marks.get(n, ())) for n in ("prompt", "response")}
         question = from_dict(Question, {**fields, "image": image, "question": ""}, where)
         text = text_of(question, style, key, texts["prompt"])
         question = replace(question, question=text or "")

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from rationale.schema import RowError, from_dict, to_line
+from rationale.schema import RowError, decoded, from_dict, to_line
 
 Row = TypeVar("Row")
 
@@ -42,7 +41,7 @@ class Journal(Generic[Row]):
     def _row(self, line: bytes, start: int) -> Row:
         where = f"{self.path} at byte {start}"
         try:
-            found = json.loads(line)
+            found = decoded(line)
         except ValueError as error:
             raise RowError(f"{where}: not a JSON line ({error}); remove that line and run again") from error
         return from_dict(self.kind, found, where)

@@ -9,16 +9,13 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from rationale.data.rows import lines
-from rationale.schema import RowError
+from rationale.schema import RowError, decoded
 
 
 def read_rows(path: Path) -> Iterator[tuple[str, dict]]:
     """(where, row) of a .json array, a .jsonl or a .parquet file."""
     if path.suffix == ".parquet":
-        import pyarrow.parquet
-
-        rows = (row for batch in pyarrow.parquet.ParquetFile(path).iter_batches(64) for row in batch.to_pylist())
-        found = ((f"{path}, row {number}", row) for number, row in enumerate(rows))
+        found = ((f"{path}, row {number}", row) for number, row in enumerate(_parquet(path)))
     elif path.suffix == ".json":
         found = ((f"{path}, row {number}", row) for number, row in enumerate(_array(path)))
     else:
@@ -29,9 +26,19 @@ def read_rows(path: Path) -> Iterator[tuple[str, dict]]:
         yield where, row
 
 
+def _parquet(path: Path) -> Iterator[dict]:
+    import pyarrow.parquet
+
+    try:
+        for batch in pyarrow.parquet.ParquetFile(path).iter_batches(64):
+            yield from batch.to_pylist()
+    except (pyarrow.ArrowException, OSError) as error:
+        raise RowError(f"{path}: not a whole parquet file ({error}); get it again") from error
+
+
 def _array(path: Path) -> list:
     try:
-        rows = json.loads(path.read_bytes())
+        rows = decoded(path.read_bytes())
     except ValueError as error:
         raise RowError(f"{path}: not JSON ({error}); name a file of one row a line .jsonl") from error
     if not isinstance(rows, list):

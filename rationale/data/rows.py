@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import io
-import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from PIL import Image
 from rationale.artifacts import UserError
 from rationale.data.images import open_image, resolve
 from rationale.data.tasks import png_bytes
-from rationale.schema import RowError
+from rationale.schema import RowError, decoded
 
 ROWS = "data.jsonl"
 FORMS = {".parquet": "parquet", ".arrow": "arrow", ".jsonl": "json", ".json": "json"}  # the first that is there is read
@@ -92,18 +91,25 @@ class Origin:
         raise UserError(f"{below} has no {COPY.format(part=part)}{plainly}; {DROP}")
 
 
-def lines(path: Path) -> Iterator[Located]:
-    """JSON objects of a file, one a line, with file and line number."""
+def raised(error: RowError) -> None:
+    """What becomes of a bad row where none are gathered."""
+    raise error
+
+
+def lines(path: Path, refuse: Callable[[RowError], None] = raised) -> Iterator[Located]:
+    """JSON objects of a file, one a line, with file and line number; `refuse` takes the error of any other line."""
     with path.open("rb") as file:
         for number, line in enumerate(file, start=1):
             where = f"{path}:{number}"
             try:
-                row = json.loads(line)
+                row = decoded(line)
             except ValueError as error:
-                raise RowError(f"{where}: not a whole JSON line ({error}); mend or remove the line") from error
-            if not isinstance(row, dict):
-                raise RowError(f"{where}: a row is a JSON object, found {type(row).__name__}")
-            yield where, row
+                refuse(RowError(f"{where}: not a whole JSON line ({error}); mend or remove the line"))
+                continue
+            if isinstance(row, dict):
+                yield where, row
+            else:
+                refuse(RowError(f"{where}: a row is a JSON object, found {type(row).__name__}"))
 
 
 class _File(io.BytesIO):
@@ -135,7 +141,10 @@ def image_file(value: Any, root: Path | None, where: str) -> tuple[bytes, str]:
             f"{where}: the row holds only a path, {value!r:.80}; name the folder it is in with dataset.images=<folder>"
         )
     path = resolve(root, value, where)
-    return path.read_bytes(), str(path)
+    try:
+        return path.read_bytes(), str(path)
+    except OSError as error:
+        raise RowError(f"{where}: {path} cannot be read ({error}); mend the file or remove the row") from error
 
 
 def suffix_of(data: bytes, name: str, where: str) -> str:

@@ -14,7 +14,7 @@ from typing import Any
 
 from rationale.artifacts import UserError
 from rationale.data.columns import REASONS, Fields, Unusable, plain
-from rationale.data.rows import ROWS, Located, Origin, image_file, lines, suffix_of
+from rationale.data.rows import ROWS, Located, Origin, image_file, lines, raised, suffix_of
 from rationale.data.tasks import Sourced
 from rationale.schema import Question, RowError, from_dict
 
@@ -53,6 +53,7 @@ class Source:
     streaming: bool = True
     about: Mapping[str, Any] = field(default_factory=dict)
     counts: dict[str, dict[str, int]] = field(default_factory=dict, init=False)
+    refuse: Callable[[RowError], None] = field(default_factory=lambda: raised, init=False)  # see data.check.Refusals
     _origin: Origin = field(init=False, repr=False)
     _suffixes: dict[bytes, str] = field(default_factory=dict, init=False, repr=False)  # by the image's digest
 
@@ -77,8 +78,11 @@ class Source:
         for part_of, part in self._parts():
             for where, row in self._rows(part_of, part):
                 split = part_of or row.get(self.split_column)
-                if not split:
-                    raise RowError(f"{where}: no {self.split_column!r} in this row; add it or remove the row")
+                if not split or not isinstance(split, str):
+                    self.refuse(
+                        RowError(f"{where}: no {self.split_column!r} in this row, or no text; add it or remove the row")
+                    )
+                    continue
                 if self.limit is not None and read[split] >= self.limit.get(split, 0):
                     if part_of:
                         break
@@ -86,13 +90,18 @@ class Source:
                 for key, place, item in self._items(read[split], where, row):
                     try:
                         yield self._sourced(key, place, item, split)
+                    except RowError as error:
+                        self.refuse(error)
                     except Unusable as fault:
                         reason = f"{split}/{fault.reason}"
                         if fault.reason not in self.skip:
-                            raise RowError(
-                                f"{place}: {fault}; mend the row, or have such rows left out and counted with "
-                                f"dataset.skip=[{','.join([*self.skip, fault.reason])}]"
-                            ) from fault
+                            self.refuse(
+                                RowError(
+                                    f"{place}: {fault}; mend the row, or have such rows left out and counted with "
+                                    f"dataset.skip=[{','.join([*self.skip, fault.reason])}]"
+                                )
+                            )
+                            continue
                         if reason not in left_out:
                             print(f"{self.dataset}: left out {place}: {fault}; more of these are counted", flush=True)
                         left_out[reason] += 1
@@ -113,7 +122,7 @@ class Source:
 
     def _rows(self, split: str | None, part: str) -> Iterator[Located]:
         if split is None:
-            yield from lines(self._origin.folder / ROWS)
+            yield from lines(self._origin.folder / ROWS, self.refuse)
             return
         rows = self._origin.split(part, self.columns)
         whole = self.limit is None and isinstance(self.splits[split], str)
@@ -133,6 +142,8 @@ class Source:
         """What a row holds as (number within the split, place, row): the row itself, or one for each item."""
         if self.each is None:
             yield str(index), where, row
+        elif not isinstance(row[self.each], list):
+            self.refuse(RowError(f"{where}: {self.each!r} is no list, found {row[self.each]!r:.80}; mend the row"))
         else:
             for number, item in enumerate(row[self.each]):
                 yield f"{index}.{number}", f"{where}.{number}", {**row, self.each: item}
@@ -145,14 +156,14 @@ class Source:
             raise RowError(f"{where}: {error}") from error
         except UserError:
             raise
-        except (KeyError, TypeError, AttributeError, IndexError, ValueError, SyntaxError) as error:
+        except (KeyError, TypeError, AttributeError, IndexError, ValueError, SyntaxError, RecursionError) as error:
             raise RowError(
                 f"{where}: no row of {self.dataset} ({type(error).__name__}: {error}); it has the columns {list(row)}"
             ) from error
         kind = fields.kind or ("choice" if fields.choices else "short")
         if not fields.answers:
             raise Unusable("no_answer")
-        if "repeated_choices" in self.skip and len(set(fields.choices)) < len(fields.choices):
+        if "repeated_choices" in self.skip and len({repr(c) for c in fields.choices}) < len(fields.choices):
             raise Unusable("repeated_choices")  # where it is not in `skip`, stage prepare names row and choices
         if fields.image is None or fields.image == "":
             raise Unusable("no_image")
@@ -187,6 +198,15 @@ class Sources:
 
     def __iter__(self) -> Iterator[Sourced]:
         return chain.from_iterable(self.tasks.values())
+
+    @property
+    def refuse(self) -> Callable[[RowError], None]:
+        return next(iter(self.tasks.values())).refuse
+
+    @refuse.setter
+    def refuse(self, refuse: Callable[[RowError], None]) -> None:
+        for task in self.tasks.values():
+            task.refuse = refuse
 
     @property
     def counts(self) -> dict[str, dict[str, dict[str, int]]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from bisect import bisect_left
 
 from rationale.schema import LETTERS
 
@@ -96,7 +97,7 @@ def _choice_in(answer: str, choices: list[str]) -> str | None:
         named = _NAMED.match(rest)
         if named and not _reads_as_word(named, choices):
             return _within((named[1] or named[2]).upper(), choices)
-        by_text = _letter_of_text(rest.split("\n")[0], choices)
+        by_text = _letter_of_text(rest.partition("\n")[0], choices)
         if by_text:
             return by_text
     opening = {(a or b or c).upper() for a, b, c in _LINE_START.findall(clean)}
@@ -110,9 +111,15 @@ def _within(letter: str, choices: list[str]) -> str | None:
 
 
 def _letter_of_text(text: str, choices: list[str]) -> str | None:
-    wanted = plain_text(text)
-    places = [i for i, choice in enumerate(choices[: len(LETTERS)]) if plain_text(choice) == wanted]
-    return LETTERS[places[0]] if wanted and len(places) == 1 else None
+    places = [i for i, choice in enumerate(choices[: len(LETTERS)]) if _reads(text, choice)]
+    return LETTERS[places[0]] if len(places) == 1 and plain_text(text) else None
+
+
+def _reads(text: str, choice: str) -> bool:
+    """Whether a text is that of a choice. Of a long one only the first words are looked at: it may stand behind each of
+    thousands of cues."""
+    most = len(choice.split()) + 1  # a full stop may stand alone
+    return len(text.split(None, most)) <= most and plain_text(text) == plain_text(choice)
 
 
 def _reads_as_word(match: re.Match, choices: list[str]) -> bool:
@@ -123,14 +130,14 @@ def _reads_as_word(match: re.Match, choices: list[str]) -> bool:
     if word is None or word[1].lower() in _AFTER_OPTION:
         return False
     index = LETTERS.index(match[0][-1])
-    following = plain_text(match.string[match.end() :])
-    return not (index < len(choices) and following == plain_text(choices[index]))
+    return not (index < len(choices) and _reads(match.string[match.end() :], choices[index]))
 
 
 def _single_letter(clean: str, choices: list[str]) -> str | None:
     """The only option letter in `clean`, if it is marked as an option or stands in the last five words."""
     marked = {m[1] or m[2] for m in _MARKED.finditer(clean) if not m[0].lower().startswith("not ")}
     bare = [m for m in _STANDALONE.finditer(clean) if not (m[0][:-1] or _reads_as_word(m, choices))]
-    near_end = {m[1] for m in bare if len(clean[m.end() :].split()) < 5}
+    near = bisect_left(bare, True, key=lambda m: len(clean[m.end() :].split(None, 5)) < 5)
+    near_end = {m[1] for m in bare[near:]}
     letters = {letter for letter in marked | {m[1] for m in bare} if _within(letter, choices)}
     return letters.pop() if len(letters) == 1 and letters <= marked | near_end else None

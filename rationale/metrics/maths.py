@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
+from bisect import bisect_left
+from collections import Counter
+from collections.abc import Iterator, Sequence
 
 from rationale.metrics.answers import boxed, extract_choice, plain_text
 from rationale.schema import LETTERS
@@ -141,7 +143,7 @@ class _Parser:
 
 
 _DRESS = re.compile(r"[${}]|\\(?:text|mathrm|mathbf|textbf|mbox)\b|\\[,;: ]")
-_TUPLE = re.compile(r"\s*\$?\s*(?:\\left)?\s*[(\[](.*)[)\]]\s*\$?\s*", re.DOTALL)
+_TUPLE = re.compile(r"\s*+(?:\$\s*+)?(?:\\left\s*+)?[(\[](.*)[)\]]\s*+(?:\$\s*+)?", re.DOTALL)
 
 
 def canonical_value(text: str) -> str:
@@ -151,7 +153,7 @@ def canonical_value(text: str) -> str:
     then the members of a tuple, then values, each rounded so.
     """
     members = _TUPLE.fullmatch(text)
-    if members and "," in members[1]:
+    if members and 0 < members[1].count(",") < _LONGEST:
         return "(" + ",".join(canonical_value(member) for member in members[1].split(",")) + ")"
     number = value(text)
     if number is None:
@@ -168,6 +170,7 @@ _CUE = re.compile(
     r"(?i)\banswer\b\**(?:\s+(?:is|would be|should be|must be))?\s*(?:therefore|thus|equal to)?\s*[:=]?\s*"
 )
 _SENTENCE_END = re.compile(r"\n|(?<=[^\d\s])\.\s|(?<=\d)\.(?:\s|$)")
+_SENTENCE_ENDS = re.compile(rf"(?={_SENTENCE_END.pattern})")
 # The atomic group keeps "1.5 million" from giving "1".
 _NUMBER = re.compile(
     rf"(?<![\w.])-?(?>(?:\d{{1,3}}(?:,\d{{3}})+|\d+)(?:\.\d+)?)(?!\w*\d)(?!\s*(?:{_MULTIPLIERS}))", re.ASCII | re.I
@@ -186,14 +189,28 @@ def final_value(text: str) -> str | None:
     text = text.strip()
     if value(text) is not None:
         return text
-    for cue in reversed(list(_CUE.finditer(text))):
-        rest = _SENTENCE_END.split(text[cue.end() :], maxsplit=1)[0].strip(" *")
+    for rest in _behind_cues(text):
         if (found := _stated(rest)) is not None:
             return found
     last = _SENTENCE_END.split(text.rstrip("."))[-1]
     if "=" in last and value(last.rsplit("=", 1)[1]) is not None:
         return last.rsplit("=", 1)[1].strip()
     return _stated(text)
+
+
+def _behind_cues(text: str) -> Iterator[str]:
+    """What follows each "answer is" up to the end of the sentence, the last first; of one sentence the last eight.
+
+    Were there no end to them, a model that repeats itself would take the square of its length in time.
+    """
+    ends = [end.start() for end in _SENTENCE_ENDS.finditer(text)] + [len(text)]
+    tried: Counter[int] = Counter()
+    for cue in reversed(list(_CUE.finditer(text))):
+        # Right behind a cue a full stop has no word before it, and ends nothing.
+        end = ends[bisect_left(ends, min(cue.end() + 1, len(text)))]
+        tried[end] += 1
+        if tried[end] <= 8:
+            yield text[cue.end() : end].strip(" *")
 
 
 def _stated(text: str) -> str | None:

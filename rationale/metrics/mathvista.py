@@ -32,7 +32,7 @@ def normalize(extraction: str, choices: Sequence[str], answer_type: str, precisi
             return str(int(float(extraction)))
         if answer_type == "float":
             return str(round(float(extraction), int(precision)))
-    except (ValueError, OverflowError):
+    except (TypeError, ValueError, OverflowError):
         return None
     return extraction
 
@@ -61,7 +61,7 @@ def _normalized_gold(gold: str, answer_type: str, precision: float | None) -> st
         raise ValueError("meta['precision'] is missing for a float answer; re-run stage=prepare")
     normalized = normalize(gold, [], answer_type, precision)
     if normalized is None:
-        raise ValueError(f"answer {gold!r} is no {answer_type}; re-run stage=prepare")
+        raise ValueError(f"answer {gold!r} is no {answer_type} (precision {precision!r}); re-run stage=prepare")
     return normalized
 
 

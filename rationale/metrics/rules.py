@@ -62,6 +62,7 @@ def _similarity(answer: str, gold: str, threshold: float) -> float:
 
 def levenshtein(a: str, b: str) -> int:
     """Edit distance: a row of the table is two bit vectors, one step a character (Myers 1999, Hyyro 2003)."""
+    a, b = sorted((a, b), key=len)  # the vectors are as long as the first
     if not a:
         return len(b)
     places: dict[str, int] = {}

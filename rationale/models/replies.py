@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from tqdm import tqdm
@@ -41,8 +41,19 @@ def read_replies(name: str, text: str) -> list[Reply]:
     if not isinstance(choices, list) or not choices:
         reason = "no choices" if choices == [] else "not a chat completion"
         return [Reply(name, text, "malformed", reason, False, *_usage(body))]
-    first = [Reply(name, *_choice(choices[0]), *_usage(body))]
-    return first + [Reply(name, *_choice(choice)) for choice in choices[1:]]
+    read = [Reply(name, *_choice(choice)) for choice in choices]
+    tokens = dict(zip(("input_tokens", "output_tokens"), _usage(body), strict=True))
+    return [_writable(replace(reply, **tokens) if i == 0 else reply) for i, reply in enumerate(read)]
+
+
+def _writable(reply: Reply) -> Reply:
+    """JSON can bring half a surrogate pair, which no file takes."""
+    try:
+        reply.text.encode()
+    except UnicodeEncodeError:
+        shown = reply.text.encode(errors="replace").decode()
+        return replace(reply, text=shown, status="malformed", reason="half of a surrogate pair in its text")
+    return reply
 
 
 def _choice(choice: Any) -> tuple[str, str, str, bool]:

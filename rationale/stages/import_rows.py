@@ -11,6 +11,7 @@ from pathlib import Path, PurePosixPath
 from tqdm import tqdm
 
 from rationale.artifacts import UserError, sha256_file
+from rationale.data.check import Refusals
 from rationale.data.exchange import FORMS
 from rationale.data.images import open_image, resolve, store
 from rationale.data.incoming import Incoming, Source
@@ -26,14 +27,15 @@ def run(sources: list[Source], root: str | None, images: str | None, unfit: str,
     folder serves as questions, as rationales and as pairs.
 
     `root` holds the files of `sources`, `images` (or `root`) the images that rows name. A row that cannot be used stops
-    the stage (`unfit` error), or stands in `unfit.jsonl` with the reason (aside).
+    the stage (`unfit` error; up to 20 are named), or stands in `unfit.jsonl` with the reason (aside).
     """
     if unfit not in UNFIT:
         raise UserError(f"exchange.unfit: {unfit!r} is none of {list(UNFIT)}")
     files = files_of(sources, root)
     store = ImageStore(Path(images or root).expanduser(), out / "images")
-    incoming, aside = Incoming(), 0
-    with (out / "unfit.jsonl").open("w", encoding="utf-8") as refused:
+    incoming, aside, refusals = Incoming(), 0, Refusals()
+    # Half of a surrogate pair, for which a row may be unfit, goes into the file as JSON's own escape.
+    with (out / "unfit.jsonl").open("w", encoding="utf-8", errors="backslashreplace") as refused:
         for source, path in files:
             for where, raw in tqdm(read_rows(path), desc=path.name, unit="row", mininterval=2):
                 try:
@@ -41,12 +43,13 @@ def run(sources: list[Source], root: str | None, images: str | None, unfit: str,
                     incoming.add(row, source, store.keep(row.image, where), where)
                 except RowError as error:
                     if unfit == "error":
-                        raise
+                        refusals.add(error)
+                        continue
                     aside += 1
-                    line = {"reason": str(error), "row": raw}
                     refused.write(
-                        json.dumps(line, ensure_ascii=False, default=lambda data: f"<{len(data)} bytes>") + "\n"
+                        json.dumps({"reason": str(error), "row": raw}, ensure_ascii=False, default=_shown) + "\n"
                     )
+    refusals.stop()
     if not aside:
         (out / "unfit.jsonl").unlink()
     questions, rationales, pairs = incoming.records()
@@ -62,6 +65,11 @@ def run(sources: list[Source], root: str | None, images: str | None, unfit: str,
         "by_split": dict(sorted(Counter(f"{q.dataset}/{q.split}" for q in questions).items())),
         "by_status": dict(sorted(Counter(r.status for r in rationales).items())),
     }  # fmt: skip
+
+
+def _shown(value: object) -> str:
+    """What JSON has no form for, as a parquet row may hold it: an image's bytes, a date."""
+    return f"<{len(value)} bytes>" if isinstance(value, bytes) else str(value)
 
 
 def files_of(sources: list[Source], root: str | None) -> list[tuple[Source, Path]]:

@@ -10,7 +10,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from rationale.data.check import check
+from rationale.data.check import Refusals, check
 from rationale.data.contamination import Contamination
 from rationale.data.images import store
 from rationale.data.tasks import Sourced
@@ -18,28 +18,38 @@ from rationale.schema import Question, RowError, write_jsonl
 
 
 def run(task: Iterable[Sourced], out: Path, contamination: Contamination | None = None) -> dict:
-    """Write `questions.jsonl` and `images/`; the first bad row stops the stage and is named.
+    """Write `questions.jsonl` and `images/`; bad rows stop the stage, which names up to 20 of them.
 
     `contamination` compares what is trained on with what is evaluated, and writes or takes out what they share.
     """
     evaluated = contamination.evaluated() if contamination else []
     images = out / "images"
     images.mkdir(exist_ok=True)
+    refusals = Refusals()
+    if hasattr(task, "refuse"):
+        task.refuse = refusals.add
     seen: set[str] = set()
     counts: Counter[str] = Counter()
 
     def checked() -> Iterable[Question]:
         for question, data, suffix in tqdm(task, desc="prepare", unit="row", mininterval=2):
-            check(question)
-            if question.question_id in seen:
-                raise RowError(f"{question.question_id}: this question_id occurs twice; ids must differ")
+            try:
+                check(question)
+                if question.question_id in seen:
+                    raise RowError(f"{question.question_id}: this question_id occurs twice; ids must differ")
+                if data is None and question.kind != "open":
+                    raise RowError(
+                        f"{question.question_id}: a question of kind {question.kind} without an image; add one"
+                    )
+            except RowError as error:
+                refusals.add(error)
+                continue
             seen.add(question.question_id)
             if data is not None:
                 question = replace(question, image=f"images/{store(data, suffix, images)}")
-            elif question.kind != "open":
-                raise RowError(f"{question.question_id}: a question of kind {question.kind} without an image; add one")
             counts[f"{question.dataset}/{question.split}"] += 1
             yield question
+        refusals.stop()
 
     total = write_jsonl(out / "questions.jsonl", checked())
     if not total:
