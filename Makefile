@@ -37,9 +37,9 @@ lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-# Two processes, each taking the next test when it is free: xdist's groups have no effect with pytest 9.2.
+# Two processes, each taking the next file when it is free, so that what a file shares is made once.
 test: lint
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadgroup --no-loadscope-reorder
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 clean:
 	rm -rf runs .pytest_cache .ruff_cache .hypothesis

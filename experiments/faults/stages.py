@@ -85,13 +85,18 @@ STAGES = [
 AS_ANOTHER = {"prepare, pretrain", "sft, whole", "evaluate, dpo", "sample, candidates", "score, sft", "score, dpo"}
 
 
+def end_with_parent() -> None:
+    """A campaign that is ended leaves no process behind."""
+    ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG, of Linux
+
+
 def begin(stage: Stage, folder: Path, *more: str) -> int:
     """The stage's command in a process group of its own, below `folder`; its process id."""
     child = os.fork()
     if child:
         return child
     os.setsid()
-    ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: it ends with the campaign
+    end_with_parent()
     os.chdir(folder)
     log = os.open(folder / "log.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(log, 1), os.dup2(log, 2)
@@ -173,6 +178,8 @@ def server(rng: random.Random | None) -> Iterator[str]:
     seed = None if rng is None else rng.random()
     child = os.fork()
     if not child:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # what it says of requests that a kill cut short
+        end_with_parent()
         started = time.monotonic()
         leaves = random.Random(seed).uniform(0.2, 1)
 
