@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 import shutil
 import sys
 import traceback
 import warnings
 from functools import partial
+from importlib import metadata
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -35,8 +37,16 @@ from rationale.jobs import (
     shown,
     summary,
 )
+from rationale.keys import refuse_keys
 from rationale.runs import CONF, call, explain, run, steps_of, written
 from rationale.stopping import Stopped, listen
+
+# Of each launcher and sweeper that Hydra itself does not bring: conf/hydra's, and those they are made from.
+PLUGINS = {
+    "processes": "hydra-joblib-launcher", "joblib": "hydra-joblib-launcher",
+    **dict.fromkeys(("local", "slurm", "submitit_local", "submitit_slurm"), "hydra-submitit-launcher"),
+    "tune_dpo": "hydra-optuna-sweeper", "optuna": "hydra-optuna-sweeper",
+}  # fmt: skip
 
 
 class Sweep(Callback):
@@ -46,8 +56,16 @@ class Sweep(Callback):
     folder: Path | None = None  # None outside a sweep
     planned: int | None = None  # jobs, where that is known
 
+    def on_run_start(self, config: DictConfig, **_: Any) -> None:
+        try:
+            refuse_keys(to_be_written(config))
+        except UserError as error:
+            print(f"rationale: {error}", file=sys.stderr)
+            raise SystemExit(1) from error
+
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
         try:
+            refuse_keys(to_be_written(config))
             exact = config.hydra.sweeper._target_.endswith(".BasicSweeper")
             jobs = jobs_of(sweep_overrides(config), exact)
             check_jobs(jobs, written(config.hydra.overrides.hydra), needs_number=not exact)
@@ -61,6 +79,13 @@ class Sweep(Callback):
 
     def on_job_start(self, **_: Any) -> None:
         Sweep.current = self  # a launcher brought it to the job's process
+
+
+def to_be_written(config: DictConfig) -> dict[str, Any]:
+    """The settings as Hydra is about to keep them in its folder: composed, and as they were typed."""
+    settings = OmegaConf.to_container(config, resolve=False)
+    typed = settings.pop("hydra")["overrides"]
+    return {**settings, "overrides": [*typed["task"], *typed["hydra"]]}
 
 
 def sweep_overrides(config: DictConfig) -> list[Override]:
@@ -150,6 +175,20 @@ def _main(cfg: DictConfig) -> float | None:
         raise SystemExit(1) from error
 
 
+def missing_plugin(words: list[str]) -> str | None:
+    """What to install for the launcher or sweeper that the command names: Hydra says of one that is not there only
+    that it knows no config of that name."""
+    for word in words:
+        plugin = PLUGINS.get(word.partition("=")[2]) if re.match("hydra/(launcher|sweeper)=", word) else None
+        if plugin is None:
+            continue
+        try:
+            metadata.version(plugin)
+        except metadata.PackageNotFoundError:
+            return f"{word} needs {plugin}: pip install 'rationale[sweeps]'"
+    return None
+
+
 def quiet() -> None:
     """Leave out what others log and warn of, and nobody can act on."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -164,6 +203,9 @@ def quiet() -> None:
 def main() -> None:
     """Console script. Exits with `stopping.REQUEUE` where it was told to stop."""
     quiet()
+    if said := missing_plugin(sys.argv[1:]):
+        print(f"rationale: {said}", file=sys.stderr)
+        raise SystemExit(1)
     listen()
     try:
         _main()

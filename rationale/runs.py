@@ -18,6 +18,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from rationale.artifacts import CARD, UserError, main_process, produce, write_json
 from rationale.jobs import OBJECTIVE, objective_of
+from rationale.keys import refuse_keys
 from rationale.reporting.card import model_card
 from rationale.schema import RowError
 
@@ -44,6 +45,7 @@ OmegaConf.register_new_resolver("process", lambda: f"{os.uname().nodename}_{os.g
 def call(node: DictConfig) -> tuple[str, dict[str, Any], Callable[[Path], dict]]:
     """A stage node as its name, its resolved arguments, and the call that fills a folder."""
     arguments = OmegaConf.to_container(node, resolve=True)
+    refuse_keys(arguments)  # those that an interpolation brought, too
     stage = arguments["_target_"].split(".")[-2]
 
     def work(folder: Path) -> dict:

@@ -11,11 +11,11 @@ from dataclasses import dataclass, replace
 from email.utils import parsedate_to_datetime
 from random import Random
 from typing import Any
-from urllib.parse import urlsplit
 
 import openai
 
 from rationale.artifacts import UserError
+from rationale.keys import refuse_keys
 from rationale.models.replies import Meter, Reply, read_replies
 
 Request = tuple[str, Callable[[], dict[str, Any]]]  # a question's id and what builds the body; images are read late
@@ -81,8 +81,7 @@ class Client:
     """Asks one model of one endpoint. The key is read from the environment when it is needed and stored nowhere."""
 
     def __init__(self, model: str, base_url: str | None, key_variable: str | None, traffic: Traffic, meter: Meter):
-        if "@" in urlsplit(base_url or "").netloc:
-            raise UserError("base_url holds a password: put the key into the environment and name it in key_variable")
+        refuse_keys({"base_url": base_url, "key_variable": key_variable})
         self.model, self.base_url, self.key_variable = model, base_url, key_variable
         self.traffic, self.meter = traffic, meter
         for name in ("httpx", "httpx2"):  # a line for every request would bury the log

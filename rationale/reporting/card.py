@@ -9,6 +9,7 @@ from typing import Any
 import yaml
 
 from rationale.artifacts import find_inputs, git_commit, read_manifest, versions
+from rationale.reporting.markdown import in_markdown
 
 PAPER = "[Improve Vision Language Model Chain-of-thought Reasoning](https://arxiv.org/abs/2410.16198)"
 METHODS = {
@@ -36,7 +37,8 @@ def model_card(
     made = made_with or {"commit": git_commit(), "versions": versions()}
     used = ", ".join(f"{name} {version}" for name, version in made["versions"].items())
     lines = [
-        "---", yaml.safe_dump(head, sort_keys=False).strip(), "---", "", f"# {Path(arguments['out']).name}", "",
+        "---", yaml.safe_dump(head, sort_keys=False).strip(), "---", "",
+        f"# {in_markdown(Path(arguments['out']).name)}", "",
         f"Made from `{base}` by {METHODS.get(stage, stage)}, after {PAPER}.", "", "## Data", "",
         "| artifact | made by | rows |", "|---|---|---|", *_sources(arguments), "", "## Scores", "",
         *_scores(list(evaluations)), "## Recipe", "", "```yaml", yaml.safe_dump(_recipe(arguments)).strip(), "```", "",
@@ -68,12 +70,12 @@ def _scores(evaluations: list[dict[str, Any]]) -> Iterator[str]:
         for style in dict.fromkeys(cell.partition("/")[0] for cell in found["cells"])
     }
     sets = sorted({name for column in columns.values() for name in column})
-    yield from (f"| data set | {' | '.join(columns)} |", "|---" * (len(columns) + 1) + "|")
+    yield from (f"| data set | {' | '.join(map(in_markdown, columns))} |", "|---" * (len(columns) + 1) + "|")
     for name in sets:
         cells = (
             f"{100 * c[name]['accuracy']:.1f} ({c[name]['questions']})" if name in c else "" for c in columns.values()
         )
-        yield f"| {name} | {' | '.join(cells)} |"
+        yield f"| {in_markdown(name)} | {' | '.join(cells)} |"
     yield from ("", "Accuracy in percent (questions), greedy decoding.", "")
 
 

@@ -27,10 +27,10 @@ REWARDS = {
 _INK = "#012345"  # stands for the page's own text colour until the drawing is text
 COLORS = ("#3b82c4", "#d9772b", "#2f9e77", "#b65fa5", "#8a8f98", "#c9a227")
 _STYLE = {
-    "svg.fonttype": "none", "font.size": 9, "axes.titlesize": 9, "axes.spines.top": False, "axes.spines.right": False,
-    "axes.grid": True, "grid.alpha": 0.15, "grid.linewidth": 0.6, "axes.axisbelow": True, "lines.linewidth": 1.5,
-    "legend.frameon": False, "legend.fontsize": 8, "axes.linewidth": 0.6, "xtick.major.width": 0.6,
-    "ytick.major.width": 0.6,
+    "svg.fonttype": "none", "text.parse_math": False, "font.size": 9, "axes.titlesize": 9, "axes.spines.top": False,
+    "axes.spines.right": False, "axes.grid": True, "grid.alpha": 0.15, "grid.linewidth": 0.6, "axes.axisbelow": True,
+    "lines.linewidth": 1.5, "legend.frameon": False, "legend.fontsize": 8, "axes.linewidth": 0.6,
+    "xtick.major.width": 0.6, "ytick.major.width": 0.6,
     "text.color": _INK, "axes.labelcolor": _INK, "axes.edgecolor": _INK, "xtick.color": _INK, "ytick.color": _INK,
     "grid.color": _INK,
 }  # fmt: skip

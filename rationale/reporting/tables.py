@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from rationale.artifacts import UserError
+from rationale.reporting.markdown import in_markdown
 from rationale.reporting.scores import STYLES, Cell, Run, difference, scores_of, summary
 from rationale.schema import Question, Rationale
 
@@ -178,8 +179,7 @@ def to_markdown(table: Table) -> str:
     """GitHub markdown, padded so that it also reads as plain text."""
 
     def plain(value: Value) -> str:
-        text = cell_text(value) if isinstance(value, Cell) else value
-        return " ".join(text.split()).replace("|", "\\|").replace("<", "&lt;")
+        return in_markdown(cell_text(value) if isinstance(value, Cell) else value)
 
     grid = [[plain(value) for value in row] for row in [table.header, *table.rows]]
     widths = [max(3, *map(len, column)) for column in zip(*grid, strict=True)]

@@ -11,6 +11,7 @@ from rationale.data.judged import judged
 from rationale.models.replies import Meter, Reply, store
 from rationale.models.served_teacher import ServedTeacher
 from rationale.models.teacher import LocalTeacher, OneByOne
+from rationale.reporting.markdown import in_markdown
 from rationale.schema import Question, Rationale, iter_jsonl, write_jsonl
 from rationale.stages.inputs import questions_by_id
 
@@ -82,7 +83,7 @@ def report(rows: Path, asked: dict[str, Question], counts: Counter, meter: Meter
     yield "|---" * (len(STATUSES) + 2) + "|"
     for dataset in sorted({dataset for dataset, _ in counts}):
         found = [counts[dataset, name] for name in STATUSES]
-        yield f"| {dataset} | {sum(found)} | " + " | ".join(map(str, found)) + " |"
+        yield f"| {in_markdown(dataset)} | {sum(found)} | " + " | ".join(map(str, found)) + " |"
     if any(meter.tokens):
         price = "prices not known" if meter.spent is None else f"${meter.spent:.2f}"
         yield f"\n{meter.tokens[0]} input and {meter.tokens[1]} output tokens; {price}."
@@ -96,6 +97,6 @@ def report(rows: Path, asked: dict[str, Question], counts: Counter, meter: Meter
         for row in some:
             question = asked[row.question_id]
             said = row.text if len(row.text) <= SHOWN else f"{row.text[:SHOWN]} [{len(row.text)} characters]"
-            yield f"\n## {dataset}, {found}: {row.question_id}\n"
+            yield f"\n## {in_markdown(f'{dataset}, {found}: {row.question_id}')}\n"
             shown = f"question: {question.question}\nannotated: {question.answer}\nreason: {row.reason}\nreply: {said}"
             yield from (f"    {line}" for line in shown.splitlines())  # indented: shown as it is, not as Markdown
