@@ -12,7 +12,7 @@ WHERE = {  # folder: what it stands for; the first that has a claim keeps it
     "table_3": "Table 3", "table_2": "Table 2", "table_4": "Table 4", "table_d1": "Table D.1", "table_e1": "Table E.1",
     "table_f1": "Table F.1", "table_g2": "Tables G", "table_g3": "Table G.3", "table_i1": "Table I.1",
     "table_i2": "Table I.2", "figure_5": "Figure 5", "figure_5/rlaif": "Figure 5, ⑤", "figure_6": "Figure 6",
-    "figure_6/rlaif": "Figure 6, ⑤", "iterative": "rounds",
+    "figure_6/rlaif": "Figure 6, ⑤", "iterative": "rounds", "dpo_ablations": "DPO",
 }  # fmt: skip
 MARKS = ("<!-- claims -->", "<!-- end -->")
 HEADER = "| | claim | paper | here [95%] | by seed | verdict |\n|---|---|---|---|---|---|"
