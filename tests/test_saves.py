@@ -25,7 +25,7 @@ class Seen(pl.Callback):
     def __init__(self, out):
         self.out, self.states, self.losses = out, [], {}
 
-    def on_train_batch_start(self, *_):
+    def on_train_batch_end(self, *_):
         self.states.append(sorted(int(p.stem.removeprefix("step=")) for p in (self.out / "state").glob("*.ckpt")))
 
     def on_validation_end(self, trainer, module):

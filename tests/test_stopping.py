@@ -27,10 +27,13 @@ def as_before():
         signal.signal(number, handler)
 
 
-def told_at(vlm, examples, out, number, batch):
-    """Eight steps, saved each hundredth; the signal comes while the given batch is built."""
-    optim, order = Optim(lr=1e-2), partial(plan, micro_batch=4, accumulate=1, epochs=4, seed=0)
-    data = sft_data(Encoder(vlm.processor), examples, order)
+def told_at(vlm, examples, out, number, batch, epochs=4, held_out=(), accumulate=1):
+    """Two steps an epoch, saved each hundredth; the signal comes while the given batch is built."""
+    optim, order = (
+        Optim(lr=1e-2),
+        partial(plan, micro_batch=4 // accumulate, accumulate=accumulate, epochs=epochs, seed=0),
+    )
+    data = sft_data(Encoder(vlm.processor), examples, order, held_out=held_out)
     collate, calls = data.collate, iter(range(100))
 
     def with_signal(*args):
@@ -53,6 +56,20 @@ def test_the_state_of_the_step_is_kept_and_the_rest_is_as_in_an_uncut_run(number
     vlm = load(str(tiny_dir))
     told_at(vlm, examples, tmp_path / "cut", number, batch=-1)
     assert furthest(uncut, weights(vlm)) == 0
+
+
+@pytest.mark.parametrize(("batch", "accumulate"), [(9, 1), (10, 1), (11, 1), (19, 2)])
+def test_what_was_logged_and_measured_about_the_cut_is_in_the_metrics(batch, accumulate, tiny_dir, examples, tmp_path):
+    """Twelve steps: the tenth is logged, every second measured."""
+    told = {"examples": examples, "number": signal.SIGTERM, "epochs": 6, "held_out": examples[:2]}
+    told["accumulate"] = accumulate
+    told_at(load(str(tiny_dir)), out=tmp_path / "uncut", batch=-1, **told)
+    with pytest.raises(Stopped):
+        told_at(load(str(tiny_dir)), out=tmp_path / "cut", batch=batch, **told)
+    told_at(load(str(tiny_dir)), out=tmp_path / "cut", batch=-1, **told)
+    uncut, cut = ((tmp_path / run / "metrics/metrics.csv").read_text() for run in ("uncut", "cut"))
+    assert uncut.count("\n") > 6
+    assert cut == uncut
 
 
 def test_who_listened_before_has_its_turn_once_the_state_is_kept(tiny_dir, examples, tmp_path):

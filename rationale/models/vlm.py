@@ -49,6 +49,7 @@ class VLM:
         elif weights is not None:
             model = _with_weights(model, weights)
         model.save_pretrained(folder)
+        self.processor.tokenizer.backend_tokenizer.no_padding()  # else how it was last used would be saved with it
         self.processor.save_pretrained(folder)
 
     def _apart(self, weights: dict[str, Tensor] | None) -> PeftModel:

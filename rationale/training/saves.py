@@ -57,7 +57,25 @@ class States(Callback):
         self.ended = trainer.global_step
         self.told.listen()
 
-    def on_train_batch_end(self, trainer: pl.Trainer, module: pl.LightningModule, *_: Any) -> None:
+    def on_train_batch_start(self, trainer: pl.Trainer, module: pl.LightningModule, *_: Any) -> None:
+        """By now the step before is logged, and what was due after it is measured. Lightning goes on from a state as
+        one of the end of a batch: the next is not counted, and the last as in that hook."""
+        loop = trainer.fit_loop.epoch_loop
+        ready = (loop.batch_progress.current, loop.batch_progress.total)
+        for progress in ready:
+            progress.ready -= 1
+        loop._batches_that_stepped -= 1
+        try:
+            self._after_step(trainer, module)
+        finally:
+            loop._batches_that_stepped += 1
+            for progress in ready:
+                progress.ready += 1
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        self._after_step(trainer, module)
+
+    def _after_step(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         step = trainer.global_step
         if step == self.ended:  # in the middle of a step
             return
