@@ -95,8 +95,8 @@ def test_afterwards_signals_are_as_before():
 def test_outside_a_training_a_signal_stops_at_once():
     listen()
     with pytest.raises(Stopped) as stopped:
-        os.kill(os.getpid(), signal.SIGHUP)
-    assert stopped.value.name == "SIGHUP"
+        os.kill(os.getpid(), signal.SIGTERM)
+    assert stopped.value.name == "SIGTERM"
 
 
 def test_a_hangup_that_is_ignored_stays_ignored():
