@@ -58,19 +58,14 @@ class States(Callback):
         self.told.listen()
 
     def on_train_batch_start(self, trainer: pl.Trainer, module: pl.LightningModule, *_: Any) -> None:
-        """By now the step before is logged, and what was due after it is measured. Lightning goes on from a state as
-        one of the end of a batch: the next is not counted, and the last as in that hook."""
-        loop = trainer.fit_loop.epoch_loop
-        ready = (loop.batch_progress.current, loop.batch_progress.total)
-        for progress in ready:
-            progress.ready -= 1
-        loop._batches_that_stepped -= 1
+        """By now the step before is logged, and what was due after it is measured."""
+        # Lightning, going on from a state, counts a step more where a batch may end one. Its states are older by that.
+        loop, counted = trainer.fit_loop.epoch_loop, int(trainer.accumulate_grad_batches == 1)
+        loop._batches_that_stepped -= counted
         try:
             self._after_step(trainer, module)
         finally:
-            loop._batches_that_stepped += 1
-            for progress in ready:
-                progress.ready += 1
+            loop._batches_that_stepped += counted
 
     def on_train_epoch_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         self._after_step(trainer, module)
