@@ -1,12 +1,13 @@
 # make setup: .venv from the lock.  make mini: the whole method in miniature.  make test: lint and all tests.
 # make base: the base checkpoint of the miniature again.  make bench: our speed against TRL and transformers.
+# make lowest, make newest: the quick tests with the lowest and the newest versions that pyproject.toml allows.
 # make faults: kill, stop and starve every stage at random moments, and count what is lost (nothing).
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 SEED ?= 1
 
-.PHONY: setup mini test lint base bench faults clean
+.PHONY: setup mini test lint base bench faults lowest newest clean
 
 setup: $(VENV)/.installed
 
@@ -40,6 +41,17 @@ lint: setup
 # Two processes, each taking the next file when it is free, so that what a file shares is made once.
 test: lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
+
+lowest:
+	$(PYTHON) -m venv .venv-lowest
+	.venv-lowest/bin/python -m pip install --quiet setuptools wheel --requirement requirements.lowest
+	.venv-lowest/bin/python -m pip install --quiet --no-deps --no-build-isolation --editable .
+	OMP_NUM_THREADS=1 .venv-lowest/bin/python -m pytest -m "not slow"
+
+newest:
+	$(PYTHON) -m venv .venv-newest
+	.venv-newest/bin/python -m pip install --quiet --upgrade --upgrade-strategy eager --editable '.[dev,sweeps,qlora]'
+	OMP_NUM_THREADS=1 .venv-newest/bin/python -m pytest -m "not slow"
 
 clean:
 	rm -rf runs .pytest_cache .ruff_cache .hypothesis
