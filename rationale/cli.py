@@ -209,13 +209,16 @@ def main() -> None:
     listen()
     try:
         _main()
-    except Stopped as told:
-        if main_process():
-            print(f"rationale: told to stop by {told.name}; the same command goes on from here", file=sys.stderr)
-        raise
     except KeyboardInterrupt:
         print("rationale: interrupted; the same command goes on from here", file=sys.stderr)
         raise SystemExit(130) from None
+    except BaseException as error:
+        told = error if isinstance(error, Stopped) else Stopped.last
+        if told is None:
+            raise
+        if main_process():
+            print(f"rationale: told to stop by {told.name}; the same command goes on from here", file=sys.stderr)
+        raise told from None
     finally:
         well = True
         if Sweep.current is not None and Sweep.current.folder is not None:

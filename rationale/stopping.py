@@ -9,17 +9,24 @@ import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
+from typing import ClassVar
 
 REQUEUE = 75  # exit code: EX_TEMPFAIL of sysexits.h, not a failure; the same command goes on
 ENDS, WARNS = (signal.SIGTERM, signal.SIGHUP), (signal.SIGUSR1, signal.SIGUSR2)
 
 
 class Stopped(SystemExit):
-    """This process, or another of its training, was told to stop by the signal `name`."""
+    """This process, or another of its training, was told to stop by the signal `name`.
+
+    `last` stays where what was interrupted fails while it cleans up, and its error takes this one's place.
+    """
+
+    last: ClassVar[Stopped | None] = None
 
     def __init__(self, number: int):
         super().__init__(REQUEUE)
         self.name = signal.Signals(number).name
+        Stopped.last = self
 
 
 def stop(number: int, _: FrameType | None) -> None:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 from functools import partial
 
 import pytest
 from test_training import QUIET, csv, furthest, sft, weights
 
+from rationale import cli
 from rationale.data.encode import Encoder
 from rationale.models.vlm import load
-from rationale.stopping import REQUEUE, Stopped, held, listen
+from rationale.stopping import ENDS, REQUEUE, WARNS, Stopped, held, listen
 from rationale.training.datamodule import plan
 from rationale.training.fit import fit
 from rationale.training.optim import Optim
@@ -21,8 +23,11 @@ from rationale.training.sft_module import SFTModule, sft_data
 @pytest.fixture(autouse=True)
 def as_before():
     """Signals as they were, whatever a test does."""
-    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)}
+    before = {
+        number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
+    }
     yield
+    Stopped.last = None
     for number, handler in before.items():
         signal.signal(number, handler)
 
@@ -102,6 +107,22 @@ def test_outside_a_training_a_signal_stops_at_once():
     with pytest.raises(Stopped) as stopped:
         os.kill(os.getpid(), signal.SIGTERM)
     assert stopped.value.name == "SIGTERM"
+
+
+def test_an_error_of_what_was_interrupted_is_no_failure_of_the_command(monkeypatch, capsys):
+    """As OmegaConf's, whose cleaning up fails where a config is half composed."""
+
+    def interrupted():
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+        finally:
+            raise AttributeError("half composed")
+
+    monkeypatch.setattr(cli, "_main", interrupted)
+    monkeypatch.setattr(sys, "argv", ["rationale"])
+    with pytest.raises(SystemExit, match="75"):
+        cli.main()
+    assert "told to stop by SIGTERM" in capsys.readouterr().err
 
 
 def test_a_hangup_that_is_ignored_stays_ignored():
