@@ -23,9 +23,7 @@ from rationale.training.sft_module import SFTModule, sft_data
 @pytest.fixture(autouse=True)
 def as_before():
     """Signals as they were, whatever a test does."""
-    before = {
-        number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
-    }
+    before = {number: signal.getsignal(number) for number in (*ENDS, *WARNS)}
     yield
     Stopped.last = None
     for number, handler in before.items():
