@@ -53,7 +53,7 @@ def llava(frozen=(), checkpointing=False):
     model = t.LlavaForConditionalGeneration(config).train()
     prefix.enable(model)
     if checkpointing:
-        model.activation_checkpointing_enable()
+        model.gradient_checkpointing_enable()
         model.disable_input_require_grads()  # else a frozen tower would be gone through backward
     freeze(model, frozen)
     return model

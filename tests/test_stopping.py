@@ -90,7 +90,7 @@ def test_who_listened_before_has_its_turn_once_the_state_is_kept(tiny_dir, examp
 
 def test_a_signal_that_found_no_good_moment_stops_at_the_end():
     with pytest.raises(Stopped, match="75"), held():
-        os.kill(os.getpid(), signal.SIGTERM)
+        signal.raise_signal(signal.SIGTERM)
 
 
 def test_afterwards_signals_are_as_before():
@@ -103,7 +103,7 @@ def test_afterwards_signals_are_as_before():
 def test_outside_a_training_a_signal_stops_at_once():
     listen()
     with pytest.raises(Stopped) as stopped:
-        os.kill(os.getpid(), signal.SIGTERM)
+        signal.raise_signal(signal.SIGTERM)
     assert stopped.value.name == "SIGTERM"
 
 
@@ -112,7 +112,7 @@ def test_an_error_of_what_was_interrupted_is_no_failure_of_the_command(monkeypat
 
     def interrupted():
         try:
-            os.kill(os.getpid(), signal.SIGTERM)
+            signal.raise_signal(signal.SIGTERM)
         finally:
             raise AttributeError("half composed")
 
