@@ -57,7 +57,7 @@ def compare(count: Count, stage: Stage, base: Path, folder: Path, more: Callable
     left = list(found.parent.glob(f".{found.name}.*.partial"))
     if code != 0 or left:
         count.unclear += 1
-        count.notes += f" code {code} in {folder}, left {len(left)};"
+        count.notes += f" code {code} in {folder.name}, left {len(left)};"
         return
     named = (MANIFEST, CARD)  # times and the commit stand there
     expected, made = (
@@ -68,7 +68,7 @@ def compare(count: Count, stage: Stage, base: Path, folder: Path, more: Callable
     if expected != made or images[0] != images[1]:
         count.differ += 1
         names = [name for name in expected.keys() | made.keys() if expected.get(name) != made.get(name)]
-        count.notes += f" {', '.join(sorted(names)[:3]) or 'images'} in {folder};"
+        count.notes += f" {', '.join(sorted(names)[:3]) or 'images'} in {folder.name};"
     for name in {name for name in expected.keys() | made.keys() if name.endswith(".jsonl")}:
         before, after = (rows(place / name) for place in (whole, found))
         count.lost += (before - after).total()
@@ -108,7 +108,7 @@ def told(stage: Stage, base: Path, rng: random.Random, number: int) -> Count:
             said = (folder / "log.txt").read_text(errors="replace")
             if code != REQUEUE or "told to stop" not in said:
                 count.unclear += 1
-                count.notes += f" code {code} of {by.name} in {folder};"
+                count.notes += f" code {code} of {by.name} in {folder.name};"
         compare(count, stage, base, folder)
         if count.faults >= number or count.runs > 6 * number:
             return count
@@ -154,7 +154,7 @@ def twice(stage: Stage, base: Path, number: int) -> Count:
         said = (folder / "log.txt").read_text(errors="replace")
         if codes != [0, 0] or said.count("is up to date") != 1:
             count.unclear += 1
-            count.notes += f" codes {codes} in {folder};"
+            count.notes += f" codes {codes} in {folder.name};"
         compare(count, stage, base, folder)
         if count.faults >= number:
             return count
