@@ -6,12 +6,13 @@ import json
 import sys
 import types
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import MISSING, asdict, dataclass, field, fields
 from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+ResponseKey = tuple[str, str, str, bool]  # question_id, style, text, finished: what decides a response's tokens
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +62,7 @@ class Rationale:
 
 @dataclass(frozen=True, slots=True)
 class Response:
-    """One sampled response of a policy, judged against the annotation. `logps` are filled by stage score."""
+    """One sampled response of a policy, judged against the annotation."""
 
     question_id: str
     sample_id: int
@@ -70,6 +71,10 @@ class Response:
     predicted: str | None
     score: float
     finished: bool  # ended by itself, not by the token limit
+
+    @property
+    def key(self) -> ResponseKey:
+        return self.question_id, self.style, self.text, self.finished
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,19 +94,33 @@ class Pair:
     chosen_finished: bool = True
     rejected_finished: bool = True
 
+    @property
+    def keys(self) -> tuple[ResponseKey, ResponseKey]:
+        """Of the chosen and of the rejected response."""
+        return (
+            (self.question_id, self.style, self.chosen, self.chosen_finished),
+            (self.question_id, self.style, self.rejected, self.rejected_finished),
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class ResponseLogps:
     """Per-token log-probabilities (nats) of one text under one model, float32, end-of-text token included.
 
-    `context` is the hash of the image's bytes and of the rendered prompt (models.identity).
+    Stage score writes one for each `key` there is: whether a text ended by itself decides whether its end token is
+    among the values. `context` is the hash of the image's bytes and of the rendered prompt (models.identity).
     """
 
     question_id: str
     style: str
     text: str
+    finished: bool
     logps: list[float]
     context: str
+
+    @property
+    def key(self) -> ResponseKey:
+        return self.question_id, self.style, self.text, self.finished
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,10 +211,10 @@ def from_dict(kind: type[Record], row: Any, where: str) -> Record:
         if not _matches(value, hints[name]):
             raise RowError(f"{where}: field {name!r} of {kind.__name__} should be {hints[name]}, found {value!r:.80}")
         check_writable(value, name, where)
-    try:
-        return kind(**row)
-    except TypeError as error:
-        raise RowError(f"{where}: {error} (row {row!r:.120})") from error
+    required = [f.name for f in fields(kind) if f.default is MISSING and f.default_factory is MISSING]
+    if missing := [name for name in required if name not in row]:
+        raise RowError(f"{where}: a {kind.__name__} needs {missing}; re-make the row, found {row!r:.120}")
+    return kind(**row)
 
 
 def iter_jsonl(path: Path, kind: type[Record]) -> Iterator[Record]:

@@ -106,7 +106,9 @@ def rft_examples(
         question = questions[question_id]
         if datasets is not None and question.dataset not in datasets:
             continue
-        right = {r.text: r for r in sampled if r.predicted is not None and at_least_half(r.score) and r.finished}
+        right = {
+            (r.style, r.text): r for r in sampled if r.predicted is not None and at_least_half(r.score) and r.finished
+        }
         chosen = sorted(right.values(), key=lambda r: r.sample_id)
         Random(f"{seed}/rft/{question_id}").shuffle(chosen)
         prompt = {r.style: prompt_text(question, r.style) for r in chosen}

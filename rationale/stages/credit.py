@@ -60,11 +60,8 @@ def run(
 
 
 def logps_of(folder: str) -> Logps:
-    """Log-probs of one side with their context."""
-    found: Logps = {}
-    for row in iter_jsonl(need(folder, "rows.jsonl"), ResponseLogps):
-        found.setdefault((row.question_id, row.style, row.text), {})[len(row.logps)] = (row.logps, row.context)
-    return found
+    """Log-probs of one side."""
+    return {row.key: row for row in iter_jsonl(need(folder, "rows.jsonl"), ResponseLogps)}
 
 
 def tokenizer_of(model: str) -> Any:

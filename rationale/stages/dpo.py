@@ -73,24 +73,41 @@ def run(
         need_scores(reference_logps)
     vlm = model()
     encoder, stored = Encoder(vlm.processor, truncate["tokens"], layout), None
+    kept, num_rows = unlike(encoder, examples), len(rows)
+    num_train = sum(i < len(train) for i in kept)
+    if not num_train or (held and num_train == len(kept)):
+        raise UserError(
+            f"{path}: {num_rows - len(kept)} of {num_rows} pairs have a chosen and a rejected response of the same "
+            f"tokens after dpo.truncate={truncate}, which leaves none to {'measure' if num_train else 'train'} on; "
+            "raise its limits, or draw other pairs"
+        )
+    rows, examples = ([side[i] for i in kept] for side in (rows, examples))
     if reference == "scored":
         contexts = {(p.question_id, p.style): context_hash(e.image, encoder.render(e.prompt))
                     for p, (e, _) in zip(rows, examples, strict=True)}  # fmt: skip
         stored = stored_logps(need_scores(reference_logps), rows, scored_with(vlm, truncate), contexts)
     check_image_tokens(encoder, [chosen for chosen, _ in examples])
     freeze(vlm.model, frozen_parts)
-    data = dpo_data(encoder, examples[: len(train)], order, stored, bundle, examples[len(train) :])
+    data = dpo_data(encoder, examples[:num_train], order, stored, bundle, examples[num_train:])
     data.workers = workers
     module = DPOModule(vlm, objective, reference, optim, data.plan.num_steps)
     counts = fit(vlm, module, data, trainer, logger, optim, out, save_every, keep_last, validation["every"])
     cut = sum(truncate_words(text, truncate["words"])[1] for p in rows for text in (p.chosen, p.rejected))
     return {
-        "pairs": len(train),
-        "of_other_datasets": total - len(rows),
-        "held_out": len(held),
+        "pairs": num_train,
+        "of_other_datasets": total - num_rows,
+        "equal_after_truncation": num_rows - len(kept),
+        "held_out": len(kept) - num_train,
         "truncated": cut,
         **counts,
     }
+
+
+def unlike(encoder: Encoder, examples: list[tuple[Example, Example]]) -> list[int]:
+    """Indices of the pairs whose responses differ in a token that is trained on, the end token included. Of the others
+    nothing but rounding would be learned: their margin is 0 whatever the weights are."""
+    ids = [[encoder.response_ids(e.response, e.ended) for e in pair] for pair in examples]
+    return [i for i, (chosen, rejected) in enumerate(ids) if chosen != rejected]
 
 
 def need_scores(folder: str | None) -> Path:
@@ -113,8 +130,8 @@ def stored_logps(
         raise UserError(
             f"{path.parent}: these log-probs are of something else ({'; '.join(stale)}); re-run stage=score"
         )
-    found = {(r.question_id, r.style, r.text): r for r in iter_jsonl(path, ResponseLogps)}
-    sides = [[(p.question_id, p.style, text) for text in (p.chosen, p.rejected)] for p in pairs]
+    found = {r.key: r for r in iter_jsonl(path, ResponseLogps)}
+    sides = [p.keys for p in pairs]
     if absent := [key for both in sides for key in both if key not in found]:
         raise RowError(
             f"{path}: no log-probs of {len(absent)} responses, first {absent[0][0]!r}; run stage=score again"

@@ -13,21 +13,17 @@ from rationale.models.identity import context_hash, scored_with
 from rationale.models.reading import candidate_logps
 from rationale.models.vlm import VLM
 from rationale.prompts import prompt_text
-from rationale.schema import Pair, Response, ResponseLogps, iter_jsonl, to_line
+from rationale.schema import Pair, Response, ResponseKey, ResponseLogps, iter_jsonl, to_line
 from rationale.stages.inputs import check_known, need, questions_by_id
 
 
-def texts_of(rows: str) -> list[tuple[str, str, str, bool]]:
-    """Distinct (question_id, style, text, ended) of a pair or sample artifact, in order."""
+def texts_of(rows: str) -> list[ResponseKey]:
+    """Distinct responses of a pair or sample artifact, in order."""
     pairs = Path(rows) / "pairs.jsonl"
     if pairs.is_file():
-        found = [
-            (p.question_id, p.style, text, finished)
-            for p in iter_jsonl(pairs, Pair)
-            for text, finished in ((p.chosen, p.chosen_finished), (p.rejected, p.rejected_finished))
-        ]
+        found = [key for p in iter_jsonl(pairs, Pair) for key in p.keys]
     else:
-        found = [(r.question_id, r.style, r.text, r.finished) for r in iter_jsonl(need(rows, "rows.jsonl"), Response)]
+        found = [r.key for r in iter_jsonl(need(rows, "rows.jsonl"), Response)]
     return list(dict.fromkeys(found))
 
 
@@ -58,16 +54,16 @@ def run(
         for key in dict.fromkeys(t[:2] for t in texts)
     }
     # Rows: responses of like length together. Tree: those of one question, which share its prefix.
-    texts.sort(key=lambda t: (t[0], t[1], len(t[2]), t[2]) if layout == "tree" else (len(t[2]), t[0], t[2]))
+    texts.sort(key=lambda t: (t[0], t[1], len(t[2]), t[2:]) if layout == "tree" else (len(t[2]), t[0], t[2:]))
 
-    def work(batch: list[tuple[str, str, str, bool]]) -> list[str]:
+    def work(batch: list[ResponseKey]) -> list[str]:
         examples = [
             response_example(i, Path(questions) / found[i].image, prompt_text(found[i], style), text, ended, truncate)
             for i, style, text, ended in batch
         ]
         return [
-            to_line(ResponseLogps(i, style, text, [round(v, 6) for v in logps], contexts[i, style]))
-            for (i, style, text, _), logps in zip(batch, candidate_logps(vlm.model, encoder, examples), strict=True)
+            to_line(ResponseLogps(*key, [round(v, 6) for v in logps], contexts[key[:2]]))
+            for key, logps in zip(batch, candidate_logps(vlm.model, encoder, examples), strict=True)
         ]
 
     in_shards(out, in_chunks(texts, batch_size), work, "score")
