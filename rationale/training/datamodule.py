@@ -35,7 +35,7 @@ class Plan:
     def counts(self, steps: int) -> dict[str, Any]:
         """Rows that each epoch leaves out, and those that are in none of the first `steps` steps."""
         trained = set(chain.from_iterable(self.micro_batches[: steps * self.accumulate]))
-        planned = trained.union(*self.micro_batches, *self.left_out)
+        planned = set(chain.from_iterable(self.micro_batches + self.left_out))
         return {"left_out": [len(rows) for rows in self.left_out], "never_trained_on": len(planned) - len(trained)}
 
 
