@@ -170,13 +170,15 @@ def curve_figure(name: str, panels: Mapping[str, Mapping[str, Sequence[Curve]]])
     """Logged values against the step, one panel a quantity, one colour a series, one line a seed."""
     labels = list(dict.fromkeys(label for series in panels.values() for label in series))
     colors = dict(zip(labels, palette(len(labels)), strict=True))
-    columns = min(len(labels), 2 + 2 * len(panels))
+    room = max(4.6, 2.3 * len(panels)) / (0.6 + 0.075 * max(map(len, labels)))  # inches of a line and its label
+    columns = min(len(labels), max(1, int(room)))
 
     def draw(axes: Sequence[Axes]) -> None:
         for ax, (title, series) in zip(axes, panels.items(), strict=True):
             for label, lines in series.items():
                 for steps, values in lines:
-                    ax.plot(steps, values, color=colors[label], lw=1.1, alpha=0.85)
+                    marker = "o" if len(steps) == 1 else None  # a line of one point is none
+                    ax.plot(steps, values, color=colors[label], lw=1.1, alpha=0.85, marker=marker, markersize=2.5)
             ax.set_title(title)
             ax.set_xlabel("step")
             ax.xaxis.get_major_locator().set_params(integer=True)

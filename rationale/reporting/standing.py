@@ -34,7 +34,7 @@ def standings(folders: Iterable[Path]) -> dict[Path, Standing]:
     for folder in folders:
         inputs = list(lineage(folder, digest))
         changed = [(way, one.place) for way, one in inputs if one.state == "changed"]
-        sentences = [f"{way[0]} was made from {place}, which {_since(place)}" for way, place in changed]
+        sentences = [f"{way[0]} is made from {place}, which {_since(place)}" for way, place in changed]
         missing = list(dict.fromkeys(one.place for _, one in inputs if one.state == "missing"))
         found[folder] = Standing(sentences, _remedy([way for way, _ in changed]), missing)
     return found
@@ -43,7 +43,7 @@ def standings(folders: Iterable[Path]) -> dict[Path, Standing]:
 def _since(place: Path) -> str:
     manifest = read_manifest(place) or read_manifest(place.parent) or {}
     when = manifest.get("started", "")[:16].replace("T", " ")
-    return f"was made anew on {when} UTC" if when else "is another now"
+    return f"was made anew since ({when} UTC)" if when else "is another now"
 
 
 def _remedy(ways: list[list[Path]]) -> str:
@@ -56,17 +56,15 @@ def _remedy(ways: list[list[Path]]) -> str:
 
 
 def command(folder: Path) -> str:
-    """The command that makes an artifact again: of an evaluation whole, of another its stage, seed and folder."""
+    """What makes an artifact again: the command of an evaluation by a model of this process, or else a stage's name."""
     manifest = read_manifest(folder)
     given = manifest["arguments"]
-    seed = [f"seed={given['seed']}"] if "seed" in given else []
-    words = [f"stage={manifest['stage']}", *seed]
     if manifest["stage"] != "evaluate" or not str(given["generator"]["_target_"]).endswith(".Local"):
-        return f"`rationale {shlex.join(words)}` ({folder})"
-    words += ["of=model", f"model.path={given['model']['path']}", f"evaluation.name={given['name']}"]
+        return f"stage={manifest['stage']} for {folder}"
+    words = ["stage=evaluate", "of=model", f"model.path={given['model']['path']}", f"seed={given['seed']}"]
+    words += [f"evaluation.name={given['name']}", *["evaluation.blind=true"] * given["blind"]]
     words += [f"paths.benchmarks={given['questions']}", f"paths.eval={folder.parent}"]
-    words += ["evaluation.blind=true"] * given["blind"]
-    return f"`rationale {shlex.join(words)}`"
+    return f"rationale {shlex.join(words)}"
 
 
 def refuse(found: dict[Path, Standing]) -> None:
@@ -74,7 +72,7 @@ def refuse(found: dict[Path, Standing]) -> None:
     stale = {folder: standing for folder, standing in found.items() if standing.changed}
     if stale:
         lines = [
-            f"  {folder}: {'; '.join(standing.changed)}\n    mend: {standing.remedy}"
+            f"  {folder}: {'; '.join(standing.changed)}\n    to mend: {standing.remedy}"
             for folder, standing in list(stale.items())[:NUM_SHOWN]
         ]
         more = [f"  and {len(stale) - NUM_SHOWN} more"] if len(stale) > NUM_SHOWN else []

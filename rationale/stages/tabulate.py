@@ -109,8 +109,9 @@ def run(
         for name, spec in tables.items()
     ]
     made.append(orderings_table(orderings, runs, average, num_resamples))
-    for table in made:
-        table.notes.extend(standing.notes(of_part["evaluations"]))
+    for name, table in zip([*tables, None], made, strict=True):  # the last are the claims, about any of them
+        among = {row["name"] for row in tables[name]["rows"]} if name else named
+        table.notes.extend(standing.notes(stands[run.folder] for run in runs if run.name in among))
     made[max(len(tables) - 1, 0)].notes.extend(
         f"Evaluated, and in no table of this run; to show it, add to the rows of a table in conf/report: {line}"
         for line in unnamed(runs, named, out)
