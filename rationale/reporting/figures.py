@@ -218,14 +218,15 @@ Logged = list[tuple[str, dict[str, Curve]]]
 def trainings(sft: Logged, dpo: Logged) -> list[Drawing]:
     """Loss of SFT, and rewards of DPO, as logged during training, by label; a label may stand for several seeds."""
     about = {
-        "sft": ("SFT loss", "Mean over the tokens of the logged batch, nats; one line a seed."),
-        "dpo": ("DPO rewards", "Means of the logged batch; one line a seed. A reward is beta times the log-ratio to the SFT model."),
+        "sft": ("SFT loss", "Mean over the tokens of the logged batch, nats."),
+        "dpo": ("DPO rewards", "Means of the logged batch. A reward is beta times the log-ratio to the SFT model."),
     }
     found = []
     for name, runs, keys in (("sft", sft, {"train/loss": "train/loss"}), ("dpo", dpo, REWARDS)):
         panels = {title: _by_label(runs, key) for title, key in keys.items()}
         if panels := {title: series for title, series in panels.items() if series}:
-            found.append(Drawing(name, *about[name], curve_figure(name, panels)))
+            title, caption = about[name]
+            found.append(Drawing(name, title, f"{caption} One line a seed.", curve_figure(name, panels)))
     return found
 
 

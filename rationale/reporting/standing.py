@@ -67,8 +67,17 @@ def command(folder: Path) -> str:
     return f"rationale {shlex.join(words)}"
 
 
-def refuse(found: dict[Path, Standing]) -> None:
-    """UserError where something shown is stale: what, since when, and how to mend it."""
+def checked(folders: Iterable[Path], stale: str) -> dict[Path, Standing]:
+    """How each artifact stands; with `stale="refuse"` a UserError where one is stale: what changed, what mends it."""
+    if stale not in CHOICES:
+        raise UserError(f"report.stale={stale}: choose {' or '.join(CHOICES)}")
+    found = standings(folders)
+    if stale == "refuse":
+        _refuse(found)
+    return found
+
+
+def _refuse(found: dict[Path, Standing]) -> None:
     stale = {folder: standing for folder, standing in found.items() if standing.changed}
     if stale:
         lines = [
@@ -78,8 +87,8 @@ def refuse(found: dict[Path, Standing]) -> None:
         more = [f"  and {len(stale) - NUM_SHOWN} more"] if len(stale) > NUM_SHOWN else []
         raise UserError(
             "\n".join([f"{len(stale)} artifacts that this report shows are stale", *lines, *more])
-            + "\nRun these again with the settings that they were made with (an experiment's own command does all of it),"
-            " or show them marked: report.stale=mark"
+            + "\nRun these again with the settings that they were made with (an experiment's own command does all of"
+            " it), or show them marked: report.stale=mark"
         )
 
 
@@ -88,9 +97,9 @@ def marked(label: str) -> str:
     return f"{label} (stale)"
 
 
-def shown(part: Part, found: list[Standing]) -> Part:
+def shown(part: Part, found: Iterable[Standing]) -> Part:
     """A table or a drawing, marked in its title and in each row where any artifact behind it is stale, with notes."""
-    table = hasattr(part, "rows")
+    found, table = list(found), hasattr(part, "rows")
     told = {"notes": [*part.notes, *notes(found)]} if table else {}
     if any(standing.changed for standing in found):
         told["title"] = marked(part.title)

@@ -6,7 +6,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from rationale.artifacts import UserError, read_manifest
+from rationale.artifacts import read_manifest
 from rationale.reporting import figures, standing
 from rationale.reporting.load import (
     facts,
@@ -70,8 +70,6 @@ def run(
     another now is refused by `stale`, or marked; `artifacts` matches the manifests of what it may be made from, so that
     a report is not up to date when one of them is made anew.
     """
-    if stale not in standing.CHOICES:
-        raise UserError(f"report.stale={stale}: choose {' or '.join(standing.CHOICES)}")
     tables = {k: {**spec, "rows": rows_of({k: spec})} for k, spec in tables.items() if spec is not None}
     runs = load_runs(evals)
     claimed = {claim[side][0] for claim in orderings for side in ("better", "worse")}
@@ -90,9 +88,7 @@ def run(
         "lengths": [Path(rationales)] if replies else [],
         "pairs": paired,
     }
-    stands = standing.standings([folder for part in parts.values() for folder in part])
-    if stale == "refuse":
-        standing.refuse(stands)
+    stands = standing.checked([folder for part in parts.values() for folder in part], stale)
     old = {run.name for run in runs if run.name in named and stands[run.folder].changed}
     tables, orderings = marked(tables, orderings, old)
     of_part = {part: [stands[folder] for folder in places] for part, places in parts.items()}
@@ -121,9 +117,9 @@ def run(
         style = sampled[0].responses[0].style
         greedy = {label: scores_of(runs, name, style) for label, name in compared.items()}
         checked = check(sampled, found, greedy, verifier, num_resamples)
-        whole = standing.shown(verifier_table(checked, verifier["num_subsets"], verifier["temperature"]), of_part["verifier"])
         add_orderings(made[-1], checked, stale=any(one.changed for one in of_part["verifier"]))
-        made.append(whole)
+        votes = verifier_table(checked, verifier["num_subsets"], verifier["temperature"])
+        made.append(standing.shown(votes, of_part["verifier"]))
 
     mean = next((c["label"] for c in columns if c["datasets"] == average), columns[0]["label"])
     drawings = [figures.overview_figure(made[: len(tables)], mean)]
