@@ -48,7 +48,7 @@ def run(
     candidates: str,
     logps: dict[str, str],
     pairs: str,
-    artifacts: str,
+    artifacts: list[str],
     stale: str,
     title: str,
     average: list[str],
@@ -67,8 +67,8 @@ def run(
     `questions` are those that were evaluated, `trained_on` those of the rationales and pairs, often the same folder.
     `evals`, `candidates`, `logps` and `pairs` are glob patterns over the seeds of one experiment. A row of a table may
     be a list of rows. `compare` names evaluations, before and after DPO. What was made from a model or data that are
-    another now is refused by `stale`, or marked; `artifacts` matches the manifests of what it may be made from, so that
-    a report is not up to date when one of them is made anew.
+    another now is refused by `stale`, or marked; `artifacts` are patterns of what it may be made from, so that a report
+    is not up to date when one of them is made anew.
     """
     tables = {k: {**spec, "rows": rows_of({k: spec})} for k, spec in tables.items() if spec is not None}
     runs = load_runs(evals)
