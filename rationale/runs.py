@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
 import re
 import sys
@@ -35,6 +36,18 @@ def varied(name: str, variant: Any) -> str:
     return f"{name}_{variant}"
 
 
+def checkpoint_name(path: str, revision: str | None) -> str:
+    """What the evaluation of a checkpoint is called, so that two of them are two artifacts: its last part and a digest
+    of the whole, or all of a hub id (`Qwen--Qwen2-VL-2B-Instruct`) or of a path as short, and the revision if given."""
+    place = Path(os.path.relpath(path, _HERE.parent)) if Path(path).is_relative_to(_HERE.parent) else Path(path)
+    parts = place.parts[:-1] if len(place.parts) > 2 and place.name == "model" else place.parts
+    plain = len(parts) < 3 and all(re.fullmatch(r"\w[\w.+-]*", part) for part in parts)
+    digest = hashlib.sha256(str(place).encode()).hexdigest()[:6]
+    name = "--".join(parts) if plain else f"{parts[-1].lstrip('.')}_{digest}"
+    return re.sub(r"[^\w.+-]+", "-", name if revision is None else f"{name}_{revision}")
+
+
+OmegaConf.register_new_resolver("checkpoint", checkpoint_name, replace=True)
 OmegaConf.register_new_resolver("repo", lambda path: str(_HERE.parent / path), replace=True)
 OmegaConf.register_new_resolver("times", lambda a, b: a * b, replace=True)
 OmegaConf.register_new_resolver("varied", varied, replace=True)

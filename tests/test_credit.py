@@ -278,7 +278,7 @@ def call(questions, questions_dir, tiny_dir, tokenizer, tmp_path):
     logps = {"sft": str(store(tmp_path / "sft", sft)), "dpo": str(store(tmp_path / "dpo", dpo))}
     return {
         "questions": str(questions_dir), "candidates": str(tmp_path / "candidates"), "logps": logps,
-        "model": str(tiny_dir), "num_examples": 9, "threshold": 1.0, "seed": 3, "num_resamples": 50,
+        "model": str(tiny_dir), "num_examples": 9, "threshold": 1.0, "seed": 3, "num_resamples": 50, "stale": "refuse",
     }  # fmt: skip
 
 

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import csv
 import importlib.util
+import json
+import re
 import shlex
 from copy import deepcopy
 from functools import cache
+from hashlib import sha256
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 from hydra import compose, initialize_config_dir
@@ -17,6 +21,9 @@ from test_configs import check, composed, with_stage
 
 from rationale.cli import CONF
 from rationale.jobs import jobs_of
+from rationale.reporting.figures import REWARDS
+from rationale.reporting.load import rows_of
+from rationale.reporting.standing import command
 from rationale.reporting.tables import paper_cells
 
 ROOT = CONF.parent / "experiments"
@@ -110,3 +117,103 @@ def test_the_page_of_claims_is_what_the_folders_say():
     spec.loader.exec_module(claims := importlib.util.module_from_spec(spec))
     shown = (ROOT / "README.md").read_text().split(claims.MARKS[0])[1].split(claims.MARKS[1])[0].strip()
     assert shown == claims.page(), "python experiments/claims.py writes it anew"
+
+
+# Figure, script and report of every figure that a script copies from a report.
+COPIED = [
+    (ROOT / folder / f"{figure}.svg", name, report)
+    for name in sorted(path.parent.name for path in ROOT.glob("*/run.sh"))
+    for report, folder, figures in re.findall(
+        r"^bash experiments/collect.sh (\S+) (\S+) \S+(.*)$", (ROOT / name / "run.sh").read_text(), re.M
+    )
+    for figure in figures.split()
+]
+HERE = [copied for copied in COPIED if copied[0].is_file()]
+
+
+def reported(name: str, report: str) -> dict:
+    """The settings of a report that a script makes."""
+    made = (cfg for job in jobs(name) for cfg in steps(job) if "tabulate" in cfg.stage._target_)
+    (stage, *_) = (cfg.stage for cfg in made if Path(cfg.stage.out).name == report)
+    return OmegaConf.to_container(stage, resolve=True)
+
+
+def trained_for(name: str, rows: list[dict]) -> dict[str, set[str]]:
+    """By stage, the labels of the rows whose models a stage of the script trains."""
+    every = [cfg.stage for job in jobs(name) for cfg in steps(job)]
+    makers = {str(stage.out): stage._target_.split(".")[-2] for stage in every}
+    models = {stage.name: str(Path(stage.model.path).parent) for stage in every if "evaluate" in stage._target_}
+    first: dict[str, tuple[str, str]] = {}
+    for row in rows:
+        first.setdefault(models[row["name"]], (makers.get(models[row["name"]], ""), row["label"]))
+    return {stage: {label for maker, label in first.values() if maker == stage} for stage in ("sft", "dpo")}
+
+
+def said_in(path: Path) -> set[str]:
+    return {"".join(node.itertext()) for node in ElementTree.parse(path).iter() if node.tag.endswith("}text")}
+
+
+@pytest.mark.parametrize(("path", "name", "report"), HERE, ids=[str(path.relative_to(ROOT)) for path, *_ in HERE])
+def test_a_figure_names_the_rows_of_its_table_and_no_others(path, name, report):
+    settings, texts = reported(name, report), said_in(path)
+    rows = rows_of(settings["tables"])
+    if path.stem in ("sft", "dpo"):
+        plain = {"step", "train/loss", *REWARDS}
+        assert {t for t in texts - plain if not re.fullmatch(r"[−\d.]+", t)} == trained_for(name, rows)[path.stem]
+    elif path.stem == "overview":
+        assert {row["name"] for row in rows if row["paper"]} == {row["name"] for row in rows if row["label"] in texts}
+    elif path.stem in ("verifier", "responses"):
+        found = {m[1] or m[2] for text in texts if (m := re.fullmatch(r"greedy (.*)|(.*), median [\d.]+", text))}
+        labels = {name: {row["label"] for row in rows if row["name"] == name} for name in settings["compare"]}
+        assert len(found) == len(labels) and all(found & known for known in labels.values())
+    else:
+        assert path.stem == "lengths"  # of no model
+
+
+def test_every_figure_of_a_report_is_copied_by_a_script():
+    others = {ROOT / "speed/speed.svg"}  # of `make bench`
+    assert set(ROOT.rglob("*.svg")) - others == {path for path, *_ in HERE}
+
+
+def test_no_two_figures_are_the_same():
+    files = [path for suffix in ("svg", "png") for path in ROOT.rglob(f"*.{suffix}")]
+    digests = [sha256(path.read_bytes()).hexdigest() for path in files]
+    assert len(files) > 8 and len(set(digests)) == len(digests)
+
+
+def evaluation_of(path: str, *more: str):
+    return composed("stage=evaluate", "of=model", f"model.path={path}", *more).stage
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (["Qwen/Qwen2-VL-2B-Instruct"], ["mine/Qwen2-VL-2B-Instruct"]),
+        (["/a/runs/seed_1/sft_both/model"], ["/b/runs/seed_1/sft_both/model"]),
+        (["runs/a/seed_1/dpo/model"], ["runs/a/seed_2/dpo/model"]),
+        (["a b/c"], ["a-b/c"]),
+        (["org/model"], ["org/model", "model.revision=v2"]),
+    ],
+)
+def test_two_checkpoints_are_evaluated_as_two_artifacts(one, other):
+    outs = [evaluation_of(*given).out for given in (one, other)]
+    assert outs[0] != outs[1]
+    assert evaluation_of(*one).out == outs[0]
+    assert all(re.fullmatch(r"\w[\w.+-]*", Path(out).name) for out in outs)
+
+
+def test_a_checkpoint_s_name_can_be_read_and_is_the_same_on_any_machine():
+    assert evaluation_of("Qwen/Qwen2-VL-2B-Instruct").name == "Qwen--Qwen2-VL-2B-Instruct"
+    assert re.fullmatch(r"sft_both_[0-9a-f]{6}", evaluation_of("/a/sft_both/model").name)
+    assert composed("stage=evaluate", "of=model").stage.name == "experiments--mini_base"
+
+
+@pytest.mark.parametrize("given", [["of=sft", "ablation=cot"], ["of=dpo", "evaluation.blind=true", "seed=2"]])
+def test_the_command_that_mends_an_evaluation_makes_that_evaluation(given, tmp_path):
+    stage = composed("stage=evaluate", f"root={tmp_path}/my runs", "evaluation.suffix=x", *given).stage
+    arguments = OmegaConf.to_container(stage, resolve=True)
+    folder = Path(arguments["out"])
+    folder.mkdir(parents=True)
+    (folder / "manifest.json").write_text(json.dumps({"stage": "evaluate", "arguments": arguments}))
+    again = OmegaConf.to_container(composed(*shlex.split(command(folder))[1:]).stage, resolve=True)
+    assert {k: v for k, v in again.items() if k != "logger"} == {k: v for k, v in arguments.items() if k != "logger"}

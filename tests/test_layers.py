@@ -13,7 +13,7 @@ ROOT = Path(rationale.__file__).parent
 LAYERS = [
     {"schema"},
     {"prompts", "pairing", "artifacts", "stopping", "metrics", "objectives"},
-    {"data", "jobs", "keys"},
+    {"data", "jobs", "keys", "lineage"},
     {"models"},
     {"training", "reporting", "planning"},
     {"stages", "runs"},

@@ -4,13 +4,17 @@ import json
 import re
 import shutil
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
+import yaml
 from PIL import Image
 
-from rationale.artifacts import UserError
+from rationale.artifacts import UserError, fingerprint, output_hashes
+from rationale.reporting.figures import REWARDS, save, trainings
 from rationale.reporting.load import load_candidates
 from rationale.reporting.page import json_text, neighbours
+from rationale.reporting.standing import standings
 from rationale.schema import EvalRow, Pair, Question, Rationale, Response, ResponseLogps, write_jsonl
 from rationale.stages.tabulate import run
 
@@ -38,8 +42,37 @@ def evaluation(root: Path, seed: int, name: str, wrong: set[int]) -> None:
         for style in ("direct", "cot")
         for i, q in enumerate(TEST)
     ]
-    path = folder(root / f"seed_{seed}/eval/{name}", "rows.jsonl", rows)
+    member = root / f"seed_{seed}"
+    path = folder(member / "eval" / name, "rows.jsonl", rows)
     (path / "summary.json").write_text(json.dumps({"name": name, "seed": seed, "blind": False, "split": "test"}))
+    arguments = {
+        "questions": str(root / "questions"), "model": {"path": str(member / name / "model")}, "name": name,
+        "seed": seed, "blind": False, "generator": {"_target_": "rationale.models.generator.Local"},
+    }  # fmt: skip
+    manifest(path, "evaluate", [root / "questions", member / name / "model"], **arguments)
+
+
+def manifest(path: Path, stage: str, inputs: list[Path], **arguments) -> None:
+    """Say of a folder that `stage` made it from `inputs` as they are now."""
+    found = {
+        "stage": stage, "key": "k", "arguments": {**arguments, "out": str(path)}, "outputs": output_hashes(path),
+        "inputs": {str(place): fingerprint(place) for place in inputs}, "counts": {}, "versions": {}, "commit": None,
+        "started": "2026-11-30T12:00:00",
+    }  # fmt: skip
+    (path / "manifest.json").write_text(json.dumps(found))
+
+
+def training(root: Path, seed: int, name: str, inputs: list[str], weights: str = "first") -> None:
+    """A finished training that logged; another text as weights trains it anew."""
+    path = root / f"seed_{seed}/{name}"
+    for part, text in (
+        ("model/config.json", json.dumps(weights)),
+        ("metrics/metrics.csv", "step,train/loss,rewards/margins\n9,0.7,\n9,,0.1\n19,0.5,0.2\n"),
+    ):
+        (path / part).parent.mkdir(parents=True, exist_ok=True)
+        (path / part).write_text(text)
+    (path / "manifest.json").unlink(missing_ok=True)
+    manifest(path, "dpo" if name.startswith("dpo") else "sft", [root / place for place in inputs], seed=seed)
 
 
 @pytest.fixture
@@ -52,26 +85,27 @@ def experiment(tmp_path) -> Path:
     replies = [Rationale(q.question_id, EVIL, "5", "kept" if i else "disagrees", 1.0, "t") for i, q in enumerate(TRAIN)]
     folder(root / "rationales", "rows.jsonl", replies)
     for seed in (1, 2):
-        evaluation(root, seed, "sft_both", wrong={0, 1})
-        evaluation(root, seed, "dpo", wrong={1, 2})
         member = root / f"seed_{seed}"
-        (member / "eval/.dpo.previous").mkdir()
         pairs = [Pair(q.question_id, 0, "cot", EVIL, "no", 0, 1, "5", "6") for q in TRAIN[:3]]
         made = folder(member / "pairs", "pairs.jsonl", pairs)
-        (made / "manifest.json").write_text(json.dumps({"counts": {"pairs": 3, "questions_too_hard": 41}}))
+        manifest(made, "pair", [])
+        about = json.loads((made / "manifest.json").read_text())
+        (made / "manifest.json").write_text(json.dumps({**about, "counts": {"pairs": 3, "questions_too_hard": 41}}))
+        training(root, seed, "sft_both", ["questions"])
+        training(root, seed, "sft_cot", ["questions"])  # of another table
+        training(root, seed, "dpo", [f"seed_{seed}/pairs", f"seed_{seed}/sft_both/model"])
+        evaluation(root, seed, "sft_both", wrong={0, 1})
+        evaluation(root, seed, "dpo", wrong={1, 2})
+        (member / "eval/.dpo.previous").mkdir()
         responses = [Response(q.question_id, i, "cot", f"t{i}", "56"[i], 1.0 - i, True) for q in TEST for i in (0, 1)]
         folder(member / "candidates", "rows.jsonl", responses)
         for side, logp in (("sft", -1.0), ("dpo", -0.5)):
             logps = [ResponseLogps(*r.key, [logp, logp], "") for r in responses]
             folder(member / f"verifier_logps_{side}", "rows.jsonl", logps)
-        for training in ("sft_both", "dpo"):
-            (member / training / "metrics").mkdir(parents=True)
-            lines = "step,train/loss,rewards/margins\n9,0.7,\n9,,0.1\n19,0.5,0.2\n"
-            (member / training / "metrics/metrics.csv").write_text(lines)
     return root
 
 
-def tabulate(root: Path) -> tuple[dict, str]:
+def tabulate(root: Path, stale: str = "refuse") -> tuple[dict, str]:
     out = root / "report"
     out.mkdir()
     paper = root / "paper.csv"
@@ -85,14 +119,15 @@ def tabulate(root: Path) -> tuple[dict, str]:
         candidates=f"{root}/seed_*/candidates",
         logps={side: f"{root}/seed_*/verifier_logps_{side}" for side in ("sft", "dpo")},
         pairs=f"{root}/seed_*/pairs",
-        trainings={"sft": f"{root}/seed_*/sft_*", "dpo": f"{root}/seed_*/dpo"},
+        artifacts=[f"{root}/seed_*/sft_*"],
+        stale=stale,
         title="A report",
         average=list(DATASETS),
         columns=[{"label": "Avg", "datasets": list(DATASETS), "paper": "Avg"}],
         tables={"table_3": {"title": "Table 3", "caption": "", "paper": str(paper), "rows": rows}},
         orderings=[{"claim": "c", "better": ["dpo", "cot"], "worse": ["sft_both", "cot"], "at_least": 0, "paper": 0.9}],
         verifier={"temperature": 1.0, "num_subsets": 2, "paper": {}},
-        compare={"SFT ④": "sft_both", "DPO ⑥": "dpo"},
+        compare=["sft_both", "dpo"],
         num_examples=10,
         num_resamples=50,
         out=out,
@@ -148,11 +183,157 @@ def test_what_was_not_run_is_left_out_and_named(experiment):
             shutil.rmtree(experiment / f"seed_{seed}/{name}")
     shutil.rmtree(experiment / "rationales")
     counts, page = tabulate(experiment)
-    assert counts["missing"] == 5 and counts["claims not run"] == 1
-    for part in ("evaluation dpo (DPO)", "verifier curve", "DPO rewards", "preference pairs", "rationales"):
+    assert counts["missing"] == 4 and counts["claims not run"] == 1
+    for part in ("evaluation dpo (DPO)", "verifier curve", "preference pairs", "rationales"):
         assert part in page
     assert {p.suffix for p in (experiment / "report").glob("verifier*")} == set()
     assert "Not evaluated yet: DPO." in (experiment / "report/table_3.md").read_text()
+
+
+def series(path: Path) -> set[str]:
+    """What the legend of a figure of curves names: all its text but ticks and titles."""
+    found = {"".join(node.itertext()) for node in ElementTree.parse(path).iter() if node.tag.endswith("}text")}
+    return {text for text in found - {"step", "train/loss", *REWARDS} if not re.fullmatch(r"[−\d.]+", text)}
+
+
+def test_figures_hold_the_trainings_of_the_rows_and_no_other(experiment):
+    assert (experiment / "seed_1/sft_cot/metrics/metrics.csv").is_file()
+    tabulate(experiment)
+    assert series(experiment / "report/sft.svg") == {"④ both"}
+    assert series(experiment / "report/dpo.svg") == {"DPO"}
+
+
+def test_no_series_is_left_out_of_a_figure(tmp_path):
+    names = {f"run {number}" for number in range(9)}
+    logged = [(name, {"train/loss": ((9, 19), (1.0, number))}) for number, name in enumerate(sorted(names))]
+    (drawing,) = trainings(sft=logged, dpo=[])
+    save(drawing, tmp_path / "sft.svg")
+    assert series(tmp_path / "sft.svg") == names
+    colors = re.findall(r"stroke: (#\w+); stroke-opacity: 0.85", drawing.svg)
+    assert len(colors) == len(set(colors)) == 9
+
+
+def test_a_training_without_a_log_is_named(experiment):
+    (experiment / "seed_2/dpo/metrics/metrics.csv").unlink()
+    counts, page = tabulate(experiment)
+    assert counts["missing"] == 1 and "curves of DPO: nothing logged in" in page and "seed_2/dpo" in page
+
+
+def stale_ones(root: Path, *names: str) -> list[str]:
+    found = standings(root / "seed_1" / name for name in names)
+    return [path.name for path, standing in found.items() if standing.changed]
+
+
+@pytest.mark.parametrize(
+    ("anew", "stale"),
+    [
+        ("dpo", ["dpo"]),
+        ("pairs", ["dpo"]),  # evaluation <- dpo <- pairs
+        ("sft_both", ["sft_both", "dpo"]),
+        ("sft_cot", []),
+        ("questions", ["sft_both", "dpo"]),
+    ],
+)
+def test_an_evaluation_is_stale_when_anything_it_was_made_from_is_made_anew(experiment, anew, stale):
+    evaluations = ("eval/sft_both", "eval/dpo")
+    assert stale_ones(experiment, *evaluations) == []
+    if anew == "pairs":
+        (experiment / "seed_1/pairs/manifest.json").unlink()
+        (experiment / "seed_1/pairs/pairs.jsonl").write_text("")
+        manifest(experiment / "seed_1/pairs", "pair", [])
+    elif anew == "questions":
+        write_jsonl(experiment / "questions/questions.jsonl", QUESTIONS[1:])
+    else:
+        training(experiment, 1, anew, ["questions"], weights="second")
+    assert stale_ones(experiment, *evaluations) == stale
+
+
+def test_a_stale_row_is_refused_with_its_evaluation_its_model_and_what_mends_it(experiment):
+    training(experiment, 1, "sft_both", ["questions"], weights="second")
+    with pytest.raises(UserError) as refused:
+        tabulate(experiment)
+    said = str(refused.value)
+    member = experiment / "seed_1"
+    assert said.startswith("2 artifacts that this report shows are stale\n")  # the other is dpo, and no other seed's
+    made_anew = f"is made from {member}/sft_both/model, which was made anew since (2026-11-30 12:00 UTC)"
+    assert f"{member}/eval/sft_both {made_anew}" in said and f"{member}/dpo {made_anew}" in said
+    command = f"rationale stage=evaluate of=model model.path={member}/{{0}}/model seed=1 evaluation.name={{0}}"
+    assert f"to mend: {command.format('sft_both')}" in said
+    assert f"to mend: stage=dpo for {member}/dpo, then {command.format('dpo')}" in said
+    assert "report.stale=mark" in said
+    assert not (experiment / "report/table_3.md").exists()
+
+
+def test_stale_rows_are_marked_in_every_form_where_that_is_chosen(experiment):
+    training(experiment, 1, "dpo", ["questions"], weights="second")
+    counts, page = tabulate(experiment, stale="mark")
+    report = experiment / "report"
+    assert counts["stale"] == 1 and page.count("<td>DPO (stale)</td>") == 2 and "<td>④ both</td>" in page
+    for suffix, before, after in (("md", "| ", " "), ("csv", "", ",dpo,"), ("tex", "", " &")):
+        text = (report / f"table_3.{suffix}").read_text()
+        assert text.count(f"\n{before}DPO (stale){after}") == 2 and "④ both (stale)" not in text
+    assert "c (stale)" in (report / "orderings.csv").read_text()
+    assert series(report / "dpo.svg") == {"DPO (stale)"}
+    for text in (page, (report / "table_3.md").read_text()):
+        assert f"Stale: {experiment}/seed_1/eval/dpo is made from" in text
+
+
+def test_votes_of_stale_candidates_are_marked(experiment):
+    candidates = experiment / "seed_1/candidates"
+    manifest(candidates, "sample", [experiment / "seed_1/sft_cot/model"])
+    training(experiment, 1, "sft_cot", ["questions"], weights="second")
+    with pytest.raises(UserError, match=rf"{candidates} is made from .*\n    to mend: stage=sample for {candidates}"):
+        tabulate(experiment)
+    shutil.rmtree(experiment / "report")
+    page = tabulate(experiment, stale="mark")[1]
+    assert "The DPO model as verifier (stale)" in page
+    assert (experiment / "report/verifier.csv").read_text().count("(stale)") == 24
+    assert "DPO (stale)" not in page
+
+
+def test_a_model_that_was_removed_to_save_room_leaves_a_table_and_a_word(experiment):
+    for seed in (1, 2):
+        shutil.rmtree(experiment / f"seed_{seed}/sft_both/model")
+    counts, page = tabulate(experiment)
+    assert "stale" not in counts and "(stale)" not in page
+    said = (experiment / "report/table_3.md").read_text()
+    assert re.search(rf"^- Gone since, .*: {experiment}/seed_1/sft_both/model, {experiment}/seed_2/", said, re.M)
+    assert series(experiment / "report/sft.svg") == {"④ both"}  # its log is still there
+
+
+def test_a_checkpoint_from_another_run_is_taken_as_it_is(experiment, tmp_path):
+    base = tmp_path / "base"
+    (base / "model").mkdir(parents=True)
+    (base / "model/config.json").write_text("{}")
+    manifest(base, "pretrain", [])
+    about = json.loads((base / "manifest.json").read_text())
+    about |= {"inputs": {str(experiment / "questions"): "another"}, "arguments": {"out": "runs/elsewhere/base"}}
+    (base / "manifest.json").write_text(json.dumps(about))
+    (experiment / "seed_1/sft_both/manifest.json").unlink()
+    manifest(experiment / "seed_1/sft_both", "sft", [base / "model"])
+    assert stale_ones(experiment, "eval/sft_both") == []
+    (base / "model/config.json").write_text("[]")
+    assert stale_ones(experiment, "eval/sft_both") == ["sft_both"]
+
+
+def test_evaluations_that_no_report_names_are_listed_with_the_line_to_add(experiment):
+    for name in ("sft_cot", "dpo_beta_0.5"):
+        if name != "sft_cot":
+            training(experiment, 2, name, ["questions"])
+        evaluation(experiment, 2, name, wrong=set())
+    (experiment / "other").mkdir()
+    tables = {"t": {"rows": [{"label": "③", "name": "sft_cot", "paper": None}]}, "dropped": None}
+    about = {"stage": "tabulate", "arguments": {"tables": tables}}
+    (experiment / "other/manifest.json").write_text(json.dumps(about))
+    page = tabulate(experiment)[1]
+    said = (experiment / "report/table_3.md").read_text()
+    assert (
+        said.count("Evaluated, and in no table of this run")
+        == page.count("Evaluated, and in no table of this run")
+        == 1
+    )
+    (line,) = re.findall(r"dpo_beta_0.5 \(seeds 2\): (- .*)", said)
+    assert yaml.safe_load(line) == [{"label": "dpo_beta_0.5", "name": "dpo_beta_0.5", "paper": None}]
 
 
 def test_no_evaluation_at_all_is_an_error(experiment):

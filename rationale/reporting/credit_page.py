@@ -97,7 +97,12 @@ def words_of(found: Credited) -> list[Word]:
 
 
 def page(
-    shown: Sequence[tuple[str, Credited]], counts: dict[str, int], table: Table | None, folder: Path, seed: int
+    shown: Sequence[tuple[str, Credited]],
+    counts: dict[str, int],
+    table: Table | None,
+    folder: Path,
+    seed: int,
+    notes: Sequence[str] = (),
 ) -> str:
     """The heat maps as one HTML page that fetches nothing; every text is escaped by the template."""
     examples = [
@@ -113,6 +118,7 @@ def page(
     return filled(
         "credit.html.j2", ["theme", "tables"], title="Per-token credit", contents=contents, links=[],
         examples=examples, kinds=KINDS, drawn_of=drawn_of, table=table, everything=EVERYTHING, seed=seed, shade=_SHADE,
+        notes=notes,
     )  # fmt: skip
 
 

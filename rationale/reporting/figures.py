@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import colorsys
 import io
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import cycle
 from pathlib import Path
 
 import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 from rationale.reporting.scores import Run
 from rationale.reporting.tables import Table
@@ -19,10 +23,11 @@ from rationale.reporting.verifier import METHODS, Verifier
 from rationale.schema import Question, Rationale
 
 REWARDS = {
-    "reward margin": {"margin": "rewards/margins"},
-    "reward accuracy": {"accuracy": "rewards/accuracies"},
-    "rewards": {"chosen": "rewards/chosen", "rejected": "rewards/rejected"},
-    "loss": {"loss": "train/loss"},
+    "reward margin": "rewards/margins",
+    "reward accuracy": "rewards/accuracies",
+    "reward of chosen": "rewards/chosen",
+    "reward of rejected": "rewards/rejected",
+    "loss": "train/loss",
 }
 _INK = "#012345"  # stands for the page's own text colour until the drawing is text
 COLORS = ("#3b82c4", "#d9772b", "#2f9e77", "#b65fa5", "#8a8f98", "#c9a227")
@@ -35,6 +40,12 @@ _STYLE = {
     "grid.color": _INK,
 }  # fmt: skip
 _STANDALONE = "<style>svg{color:#1c2024}@media (prefers-color-scheme:dark){svg{color:#e4e6ea}}</style>"
+
+
+def palette(num: int) -> Sequence[str]:
+    """As many colours as there are series, so that none is left out."""
+    hues = [colorsys.hls_to_rgb(i / num, 0.5, 0.65) for i in range(num)]
+    return COLORS[:num] if num <= len(COLORS) else [to_hex(hue) for hue in hues]
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +90,7 @@ def overview_figure(tables: Iterable[Table], column: str) -> Drawing:
 
     def draw(axes: Sequence[Axes]) -> None:
         for ax, title in zip(axes, ("here, in miniature", "the paper, 8B"), strict=True):
-            for color, prompt, side in zip(COLORS, ("direct", "cot"), (-0.12, 0.12), strict=False):
+            for color, prompt, side in zip(COLORS[:2], ("direct", "cot"), (-0.12, 0.12), strict=True):
                 for x, model in enumerate(models):
                     if (r := cells.get((model, prompt))) is None:
                         continue
@@ -107,13 +118,13 @@ def verifier_figure(found: Verifier) -> Drawing:
 
     def draw(axes: Sequence[Axes]) -> None:
         for ax, panel in zip(axes, found.datasets, strict=True):
-            for color, (method, label) in zip(COLORS, METHODS.items(), strict=False):
+            for color, (method, label) in zip(palette(len(METHODS)), METHODS.items(), strict=True):
                 spans = [found.cells[panel, method, n].interval for n in found.sizes]
                 low, high = [s.low for s in spans], [s.high for s in spans]
                 ax.plot(found.sizes, [s.mean for s in spans], color=color, marker="o", markersize=3, label=label)
                 ax.fill_between(found.sizes, low, high, color=color, alpha=0.13, lw=0)
             labels = [label for where, label in found.greedy if where == panel]
-            for dash, label in zip(("--", ":"), labels, strict=False):
+            for dash, label in zip(cycle(("--", ":", "-.")), labels, strict=False):
                 ax.axhline(found.greedy[panel, label].interval.mean, color=_INK, ls=dash, lw=1, label=f"greedy {label}")
             ax.set_xscale("log", base=2)
             ax.set_xticks(found.sizes, [str(n) for n in found.sizes])
@@ -139,7 +150,7 @@ def histogram_figure(name: str, panels: Mapping[str, Mapping[str, Sequence[float
             high = max(max(values) for values in series.values())
             width = -(-int(high) // 40) or 1  # whole numbers a bin, or bins would hold unequal shares
             bins = np.arange(0.5, high + width + 0.5, width)
-            for color, (label, values) in zip(COLORS, series.items(), strict=False):
+            for color, (label, values) in zip(palette(len(series)), series.items(), strict=True):
                 ax.hist(values, bins, color=color, alpha=0.55, label=f"{label}, median {np.median(values):g}")
             ax.set_title(title)
             ax.set_xlabel(unit)
@@ -157,18 +168,24 @@ Curve = tuple[Sequence[float], Sequence[float]]
 
 def curve_figure(name: str, panels: Mapping[str, Mapping[str, Sequence[Curve]]]) -> str:
     """Logged values against the step, one panel a quantity, one colour a series, one line a seed."""
+    labels = list(dict.fromkeys(label for series in panels.values() for label in series))
+    colors = dict(zip(labels, palette(len(labels)), strict=True))
+    room = max(4.6, 2.3 * len(panels)) / (0.6 + 0.075 * max(map(len, labels)))  # inches of a line and its label
+    columns = min(len(labels), max(1, int(room)))
 
     def draw(axes: Sequence[Axes]) -> None:
         for ax, (title, series) in zip(axes, panels.items(), strict=True):
-            for color, (label, lines) in zip(COLORS, series.items(), strict=False):
-                for index, (steps, values) in enumerate(lines):
-                    ax.plot(steps, values, color=color, lw=1.1, alpha=0.85, label=None if index else label)
+            for label, lines in series.items():
+                for steps, values in lines:
+                    marker = "o" if len(steps) == 1 else None  # a line of one point is none
+                    ax.plot(steps, values, color=colors[label], lw=1.1, alpha=0.85, marker=marker, markersize=2.5)
             ax.set_title(title)
             ax.set_xlabel("step")
-            if len(series) > 1:
-                ax.legend(loc="best")
+            ax.xaxis.get_major_locator().set_params(integer=True)
+        keys = [Line2D([], [], color=color, label=label) for label, color in colors.items()]
+        axes[0].figure.legend(handles=keys, loc="outside lower center", ncols=columns)
 
-    return drawn(name, len(panels), draw)
+    return drawn(name, len(panels), draw, height=2.7 + 0.2 * -(-len(labels) // columns), width=2.3)
 
 
 def lengths(
@@ -199,20 +216,23 @@ Logged = list[tuple[str, dict[str, Curve]]]
 
 
 def trainings(sft: Logged, dpo: Logged) -> list[Drawing]:
-    """Loss of every SFT mixture, and rewards of DPO, as logged during training."""
-    found = []
-    losses: dict[str, list[Curve]] = {}
-    for name, logged in sft:
-        if "train/loss" in logged:
-            losses.setdefault(name, []).append(logged["train/loss"])
-    if losses:
-        caption = "Mean over the tokens of the logged batch, nats; one line a seed."
-        found.append(Drawing("sft", "SFT loss", caption, curve_figure("sft", {"train/loss": losses})))
-    rewards = {
-        title: {label: [m[key] for _, m in dpo if key in m] for label, key in keys.items()}
-        for title, keys in REWARDS.items()
+    """Loss of SFT, and rewards of DPO, as logged during training, by label; a label may stand for several seeds."""
+    about = {
+        "sft": ("SFT loss", "Mean over the tokens of the logged batch, nats."),
+        "dpo": ("DPO rewards", "Means of the logged batch. A reward is beta times the log-ratio to the SFT model."),
     }
-    if rewards := {title: series for title, series in rewards.items() if all(series.values())}:
-        caption = "Means of the logged batch; one line a seed. A reward is beta times the log-ratio to the SFT model."
-        found.append(Drawing("dpo", "DPO rewards", caption, curve_figure("dpo", rewards)))
+    found = []
+    for name, runs, keys in (("sft", sft, {"train/loss": "train/loss"}), ("dpo", dpo, REWARDS)):
+        panels = {title: _by_label(runs, key) for title, key in keys.items()}
+        if panels := {title: series for title, series in panels.items() if series}:
+            title, caption = about[name]
+            found.append(Drawing(name, title, f"{caption} One line a seed.", curve_figure(name, panels)))
     return found
+
+
+def _by_label(runs: Logged, key: str) -> dict[str, list[Curve]]:
+    series: dict[str, list[Curve]] = {}
+    for label, logged in runs:
+        if key in logged:
+            series.setdefault(label, []).append(logged[key])
+    return series

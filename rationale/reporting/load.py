@@ -5,11 +5,14 @@ from __future__ import annotations
 import csv
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from rationale.artifacts import UserError, read_manifest
+import yaml
+
+from rationale.artifacts import MANIFEST, UserError, read_manifest
+from rationale.lineage import sources_of
 from rationale.reporting.scores import Run
 from rationale.reporting.verifier import Candidates, sequence_sums
 from rationale.schema import EvalRow, Record, Response, ResponseLogps, read_jsonl
@@ -45,7 +48,7 @@ def load_runs(pattern: str) -> list[Run]:
         key = summary["name"], summary["seed"]
         if key in runs:
             raise UserError(f"{folder}: {key[0]} with seed {key[1]} was evaluated twice; keep one of the two folders")
-        runs[key] = Run(*key, found)
+        runs[key] = Run(*key, found, folder)
     if not runs:
         raise UserError(f"{pattern}: no evaluation to tabulate; run stage=evaluate first")
     return list(runs.values())
@@ -71,15 +74,55 @@ def once(found: list[Path], key: Callable[[Path], Any]) -> dict[Any, Path]:
     return kept
 
 
-def load_metrics(pattern: str) -> list[tuple[str, dict[str, tuple]]]:
-    """Name of every training, and (steps, values) of each quantity it logged."""
-    loaded = []
-    for folder in folders(pattern):
-        path = folder / "metrics" / "metrics.csv"
-        logged = list(csv.DictReader(path.read_text(encoding="utf-8").splitlines())) if path.is_file() else []
-        kept = {k: [(int(r["step"]), float(r[k])) for r in logged if r[k]] for k in (logged[0] if logged else {})}
-        loaded.append((folder.name, {k: tuple(zip(*points, strict=True)) for k, points in kept.items() if points}))
-    return loaded
+def trainings_of(runs: Iterable[Run], labels: dict[str, str]) -> dict[str, list[tuple[str, Path]]]:
+    """By stage (sft, dpo): the trainings whose models were evaluated for the rows that `labels` names, each once and
+    under its row's label. An evaluation leads to them by its manifest's inputs."""
+    found: dict[Path, tuple[str, str]] = {}
+    for name, label in labels.items():
+        for run in runs:
+            manifest = read_manifest(run.folder) if run.name == name else None
+            for source, made in sources_of(run.folder, manifest) if manifest else ():
+                found.setdefault(source, (made["stage"], label))
+    return {s: [(label, path) for path, (stage, label) in found.items() if stage == s] for s in ("sft", "dpo")}
+
+
+def load_metrics(folder: Path) -> dict[str, tuple[tuple[int, ...], tuple[float, ...]]]:
+    """(steps, values) of each quantity that a training logged."""
+    path = folder / "metrics" / "metrics.csv"
+    logged = list(csv.DictReader(path.read_text(encoding="utf-8").splitlines())) if path.is_file() else []
+    kept = {k: [(int(r["step"]), float(r[k])) for r in logged if r[k]] for k in (logged[0] if logged else {})}
+    return {k: tuple(zip(*points, strict=True)) for k, points in kept.items() if points}
+
+
+def rows_of(tables: dict[str, Any]) -> list[dict[str, Any]]:
+    """The rows of a report's tables; a row may be a list of rows, and a table null."""
+    parts = [part for spec in tables.values() if spec is not None for part in spec["rows"]]
+    return [row for part in parts for row in (part if isinstance(part, list) else [part])]
+
+
+def unnamed(runs: Iterable[Run], named: set[str], out: Path) -> list[str]:
+    """Evaluations, with their seeds, that neither `named` nor another report beside the one in `out` has a row of; each
+    with the line to add to the rows of a table."""
+    known = set(named)
+    for path in sorted(out.parent.glob(f"[!.]*/{MANIFEST}")):
+        manifest = read_manifest(path.parent)
+        if manifest.get("stage") == "tabulate" and path.parent.name != own_name(out):
+            known |= {row["name"] for row in rows_of(manifest["arguments"]["tables"])}
+    seeds: dict[str, list[int]] = {}
+    for one in runs:
+        if one.name not in known:
+            seeds.setdefault(one.name, []).append(one.seed)
+    return [f"{name} (seeds {', '.join(map(str, found))}): {_row(name)}" for name, found in sorted(seeds.items())]
+
+
+def _row(name: str) -> str:
+    row = {"label": name, "name": name, "paper": None}
+    return "- " + yaml.safe_dump(row, default_flow_style=True, sort_keys=False, width=1000).strip()
+
+
+def own_name(out: Path) -> str:
+    """The name of an artifact that is being made in `.<name>.<key>.partial`."""
+    return out.name.removeprefix(".").rsplit(".", 2)[0]
 
 
 def sources(evals: str) -> list[dict[str, str]]:

@@ -20,6 +20,7 @@ from markupsafe import Markup
 from rationale.artifacts import read_manifest
 from rationale.metrics.scoring import is_correct
 from rationale.reporting.figures import Drawing
+from rationale.reporting.load import own_name
 from rationale.reporting.scores import STYLES, Cell, Run
 from rationale.reporting.tables import PROMPTS, Table, interval_text, number
 from rationale.schema import EvalRow, Pair, Question, Rationale
@@ -108,7 +109,7 @@ def neighbours(out: Path) -> Links:
 
     What was made after this report is not among them until the report is made again.
     """
-    run, own = out.parent, out.name.removeprefix(".").rsplit(".", 2)[0]  # `.<name>.<key>.partial` while it is made
+    run, own = out.parent, own_name(out)
     found: Links = []
     for stage, pattern in _PAGES.items():
         for page in sorted(run.glob(pattern)):

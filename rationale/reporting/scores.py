@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
+from pathlib import Path
 from statistics import fmean
 
 from rationale.artifacts import UserError
@@ -15,11 +16,12 @@ STYLES = ("direct", "cot")
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """One evaluation: whose (`name`), under which training seed, and every row of it."""
+    """One evaluation: whose (`name`), under which training seed, every row of it, and the artifact it was read from."""
 
     name: str
     seed: int
     rows: list[EvalRow]
+    folder: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)

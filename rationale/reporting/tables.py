@@ -22,7 +22,8 @@ PROMPTS = {"direct": "direct", "cot": "CoT", "mean": "mean of both", "best": "be
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """A table for people (`header`, `rows` of text and cells) and for programs (`records`, one dict a cell)."""
+    """A table for people (`header`, `rows` of text and cells, `notes` below) and for programs (`records`, one dict a
+    cell)."""
 
     name: str
     title: str
@@ -30,6 +31,7 @@ class Table:
     header: list[str]
     rows: list[list[Value]]
     records: list[dict[str, Any]] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
 
 def number(value: float, signed: bool = False) -> str:
@@ -185,7 +187,8 @@ def to_markdown(table: Table) -> str:
     widths = [max(3, *map(len, column)) for column in zip(*grid, strict=True)]
     lines = ["| " + " | ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)) + " |" for row in grid]
     lines.insert(1, "|" + "|".join("-" * (width + 2) for width in widths) + "|")
-    return f"**{plain(table.title)}**\n\n" + "\n".join(lines) + f"\n\n{plain(legend(table))}\n"
+    notes = "".join(f"\n- {plain(note)}\n" for note in table.notes)
+    return f"**{plain(table.title)}**\n\n" + "\n".join(lines) + f"\n\n{plain(legend(table))}\n{notes}"
 
 
 _CIRCLED = {chr(0x2460 + i): rf"\textcircled{{{i + 1}}}" for i in range(9)}

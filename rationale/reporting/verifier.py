@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from rationale.metrics.scoring import canonical
 from rationale.metrics.votes import verifier_curve
 from rationale.reporting.scores import Cell, Scored, Scores, difference, summary
+from rationale.reporting.standing import marked
 from rationale.reporting.tables import Table, ordering, record
 from rationale.schema import Question, Response, ResponseKey, ResponseLogps, RowError
 
@@ -119,7 +120,7 @@ def verify(
     )
 
 
-def add_orderings(table: Table, found: Verifier) -> None:
+def add_orderings(table: Table, found: Verifier, stale: bool = False) -> None:
     """Append to the table of orderings how votes of all candidates compare, as the paper has it: weighted above
     majority, majority above best of N; on data sets that it has a number for, or else on the average or only one."""
     top = found.sizes[-1]
@@ -127,6 +128,7 @@ def add_orderings(table: Table, found: Verifier) -> None:
         gains = {panel: found.gains[panel, method] for panel in found.datasets}
         for panel in [p for p, gain in gains.items() if gain.paper is not None] or found.datasets[-1:]:
             claim = f"{top} candidates, {panel}: {METHODS[better]} above {METHODS[worse]}"
+            claim = marked(claim) if stale else claim
             row, kept = ordering(claim, gains[panel] if better == method else -gains[panel], better, worse, 0)
             table.rows.append(row)
             table.records.append(kept)

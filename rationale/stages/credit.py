@@ -11,6 +11,7 @@ from transformers import AutoTokenizer
 from rationale.artifacts import UserError
 from rationale.metrics.scoring import is_correct
 from rationale.models.vlm import check_path
+from rationale.reporting import standing
 from rationale.reporting.credit import Credited, Logps, credit_table, credited
 from rationale.reporting.credit_page import drawn, page, picture
 from rationale.reporting.tables import to_csv, to_markdown
@@ -27,13 +28,15 @@ def run(
     threshold: float,
     seed: int,
     num_resamples: int,
+    stale: str,
     out: Path,
 ) -> dict:
     """Write `credit.html` and `credit.png`, and where the first wrong step is known `credit.csv` and `credit.md`.
 
     `logps` names the folders of the two sides, sft and dpo; `model` is whose tokenizer scored them. Weights are not
-    read.
+    read. Where candidates or log-probs are stale, `stale` says whether to refuse or to mark them.
     """
+    stands = standing.checked([Path(candidates), *map(Path, logps.values())], stale).values()
     if threshold <= 0:
         raise UserError(f"threshold: {threshold} is no number of standard deviations above 0")
     asked = questions_by_id(questions)
@@ -51,10 +54,12 @@ def run(
 
     table = credit_table(found, threshold, seed, num_resamples)
     if table is not None:
-        (out / "credit.csv").write_text(to_csv(table), encoding="utf-8")
-        (out / "credit.md").write_text(to_markdown(table), encoding="utf-8")
+        told = standing.shown(table, stands)
+        (out / "credit.csv").write_text(to_csv(told), encoding="utf-8")
+        (out / "credit.md").write_text(to_markdown(told), encoding="utf-8")
     shown, kinds = drawn(found, num_examples, seed)
-    (out / "credit.html").write_text(page(shown, kinds, table, Path(questions), seed), encoding="utf-8")
+    text = page(shown, kinds, table, Path(questions), seed, standing.notes(stands))
+    (out / "credit.html").write_text(text, encoding="utf-8")
     picture(shown, Path(questions), out / "credit.png")
     return counts(found, sum(map(len, responses.values()))) | {"shown": len(shown)}
 

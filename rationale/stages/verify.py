@@ -12,6 +12,7 @@ from typing import Any
 
 from rationale.artifacts import CARD, MANIFEST, UserError, call_key, fingerprint, output_hashes, read_manifest
 from rationale.data.images import content_name
+from rationale.lineage import inputs_of
 
 REPORTS = ("tabulate", "credit")  # stages whose outputs are figures
 SHOWN = {".md", ".csv", ".svg", ".html", ".png"}
@@ -89,21 +90,11 @@ def image_faults(path: Path) -> Iterable[str]:
 
 def trace(artifact: Artifact, found: dict[Path, Artifact], digest: Callable[[Path], str]) -> None:
     """Look up each input where it is now; note what is absent or another than it was."""
-    for name, expected in artifact.manifest["inputs"].items():
-        place = moved(Path(name), artifact)
-        if not place.exists():
-            artifact.faults.append(f"its input {name} is not there")
-        elif digest(place) != expected:
-            artifact.faults.append(f"its input {name} is another now")
-        artifact.sources += [path for path in found if place == path or path in place.parents]
-
-
-def moved(path: Path, artifact: Artifact) -> Path:
-    """Where an input lies now that was at `path` when the artifact was at its manifest's `out`."""
-    then, now = Path(artifact.manifest["arguments"]["out"]), artifact.path
-    while then.name == now.name and then.name:
-        then, now = then.parent, now.parent
-    return now / path.relative_to(then) if path.is_relative_to(then) else path
+    words = {"missing": "is not there", "changed": "is another now"}
+    for one in inputs_of(artifact.path, artifact.manifest, digest):
+        if one.state in words:
+            artifact.faults.append(f"its input {one.name} {words[one.state]}")
+        artifact.sources += [path for path in found if one.place == path or path in one.place.parents]
 
 
 def weakness(path: Path, found: dict[Path, Artifact]) -> str | None:
