@@ -67,7 +67,7 @@ def call(node: DictConfig) -> tuple[str, dict[str, Any], Callable[[Path], dict]]
         pl.seed_everything(arguments.get("seed", 0), workers=True, verbose=False)
         given = {**arguments, "out": folder} if "out" in arguments else arguments
         counts = hydra.utils.instantiate(given, _convert_="all")
-        if "trainer" in arguments and main_process():
+        if {"trainer", "out"} <= arguments.keys() and main_process():
             (folder / "model" / CARD).write_text(model_card(stage, arguments, counts), encoding="utf-8")
         return counts
 

@@ -10,7 +10,9 @@ import torch
 import transformers as t
 from torch import Tensor, nn
 
-from rationale.data.batch import Example, padded
+from rationale.data.batch import Batch, Example, padded
+from rationale.data.layout import rows_batch, tree_batch
+from rationale.objectives.logprobs import IGNORE
 
 IMAGE, PAD, VOCAB = 90, 0, 128
 TEXT = {
@@ -49,9 +51,9 @@ def pixels(n, shape, flat=False, typed=False, **extra):
     return {"shape": shape, "flat": flat, "typed": typed, "extra": {k: v.repeat(n, 1) for k, v in extra.items()}}
 
 
-def llava():
+def llava(text=None):
     config = t.LlavaConfig(
-        vision_config=t.CLIPVisionConfig(**VISION), text_config=t.LlamaConfig(**TEXT), image_token_index=IMAGE
+        vision_config=t.CLIPVisionConfig(**VISION), text_config=text or t.LlamaConfig(**TEXT), image_token_index=IMAGE
     )
     return Family(t.LlavaForConditionalGeneration(config), 4, partial(pixels, shape=(3, 28, 28)))
 
@@ -97,12 +99,12 @@ def qwen(config_class, model_class, vision, patch):
     )
 
 
-def smolvlm():
+def smolvlm(config_class=t.SmolVLMConfig, model_class=t.SmolVLMForConditionalGeneration):
     vision = {**VISION, "patch_size": 7}
-    config = t.SmolVLMConfig(
+    config = config_class(
         vision_config=vision, text_config=t.LlamaConfig(**TEXT), image_token_id=IMAGE, scale_factor=2, pad_token_id=PAD
     )
-    return Family(t.SmolVLMForConditionalGeneration(config), 4, partial(pixels, shape=(1, 3, 28, 28)))
+    return Family(model_class(config), 4, partial(pixels, shape=(1, 3, 28, 28)))
 
 
 def internvl():
@@ -130,6 +132,7 @@ BUILDERS = {
          "deepstack_visual_indexes": [0, 1]}, 16,
     ),
     "smolvlm": smolvlm,
+    "idefics3": lambda: smolvlm(t.Idefics3Config, t.Idefics3ForConditionalGeneration),
     "internvl": internvl,
 }  # fmt: skip
 
@@ -140,3 +143,10 @@ CASES = [
     Example("q", Path("1"), "c", "four"), Example("q", Path("0"), "a", "five"),
 ]  # fmt: skip
 RESPONSES = [[20, 21, 22], [23], [24, 25, 26, 27, 28], [29, 30], [31, 32, 33, 34]]
+
+
+def both(family: Family) -> tuple[Batch, Batch]:
+    """The same examples in plain rows and with shared prefixes."""
+    prompts = partial(family.prompts, PROMPTS)
+    labels = padded(RESPONSES, IGNORE)
+    return rows_batch(CASES, labels, prompts, PAD), tree_batch(CASES, RESPONSES, labels, prompts, IMAGE, PAD)

@@ -2,30 +2,20 @@
 
 from __future__ import annotations
 
-from functools import partial
-
 import pytest
 import torch
-from families import BUILDERS, CASES, IMAGE, PAD, PROMPTS, RESPONSES
+from families import BUILDERS, IMAGE, both
 from peft import LoraConfig, get_peft_model
 from torch import nn
 
 from rationale.artifacts import UserError
-from rationale.data.batch import Example, padded
+from rationale.data.batch import Example
 from rationale.data.encode import Encoder
-from rationale.data.layout import rows_batch, tree_batch
 from rationale.models import forward, prefix
 from rationale.models.forward import response_logps
 from rationale.models.prefix import FAMILIES, head_logps
 from rationale.models.vlm import load
-from rationale.objectives.logprobs import IGNORE, token_logps
-
-
-def both(family):
-    """The same examples in plain rows and with shared prefixes."""
-    prompts = partial(family.prompts, PROMPTS)
-    labels = padded(RESPONSES, IGNORE)
-    return rows_batch(CASES, labels, prompts, PAD), tree_batch(CASES, RESPONSES, labels, prompts, IMAGE, PAD)
+from rationale.objectives.logprobs import token_logps
 
 
 def test_log_probs_of_tree_are_those_of_rows(family):

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from transformers import LogitsProcessorList, TemperatureLogitsWarper, TopPLogitsWarper
+from transformers import GenerationConfig, LogitsProcessorList, TemperatureLogitsWarper, TopPLogitsWarper
 
 from rationale.data.batch import Example, rows_about
 from rationale.data.encode import Encoder
@@ -79,6 +79,26 @@ def decode(
     return tokens
 
 
+def decode_alone(
+    model: nn.Module, inputs: dict[str, Tensor], limits: Tensor, temperature: float, top_p: float, num_samples: int
+) -> Tensor:
+    """`decode` by transformers' own `generate`, which alone knows the caches of models that cannot share a prefix."""
+    sampling = {"do_sample": True, "temperature": temperature, "top_p": top_p, "top_k": 0} if temperature > 0 else {}
+    ends = end_tokens(model)
+    config = GenerationConfig(
+        max_new_tokens=int(limits.max()), num_return_sequences=num_samples, repetition_penalty=1.0,
+        eos_token_id=ends.tolist(), pad_token_id=int(ends[0]), **sampling,
+    )  # fmt: skip
+    tokens = model.generate(**inputs, generation_config=config)[:, inputs["input_ids"].shape[1] :]
+    ended = torch.isin(tokens, ends.to(tokens.device))
+    late = ended.cumsum(1) - ended.long() > 0  # behind the first end token
+    late |= (
+        torch.arange(tokens.shape[1], device=tokens.device)
+        >= limits.to(tokens.device).repeat_interleave(num_samples)[:, None]
+    )
+    return tokens.masked_fill(late, -1)
+
+
 @torch.inference_mode()
 def generate(
     vlm: VLM,
@@ -98,21 +118,24 @@ def generate(
     """
     vlm.model.eval()
     encoder = Encoder(vlm.processor)
-    row_of, rests = rows_about(examples), None
-    if max(row_of) + 1 < len(examples) and can_share(vlm.model):
+    row_of, rests, sharing = rows_about(examples), None, can_share(vlm.model)
+    if max(row_of) + 1 < len(examples) and sharing:
         inputs, rests = encoder.prefixes(examples, row_of)
     else:
         inputs = encoder.prompts(examples)
     inputs = {k: v.to(vlm.model.device) for k, v in inputs.items()}
     if blind:
         inputs["pixel_values"] = torch.zeros_like(inputs["pixel_values"])
-    read = prefill(vlm.model, inputs)
-    if rests:
-        read = read_on(vlm.model, read.repeated(torch.tensor(row_of, device=vlm.model.device)), rests)
     limits = torch.tensor([max_new_tokens] * len(examples) if isinstance(max_new_tokens, int) else max_new_tokens)
     with torch.random.fork_rng():
         torch.manual_seed(seed_of(seed, *(e.question_id for e in examples)))
-        tokens = decode(vlm.model, read, limits, temperature, top_p, num_samples).cpu()
+        if sharing:
+            read = prefill(vlm.model, inputs)
+            if rests:
+                read = read_on(vlm.model, read.repeated(torch.tensor(row_of, device=vlm.model.device)), rests)
+            tokens = decode(vlm.model, read, limits, temperature, top_p, num_samples).cpu()
+        else:
+            tokens = decode_alone(vlm.model, inputs, limits, temperature, top_p, num_samples).cpu()
     lengths = (tokens >= 0).sum(1)
     finished = torch.isin(tokens, end_tokens(vlm.model)).any(1).tolist()
     kept = [row[:n] for row, n in zip(tokens, lengths, strict=True)]

@@ -12,10 +12,11 @@ VISION, PROJECTOR, LANGUAGE = PARTS = ("vision_tower", "multi_modal_projector", 
 _LLAVA = {PROJECTOR: ("model.multi_modal_projector.",), VISION: ("model.vision_tower.",)}
 # The projector of the Qwen families is the end of the tower's own module; Qwen3's also takes features half way up.
 _QWEN = {PROJECTOR: ("model.visual.merger.", "model.visual.deepstack_merger_list."), VISION: ("model.visual.",)}
+_SMOL = {PROJECTOR: ("model.connector.",), VISION: ("model.vision_model.",)}
 BEGINNINGS = {
     "llava": _LLAVA, "llava_next": _LLAVA, "llava_onevision": _LLAVA, "internvl": _LLAVA,
     "qwen2_vl": _QWEN, "qwen2_5_vl": _QWEN, "qwen3_vl": _QWEN,
-    "smolvlm": {PROJECTOR: ("model.connector.",), VISION: ("model.vision_model.",)},
+    "smolvlm": _SMOL, "idefics3": _SMOL,
 }  # fmt: skip
 
 

@@ -25,10 +25,12 @@ from rationale.models.shared_cache import SharedCache
 from rationale.objectives.logprobs import token_logps
 
 ATTENTION = "shared_prefix"
-# Families whose `tree` was compared with `rows`, values and gradients (tests/test_prefix.py).
+# Models, and language models inside them, whose `tree` was compared with `rows`, values and gradients
+# (tests/test_prefix.py, tests/test_text_models.py). Others may lose our keywords on the way, or look at less than all.
 FAMILIES = (
-    "llava", "llava_next", "llava_onevision", "qwen2_vl", "qwen2_5_vl", "qwen3_vl", "smolvlm", "internvl",
+    "llava", "llava_next", "llava_onevision", "qwen2_vl", "qwen2_5_vl", "qwen3_vl", "smolvlm", "idefics3", "internvl",
 )  # fmt: skip
+TEXT_MODELS = ("llama", "mistral", "qwen2", "qwen3", "qwen2_vl_text", "qwen2_5_vl_text", "qwen3_vl_text")
 TILE_ELEMENTS = 2**23  # of the head's float32 logits that exist at a time: 32 MB
 
 
@@ -37,9 +39,29 @@ def base_of(model: nn.Module) -> nn.Module:
     return model.get_base_model() if isinstance(model, PeftModel) else model
 
 
+def obstacle(model: nn.Module) -> str | None:
+    """Why this model's prefix cannot be shared, in words; None where it can.
+
+    A row of a tree is exact where every layer looks at all that came before: no window shorter than the longest row, no
+    chunks, no state that runs through the branches.
+    """
+    config = base_of(model).config
+    text = config.get_text_config()
+    window, kinds = getattr(text, "sliding_window", None), getattr(text, "layer_types", None)
+    if config.model_type not in FAMILIES:
+        return f"{config.model_type} was not compared; those that were: {', '.join(FAMILIES)}"
+    if text.model_type not in TEXT_MODELS:
+        return f"{config.model_type} with {text.model_type} inside was not compared, only with {', '.join(TEXT_MODELS)}"
+    if partial := sorted(set(kinds or ()) - {"full_attention"}):
+        return f"layers of its {text.model_type} are {' and '.join(partial)}"
+    if window is not None and not kinds and window < text.max_position_embeddings:
+        return f"its {text.model_type} looks back {window} tokens, of at most {text.max_position_embeddings}"
+    return None
+
+
 def can_share(model: nn.Module) -> bool:
-    """Whether this family's prefix can be shared."""
-    return base_of(model).config.model_type in FAMILIES
+    """Whether this model's prefix can be shared."""
+    return obstacle(model) is None
 
 
 def shares(model: nn.Module) -> bool:
@@ -146,11 +168,8 @@ def after(positions: Tensor) -> Tensor:
 def tree_inputs(model: nn.Module, batch: Batch) -> dict[str, Tensor]:
     """The model's keyword arguments for rows with branches: positions that go on from the prefix, and the mask."""
     base = base_of(model)
-    if not can_share(model):
-        raise UserError(
-            f"{base.config.model_type}: its prefix cannot be shared (attention within the image or sliding windows, or "
-            f"not compared yet; those that were: {', '.join(FAMILIES)}); set layout=rows"
-        )
+    if (why := obstacle(model)) is not None:
+        raise UserError(f"{base.config.model_type}: its prefix cannot be shared ({why}); set layout=rows")
     if not shares(model):
         raise UserError("layout=tree needs model.attention=sdpa; set that, or layout=rows")
     width, segments = batch.width, batch.segments

@@ -1,0 +1,343 @@
+"""Does this checkpoint do, on this machine, what the method needs of it? One page; the first thing wrong ends it."""
+
+from __future__ import annotations
+
+import math
+import platform
+import resource
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from rationale.artifacts import UserError, main_process, versions
+from rationale.data import tasks
+from rationale.data.batch import Batch, Example
+from rationale.data.encode import Encoder
+from rationale.data.response import response_example
+from rationale.models.forward import response_logps
+from rationale.models.generate import end_tokens, generate
+from rationale.models.parts import LANGUAGE, PROJECTOR, is_in
+from rationale.models.prefix import base_of, obstacle, shares
+from rationale.models.reading import candidate_logps
+from rationale.models.vlm import VLM, freeze
+from rationale.objectives.logprobs import token_logps
+from rationale.planning import flops, memory
+from rationale.planning.sizes import Rows, sizes_of
+from rationale.planning.table import GIB, Hardware
+from rationale.prompts import prompt_text, with_answer
+from rationale.schema import Question
+from rationale.stages import prepare
+from rationale.stages.inputs import questions_by_id
+from rationale.training.datamodule import plan
+from rationale.training.dpo_module import DPOModule, Objective, dpo_data
+from rationale.training.optim import Optim
+from rationale.training.sft_module import SFTModule, sft_data
+
+SIZES = ((64, 64), (336, 336), (1344, 336), (2000, 100))  # of images: square, small and large, wide, very wide
+# How far log p of a token (nats) and a gradient (relative to its norm) may lie apart, by the bits that are computed in.
+LIMITS = {32: (1e-3, 1e-3), 16: (0.25, 0.1)}
+
+
+def run(
+    model: Callable[..., VLM],
+    questions: str | None,
+    trainer: Callable[..., pl.Trainer],
+    precision: str,
+    objective: Objective,
+    optim: Optim,
+    frozen_parts: Sequence[str],
+    truncate: dict[str, Any],
+    max_new_tokens: int,
+    hardware: Hardware,
+) -> None:
+    """Print the page; UserError with the first thing that is wrong, and what to do.
+
+    `questions` is a prepared folder, of which the rows with the largest images are taken; null draws some. `precision`
+    is the trainer's, `hardware` what the plan is made for.
+    """
+    with tempfile.TemporaryDirectory() as scratch:
+        rows, folder = some_questions(questions, Path(scratch))
+        page = _Page(model, rows, folder, precision, truncate)
+        lines = [page.machine, page.loading, page.prompt, page.image_tokens, page.layouts]
+        for part in (*lines, lambda: page.greedy(max_new_tokens)):
+            for line in part():
+                say(line)
+        for line in page.steps(trainer, objective, optim, frozen_parts, hardware):
+            say(line)
+    say("All of it is as it should be.")
+
+
+def say(line: str) -> None:
+    if main_process():
+        print(line, flush=True)
+
+
+def some_questions(folder: str | None, scratch: Path) -> tuple[list[Question], Path]:
+    """Two questions about each of two images: those of `folder` with the largest images, or drawn ones."""
+    if folder is None:
+        prepare.run(tasks.mini({"train": 1}, questions_per_image=2, held_out_per_image=0, seed=0), scratch)
+    root = scratch if folder is None else Path(folder)
+    asked = [q for q in questions_by_id(str(root)).values() if q.image and q.kind != "open"]
+    if not asked:
+        raise UserError(f"check.questions={folder}: no question about an image; run stage=prepare, or set it to null")
+    sizes = {image: math.prod(Image.open(root / image).size) for image in dict.fromkeys(q.image for q in asked)}
+    largest = sorted(sizes, key=lambda image: (-sizes[image], image))[:2]
+    chosen = [[q for q in asked if q.image == image][:2] for image in largest]
+    return [q for about in chosen for q in about], root
+
+
+class _Page:
+    """The lines of the page, part by part; each part raises where something is wrong."""
+
+    def __init__(
+        self, model: Callable[..., VLM], rows: list[Question], folder: Path, precision: str, truncate: dict[str, Any]
+    ):
+        self.read, self.rows, self.folder, self.precision, self.truncate = model, rows, folder, precision, truncate
+        accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+        self.device = accelerator or torch.device("cpu")
+
+    def computing(self) -> Any:
+        """The context of the trainer's precision."""
+        mixed = self.precision.removesuffix("-mixed")
+        types = {"bf16": torch.bfloat16, "16": torch.float16}
+        return torch.autocast(self.device.type, types[mixed]) if mixed in types else nullcontext()
+
+    def limits(self) -> tuple[float, float]:
+        half = not self.precision.startswith("32") or base_of(self.vlm.model).dtype.itemsize < 4
+        return LIMITS[16 if half else 32]
+
+    def machine(self) -> Iterator[str]:
+        kernels = torch.backends.cpu.get_cpu_capability()
+        yield f"machine: {platform.machine()}, {torch.get_num_threads()} threads, {kernels}; device {self.device}"
+        yield "packages: " + ", ".join(f"{name} {version}" for name, version in versions().items())
+
+    def loading(self) -> Iterator[str]:
+        begun = time.monotonic()
+        self.vlm = self.read()
+        self.vlm.model.to(self.device)
+        base = base_of(self.vlm.model)
+        text = base.config.get_text_config().model_type
+        number = sum(p.numel() for p in base.parameters())
+        yield (
+            f"checkpoint: {self.vlm.source}, {base.config.model_type} with {text}, {number / 1e6:,.1f}M parameters in "
+            f"{str(base.dtype).removeprefix('torch.')}, {self.precision}; read in {time.monotonic() - begun:.0f} s"
+        )
+        why = obstacle(self.vlm.model)
+        yield f"layout: {'tree, the prompt once for all its responses' if why is None else f'rows, because {why}'}"
+        self.layout = "tree" if shares(self.vlm.model) else "rows"
+        self.encoder = Encoder(self.vlm.processor, self.truncate["tokens"], self.layout)
+
+    def examples(self) -> list[tuple[Example, Example]]:
+        """A right and a wrong response to each question, unlike in length."""
+        found = []
+        for row in self.rows:
+            image, prompt = self.folder / row.image, prompt_text(row, "cot")
+            texts = with_answer("Step by step, this is what is seen.", row.answer), with_answer("I guess.", "none")
+            found.append(tuple(
+                response_example(row.question_id, image, prompt, text, True, self.truncate) for text in texts
+            ))  # fmt: skip
+        return found
+
+    def prompt(self) -> Iterator[str]:
+        """What the model reads, and where prompt and response meet."""
+        example, tokenizer = self.examples()[0][0], self.vlm.tokenizer
+        yield f"prompt: {self.encoder.render(example.prompt)!r}"
+        (ids,) = self.encoder.prompts([example])["input_ids"].tolist()
+        response = self.encoder.response_ids(example.response, example.ended)
+
+        def shown(tokens: list[int]) -> str:
+            return " ".join(f"{token!r}" for token in tokenizer.convert_ids_to_tokens(tokens))
+
+        yield f"  first tokens: {shown(ids[:4])}; last: {shown(ids[-4:])}"
+        yield f"  then the response: {shown(response[:4])} ... {shown(response[-3:])}"
+        begins = tokenizer.bos_token_id
+        if begins not in (None, tokenizer.eos_token_id, tokenizer.pad_token_id) and ids.count(begins) > 1:
+            raise UserError(f"a prompt begins with {ids.count(begins)} of {tokenizer.bos_token!r}; mend the template")
+        ends = end_tokens(self.vlm.model).tolist()
+        if example.ended and response[-1] not in ends:
+            names = shown(ends)
+            raise UserError(
+                f"a trained response ends with {shown(response[-1:])}, but generation ends at {names}: a trained model "
+                "would not stop; set eos_token_id in the checkpoint's generation_config.json"
+            )
+
+    def image_tokens(self) -> Iterator[str]:
+        """Image tokens in the prompt are as many as the model's features: its own forward pass compares them."""
+        mark, row = self.vlm.processor.image_token_id, self.rows[0]
+        with tempfile.TemporaryDirectory() as scratch:
+            images = []
+            for width, height in SIZES:
+                images.append(Path(scratch) / f"{width}x{height}.png")
+                Image.new("RGB", (width, height), (200, 120, 40)).save(images[-1])
+            counts = []
+            for image in (*images, self.folder / row.image):
+                inputs = self.encoder.prompts([Example(row.question_id, image, "What is this?", "")])
+                counts.append(f"{Image.open(image).size[0]}x{Image.open(image).size[1]}: ")
+                counts[-1] += str(int((inputs["input_ids"] == mark).sum()))
+                try:
+                    with torch.inference_mode(), self.computing():
+                        self.vlm.model(**self.moved(inputs), logits_to_keep=1)
+                except (ValueError, RuntimeError) as error:
+                    raise UserError(f"an image of {counts[-1]} tokens is not taken: {error}") from error
+        yield f"image tokens: {', '.join(counts)} (the largest image)"
+
+    def moved(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+        return {name: value.to(self.device) for name, value in inputs.items()}
+
+    def layouts(self) -> Iterator[str]:
+        """Log-probs and gradients of both layouts against transformers' own forward pass of one unpadded row each."""
+        model, flat = self.vlm.model.eval(), [e for pair in self.examples() for e in pair]
+        watched = list(some_parameters(model).values())
+        expected, slopes = self.alone(flat, watched)
+        most, steepest = self.limits()
+        for layout in dict.fromkeys(("rows", self.layout)):
+            batch = Encoder(self.vlm.processor, self.truncate["tokens"], layout).batch(flat).to(self.device)
+            with self.computing():
+                logps = response_logps(model, batch)
+            gradients = torch.autograd.grad(logps.sum(), watched)
+            kept = [row[mask] for row, mask in zip(logps.detach(), batch.mask, strict=True)]
+            gap = max((a - b).abs().max().item() for a, b in zip(kept, expected, strict=True))
+            turn = max(
+                ((a - b).norm() / b.norm().clamp(min=1e-12)).item() for a, b in zip(gradients, slopes, strict=True)
+            )
+            yield f"{layout} against transformers: log p of a token within {gap:.1e}, gradients within {turn:.1e}"
+            if not (gap <= most and turn <= steepest):
+                raise UserError(
+                    f"layout {layout} gives other values than transformers (limits {most:.0e} and {steepest:.0e}); "
+                    "set layout=rows and model.attention=eager, and compare again"
+                )
+
+    def alone(self, examples: Iterable[Example], watched: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+        """Log-probs of each response, and the gradient of their sum."""
+        logps, slopes = [], [torch.zeros_like(p) for p in watched]
+        for example in examples:
+            inputs = Encoder(self.vlm.processor, self.truncate["tokens"]).batch([example]).inputs
+            labels = self.encoder.response_ids(example.response, example.ended)
+            with self.computing():
+                logits = self.vlm.model(**self.moved(inputs), use_cache=False).logits
+            kept = logits[:, -len(labels) - 1 : -1]
+            found = token_logps(kept, torch.tensor([labels], device=self.device))[0]
+            for total, slope in zip(slopes, torch.autograd.grad(found.sum(), watched), strict=True):
+                total += slope
+            logps.append(found.detach())
+        return logps, slopes
+
+    def greedy(self, max_new_tokens: int) -> Iterator[str]:
+        """What it says, and that transformers' own `generate` says the same."""
+        asked = [chosen for chosen, _ in self.examples()][:2]
+        with self.computing():
+            ours = [group[0].text for group in generate(self.vlm, asked, max_new_tokens)]
+            theirs = []
+            for example in asked:
+                inputs = self.moved(self.encoder.prompts([example]))
+                tokens = self.vlm.model.generate(
+                    **inputs, max_new_tokens=max_new_tokens, do_sample=False, repetition_penalty=1.0
+                )[:, inputs["input_ids"].shape[1] :]
+                theirs.append(self.vlm.tokenizer.decode(tokens[0], skip_special_tokens=True).strip())
+        same = sum(a == b for a, b in zip(ours, theirs, strict=True))
+        yield f"greedy: {ours[0]!r:.200}; {same} of {len(ours)} texts are those of transformers' generate"
+        if same < len(ours) and self.limits() == LIMITS[32]:
+            raise UserError(f"decoding differs from transformers' generate: {ours} against {theirs}")
+
+    def steps(
+        self, trainer: Callable[..., pl.Trainer], objective: Objective, optim: Optim, frozen_parts: Sequence[str],
+        hardware: Hardware,
+    ) -> Iterator[str]:  # fmt: skip
+        """A step of SFT, then one of DPO for each reference: its first loss, seconds and peak against the plan's."""
+        pairs = self.examples()
+        freeze(self.vlm.model, frozen_parts)
+        data = sft_data(self.encoder, [chosen for chosen, _ in pairs], order_of(len(pairs)))
+        module = SFTModule(self.vlm, optim, data.plan.num_steps, "token")
+        yield f"SFT: {self.step(trainer, module, data, None, hardware)[1]}"
+        kinds = ["frozen", "scored"] + ["adapter_off"] * hasattr(self.vlm.model, "disable_adapter")
+        for kind in kinds:
+            stored = None
+            if kind == "scored":
+                with self.computing():
+                    logps = candidate_logps(self.vlm.model.eval(), self.encoder, [e for pair in pairs for e in pair])
+                stored = list(zip(logps[::2], logps[1::2], strict=True))
+            data = dpo_data(self.encoder, pairs, order_of(len(pairs)), stored)
+            module = DPOModule(self.vlm, objective, kind, optim, data.plan.num_steps)
+            loss, shown = self.step(trainer, module, data, kind, hardware)
+            yield f"DPO, reference {kind}: first loss {loss:.4f} (log 2 is {math.log(2):.4f}); {shown}"
+            if objective.loss_type == "sigmoid" and abs(loss - math.log(2)) > self.limits()[0]:
+                raise UserError(f"the first loss against reference {kind} is {loss:.4f} and not log 2")
+
+    def step(
+        self, trainer: Callable[..., pl.Trainer], module: pl.LightningModule, data: Any, reference: str | None,
+        hardware: Hardware,
+    ) -> tuple[float, str]:  # fmt: skip
+        """The loss of one optimizer step, and its seconds and peak bytes in words, beside the plan's."""
+        watch = _Watch()
+        running = trainer(
+            max_epochs=1, max_steps=1, callbacks=[watch], logger=False, enable_checkpointing=False,
+            enable_progress_bar=False, enable_model_summary=False, num_sanity_val_steps=0, limit_val_batches=0,
+            use_distributed_sampler=False, default_root_dir=tempfile.gettempdir(), inference_mode=False,
+        )  # fmt: skip
+        running.accumulate_grad_batches = data.accumulate(running.world_size)
+        running.fit(module, datamodule=data)
+        sizes, rows = sizes_of(self.vlm.model), rows_of(watch.batch, self.vlm.processor.image_token_id, watch.patches)
+        seconds = flops.training(sizes, rows, False, reference) / (hardware.peak * hardware.achieved)
+        width = 4 if self.precision.startswith("32") else 2
+        kind = "cpu" if self.device.type == "cpu" else "gpu"
+        planned = memory.held(sizes, rows, kind, 1, width, False, reference).total / GIB
+        self.vlm.model.to(self.device)  # Lightning brings it back to the CPU
+        where = "the whole process" if self.device.type == "cpu" else "the device"
+        return watch.loss, (
+            f"{watch.seconds:.2f} s a step (plan {seconds:.2f}), peak {watch.peak / GIB:.2f} GiB of {where} "
+            f"(plan {planned:.2f})"
+        )
+
+
+def order_of(number: int) -> Callable[[list], Any]:
+    """All examples in one micro-batch."""
+    return lambda lengths: plan(lengths, number, 1, 1, 0)
+
+
+def some_parameters(model: nn.Module) -> dict[str, Tensor]:
+    """A few weights whose gradients speak for all: the first and last of the language model's queries, and the
+    projector's first; of a model with adapters, of those."""
+    trained = {n: p for n, p in model.named_parameters() if p.requires_grad and p.ndim > 1}
+    language = [n for n in trained if is_in(model, LANGUAGE, n) and "q_proj" in n]
+    projector = [n for n in trained if is_in(model, PROJECTOR, n)]
+    names = dict.fromkeys([*language[:1], *language[-1:], *projector[:1]]) or dict.fromkeys(list(trained)[:3])
+    return {name: trained[name] for name in names}
+
+
+def rows_of(batch: Batch, image_token: int, patches: int) -> Rows:
+    """The sizes of a batch as the plan counts them, its longest row for all."""
+    ids = batch.inputs["input_ids"]
+    image = int((ids == image_token).sum(1).max())
+    response = math.ceil(batch.mask.sum().item() / len(batch.labels))
+    branches = round(len(batch.labels) / len(ids))
+    prompt = max(1, ids.shape[1] - image - branches * response)
+    return Rows(len(ids), 1, math.ceil(patches / len(ids)), image, prompt, response, branches)
+
+
+class _Watch(pl.Callback):
+    """Seconds, loss and peak bytes of a step, its batch, and how many patches the vision tower was given."""
+
+    def on_train_batch_start(self, trainer: pl.Trainer, module: Any, batch: Any, index: int) -> None:
+        self.batch = batch.rows
+        if torch.accelerator.is_available():
+            torch.accelerator.reset_peak_memory_stats()
+        self.begun = time.monotonic()
+
+    def on_train_batch_end(self, trainer: pl.Trainer, module: Any, outputs: Any, batch: Any, index: int) -> None:
+        self.loss = trainer.callback_metrics["train/loss"].item()
+        if torch.accelerator.is_available():
+            torch.accelerator.synchronize()
+            self.peak = torch.accelerator.max_memory_allocated()
+        else:
+            self.peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        self.seconds = time.monotonic() - self.begun
+        pixels = batch.rows.inputs["pixel_values"]
+        self.patches = pixels.numel() // sizes_of(module.policy).pixels
