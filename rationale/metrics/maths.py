@@ -8,7 +8,8 @@ from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
-from rationale.metrics.answers import boxed, extract_choice, plain_text
+from rationale.metrics.answers import extract_choice
+from rationale.metrics.dress import boxed, plain_text
 from rationale.schema import LETTERS
 
 _LONGEST, _DEEPEST = 200, 20  # characters and brackets in brackets of what may be a value: bounds time and recursion
