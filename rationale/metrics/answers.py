@@ -13,8 +13,8 @@ _MARKER = re.compile(
     r"#{1,6}[ \t]*[*_`]*[ \t]*(?:final[ \t]+)?answer[ \t]*[*_`]*(?:[ \t]*[:：=][*_`]*|[ \t]*$)", re.I | re.M
 )
 _FIRST_LINE = re.compile(r"\s*+([^\n\v\f\r\x1c-\x1e\x85\u2028\u2029]*)")
-_CLOSING = re.compile(r"""(?:[*_`]+|["'”’])\.?$""")
-_PLACEHOLDER = re.compile(r"[<\[{(][^<>\[\]{}()]{0,40}\b(?:answer|letter|option)\b[^<>\[\]{}()]{0,40}[>\]})]|[.…_]+", re.I)
+_CLOSING = re.compile(r"""([*_`]+|["'”’])\.?$""")
+_PLACEHOLDER = re.compile(r"[<\[{(][^<>\[\]{}()]{0,40}\b(?:answer|letter|option)\b[^<>\[\]{}()]{0,40}[>\]})]", re.I)
 _ON_ITS_OWN = re.compile(r"""(?:^|[\n\r.!?:;…。)\]}])[\s>*_`"'“-]*$""")
 _QUOTED = re.compile(r"""[\w,;:(][ \t]*[("'`“‘«][*_ \t]*$""")
 
@@ -54,9 +54,10 @@ def _first_line(text: str, marker: re.Match, end: int) -> str:
     """The first line with text behind a marker, without the end of an emphasis or a quote that began before it."""
     line = _FIRST_LINE.match(text, marker.end(), end)[1].strip()
     closing = _CLOSING.search(line[-8:])
-    if closing and line.count(mark := closing[0].removesuffix(".")) % 2:
-        opened = text[max(0, marker.start() - 4) : marker.end()]
-        line = line.removesuffix(closing[0]) if mark[0].translate(_OPENS) in opened else line
+    if closing and line.count(closing[1]) % 2:
+        opened = text[max(0, marker.start() - 4) : marker.end()].rpartition("\n")[2]
+        if closing[1][0].translate(_OPENS) in opened:
+            line = line.removesuffix(closing[0]).rstrip() or line
     return undressed(line)
 
 
@@ -205,6 +206,13 @@ _REJECTED = re.compile(r"\s+(?:is|are|was|seems)\s+(?:not|too|wrong|false|in\w+|
 _LABEL = re.compile(
     r"\b(?:not|panel|figure|fig\.?|graph|plot|image|point|circle|line|equation|step|part|row|column|curve)[ \t]*$", re.I
 )
+
+
+def behind_answer_cues(text: str) -> Iterator[str]:
+    """What follows each "answer is" for a few hundred characters, the last first; of very many the last ones only."""
+    for cue in islice(reversed(list(_CUE.finditer(text))), _MOST_CUES):
+        if not cue["right"]:
+            yield text[cue.end() : cue.end() + _LONGEST_SENTENCE]
 
 
 def sentences(text: str) -> list[str]:

@@ -4,17 +4,35 @@ from __future__ import annotations
 
 import math
 import re
-from bisect import bisect_left
-from collections import Counter
-from collections.abc import Iterator, Sequence
+import unicodedata
+from collections.abc import Sequence
 
-from rationale.metrics.answers import extract_choice
+from rationale.metrics.answers import behind_answer_cues, extract_choice, sentences
 from rationale.metrics.dress import boxed, plain_text
 from rationale.schema import LETTERS
 
-_LONGEST, _DEEPEST = 200, 20  # characters and brackets in brackets of what may be a value: bounds time and recursion
+_REACH, _LONGEST, _DEEPEST = 600, 200, 20  # characters and brackets in brackets of what may be a value: bounds time and recursion
+_ONES = "one two three four five six seven eight nine".split()
+_TEENS = "ten eleven twelve thirteen fourteen fifteen sixteen seventeen eighteen nineteen".split()
+_TENS = "twenty thirty forty fifty sixty seventy eighty ninety".split()
+_WORDS = {word: str(i) for i, word in enumerate(["zero", *_ONES, *_TEENS])} | {"hundred": "100", "one-hundred": "100"}
+_WORDS |= {ten: f"{i}0" for i, ten in enumerate(_TENS, 2)}
+_WORDS |= {f"{ten}-{one}": f"{i}{j}" for i, ten in enumerate(_TENS, 2) for j, one in enumerate(_ONES, 1)}
+_WORD = rf"(?:(?:{'|'.join(_TENS)})(?:[- ](?:{'|'.join(_ONES)}))?|(?:one |a )?hundred|zero|{'|'.join(_ONES + _TEENS)})\b"
+_RAISED = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁻⁺", "0123456789-+")
+
+
+def _fraction(found: re.Match) -> str:
+    """"½" as "1/2", behind a whole number as what is added to it."""
+    parts = unicodedata.normalize("NFKC", found[2]).replace("\N{FRACTION SLASH}", "/")
+    return f"({found[1]}+{parts})" if found[1] else parts
+
+
 _SPELLINGS = [
-    (re.compile(r"(?<=\d)(?:,|\{,\}|\\,)(?=\d{3}(?!\d))"), ""),
+    (re.compile(r"(\d*)\s*([¼-¾⅐-⅞])"), _fraction),
+    (re.compile(r"(?<=[\d)])[⁻⁺]?[⁰¹²³⁴-⁹]+"), lambda found: f"^{{{found[0].translate(_RAISED)}}}"),
+    (re.compile(r"(?<=\d)(?:[, ]|\{,\}|\\,)(?=\d{3}(?![\d/]))"), ""),
+    (re.compile(r"(?<=\d)\s*x\s*(?=10\b)"), "*"),
     (re.compile(r"\\left\b|\\right\b|\\displaystyle\b|\\[,;:!() ]|\\(?=[$%])|[$%~€£¥]|\{\}"), " "),
     (re.compile(r"\^\s*(?:\\circ\b|\{\s*\\circ\s*\})|\\degree\b|°|º"), " "),
     (re.compile(r"\\(?:text|textbf|mathrm|mathbf|mbox|boxed)\s*(?=\{)"), ""),
@@ -40,7 +58,7 @@ _UNIT = re.compile(
     rf"(?<=[\d)}}\s])\{{?\s*(?!(?:{_MULTIPLIERS}|pi)\b)(?:(?:square|cubic)\s+)?(?:[a-z]{{2,}}|[ghlmps])\.?\s*\}}?"
     r"\s*(?:\^?\{?[23²³]\}?)?\s*\}?\s*$"
 )
-_TOKEN = re.compile(r"\s*(\d+\.?\d*|\.\d+|\\[a-z]+|pi\b|[-+*/^(){}\[\]])")
+_TOKEN = re.compile(r"\s*((?:\d+\.?\d*|\.\d+)(?:e[-+]?\d+)?|\\[a-z]+|pi\b|[-+*/^(){}\[\]])")
 
 
 def value(text: str) -> float | None:
@@ -52,6 +70,7 @@ def value(text: str) -> float | None:
     if len(text) > _LONGEST:
         return None
     text = text.lower()
+    text = _WORDS.get(text.strip(" .").removeprefix("a ").replace(" ", "-"), text)
     for pattern, plain in _SPELLINGS:
         text = pattern.sub(plain, text)
     text = _NAMED.sub("", text.strip().rstrip(".,;: "))
@@ -167,51 +186,62 @@ def math_accuracy(answer: str, golds: Sequence[str]) -> float:
     return float(canonical_value(answer) in {canonical_value(gold) for gold in golds})
 
 
-_CUE = re.compile(
-    r"(?i)\banswer\b\**(?:\s+(?:is|would be|should be|must be))?\s*(?:therefore|thus|equal to)?\s*[:=]?\s*"
-)
-_SENTENCE_END = re.compile(r"\n|(?<=[^\d\s])\.\s|(?<=\d)\.(?:\s|$)")
-_SENTENCE_ENDS = re.compile(rf"(?={_SENTENCE_END.pattern})")
-# The atomic group keeps "1.5 million" from giving "1".
+# The atomic group keeps "1.5 million" from giving "1"; what is part of something else ("5!", "1.234.567", "10:30",
+# "2^3") is no number.
+_GROUPED = r"(?:\d{1,3}(?:[ ,]\d{3})+(?!\d)|\d+)"
 _NUMBER = re.compile(
-    rf"(?<![\w.])-?(?>(?:\d{{1,3}}(?:,\d{{3}})+|\d+)(?:\.\d+)?)(?!\w*\d)(?!\s*(?:{_MULTIPLIERS}))", re.ASCII | re.I
+    rf"(?<![\w.^/:])-?(?>{_GROUPED}(?:\.\d+)?(?:e[-+]?\d+)?(?:/\d+)?)(?!\w*\d|\.\d|[/:,]\d|\s*[!^]|\s*(?:{_MULTIPLIERS})\b)",
+    re.ASCII | re.I,
 )
+_WRITTEN = rf"(?:{_NUMBER.pattern}|\b(?<!-){_WORD}(?!-|\s+(?:{_MULTIPLIERS})))"
+_THERE_ARE = re.compile(
+    rf"\bthere (?:are|is|were|was|will be|would be)\s+(?:\w+\s+){{0,2}}?({_WRITTEN})(?!.*(?:,|\band)\s+{_WRITTEN})", re.I
+)
+_CLOSING = re.compile(
+    rf"(?:\b(?:is|are|was|were|equals?|be|to|of|about|approximately|around|roughly|with)|[=≈:])\s*[$€£]?\s*({_WRITTEN})"
+    r"[^\d.=]{0,40}$",
+    re.I,
+)
+_COUNT = re.compile(rf"(?<!the )(?<!this )(?<!that )(?<!no )(?<!each )(?<!any )({_WRITTEN})(?! of\b)", re.I)
+
+
+_SENTENCE_END = re.compile(r"\n|(?<=[^\d\s])\.\s|(?<=\d)\.(?:\s|$)")
+_EMPHASIS = re.compile(r"\*\*|[`\"]")
 
 
 def final_value(text: str) -> str | None:
     """The answer that a response ends on, as written; None where it cannot be told.
 
-    In this order: the last \\boxed{}; the whole text where it is a value; what follows the last "answer is"; the right
-    side of the last equation; the only number; the whole text of one or two words. Several numbers and no sign which is
-    meant are no answer.
+    In this order: the last \\boxed{}; the whole text where it is a value; what follows the last "answer is"; the last
+    line alone; the right side of the last equation; the number that the last sentence with one states, or the first
+    sentence; the whole text of one or two words. Several numbers and no sign which is meant are no answer.
     """
     if (box := boxed(text)) is not None:
         return box[0] or None
-    text = text.strip()
+    text = _EMPHASIS.sub("", text).strip()
     if value(text) is not None:
         return text
-    for rest in _behind_cues(text):
-        if (found := _stated(rest)) is not None:
+    for rest in behind_answer_cues(text):
+        piece = _SENTENCE_END.split(rest.lstrip(), maxsplit=1)[0].strip(" *")
+        if (found := _stated(piece)) is not None:
             return found
-    last = _SENTENCE_END.split(text.rstrip("."))[-1]
-    if "=" in last and value(last.rsplit("=", 1)[1]) is not None:
-        return last.rsplit("=", 1)[1].strip()
+    told = [s.rstrip(".") for s in sentences(text[-_REACH:])]
+    if told and value(told[-1]) is not None:
+        return told[-1]
+    if told and "=" in told[-1] and value(told[-1].rsplit("=", 1)[1]) is not None:
+        return told[-1].rsplit("=", 1)[1].strip()
+    with_number = [s for s in told[::-1] if _COUNT.search(s)][:1] + [s.rstrip(".") for s in sentences(text[:_REACH])][:1]
+    for sentence in with_number:
+        if (found := _told(sentence)) is not None:
+            return found
     return _stated(text)
 
 
-def _behind_cues(text: str) -> Iterator[str]:
-    """What follows each "answer is" up to the end of the sentence, the last first; of one sentence the last eight.
-
-    Were there no end to them, a model that repeats itself would take the square of its length in time.
-    """
-    ends = [end.start() for end in _SENTENCE_ENDS.finditer(text)] + [len(text)]
-    tried: Counter[int] = Counter()
-    for cue in reversed(list(_CUE.finditer(text))):
-        # Right behind a cue a full stop has no word before it, and ends nothing.
-        end = ends[bisect_left(ends, min(cue.end() + 1, len(text)))]
-        tried[end] += 1
-        if tried[end] <= 8:
-            yield text[cue.end() : end].strip(" *")
+def _told(sentence: str) -> str | None:
+    """The number that a sentence states: "there are 3 of them", "... is 3 cm", or the only one in it."""
+    if (stated := _THERE_ARE.search(sentence) or _CLOSING.search(sentence)) is not None:
+        return stated[1]
+    return _only_number(sentence)
 
 
 def _stated(text: str) -> str | None:
@@ -221,7 +251,8 @@ def _stated(text: str) -> str | None:
 
 
 def _only_number(text: str) -> str | None:
-    found = set(_NUMBER.findall(text))
+    """The only number in figures; without any, the only one in words."""
+    found = set(_NUMBER.findall(text)) or set(_COUNT.findall(text))
     return found.pop() if len(found) == 1 else None
 
 
