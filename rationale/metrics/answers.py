@@ -16,7 +16,7 @@ _FIRST_LINE = re.compile(r"\s*+([^\n\v\f\r\x1c-\x1e\x85\u2028\u2029]*)")
 _CLOSING = re.compile(r"""([*_`]+|["'”’])\.?$""")
 _PLACEHOLDER = re.compile(r"[<\[{(][^<>\[\]{}()]{0,40}\b(?:answer|letter|option)\b[^<>\[\]{}()]{0,40}[>\]})]", re.I)
 _ON_ITS_OWN = re.compile(r"""(?:^|[\n\r.!?:;…。)\]}])[\s>*_`"'“-]*$""")
-_QUOTED = re.compile(r"""[\w,;:(][ \t]*[("'`“‘«][*_ \t]*$""")
+_QUOTED = re.compile(r"""[\w,;:(][ \t]*[("'`“‘«][*_ \t]*\Z""")
 
 
 def extract_answer(text: str, style: str) -> str | None:
@@ -66,8 +66,8 @@ _OPENS = str.maketrans("”’", "“‘")
 # What an option is named by: a letter in brackets or alone; not that of "N/A", "Q&A", "A+", "A = 5", "A-shaped".
 _LETTER = r"(?:[(\[]\s*[A-Za-z]\s*[)\]]|(?<![\w.'/&-])[A-Za-z](?![\w'’/&-]|\.\w|\s*[=+^<>≈]))"
 _TOKEN = re.compile(_LETTER)
-_LETTERS = re.compile(rf"(?:either |both )?{_LETTER}(?:[\s,;/&]*(?:\b(?:and|or)\b\s*)?{_LETTER})*", re.I)
-_ALSO_LETTER = re.compile(rf"[\s,]*(?:\band\b|\bor\b|[&/]|,(?=\s*[(\[]))\s*({_LETTER})")
+_LETTERS = re.compile(rf"(?:either |both )?{_LETTER}(?:[ \t,;/&]*(?:\b(?:and|or)\b[ \t]*)?{_LETTER})*", re.I)
+_ALSO_LETTER = re.compile(r"\s*(?:,? and |,? or |[&/,])\s*[(\[]?([a-z])[)\]]")
 _ALSO = re.compile(r"\s*(?:,? and |,? or |[,/&])\s*")
 _NEXT_WORD = re.compile(r"[ \t]+([^\W\d_]+)")
 # After an option these words are grammatical; after an article or a pronoun they hardly are.
@@ -147,7 +147,7 @@ class _Options:
         if found[0] in self.letters:
             rest = rest.removeprefix(self.keys[LETTERS.index(found[0])])
         also = _ALSO_LETTER.match(rest)
-        found += [also[1].strip("([ )]").upper()] if also and also[1][0] in "([" else []
+        found += [also[1].upper()] if also else []
         valid = set(found) & set(self.letters)
         return valid.pop() if len(valid) == 1 else ""
 
@@ -183,16 +183,17 @@ _FILLER_WORDS = (
 _FILLER = re.compile(rf"(?:[\s:,]|\b(?:{_FILLER_WORDS})\b)*", re.I)
 ANSWER_IS = (
     r"\b(?:answers?|option|choice|letter)\b(?:\s+(?:choice|option|letter|to|for|of|here|that|i)\b(?:\s+[\w']+){0,5}?)?"
-    r"[\s,]*(?:(?:is|are|was|be|would be|should be|must be|will be|has to be)\b|[:=])"
+    r"[\s,]*(?:(?:is|are|was|be|would be|should be|must be|will be|has to be)\b|[:=])|答案[是为:]*"
 )
 _CUE = re.compile(
-    rf"(?:{ANSWER_IS}|\bI(?:'d|'ll| would| will)? (?:choose|select|pick|go with)\b){_FILLER.pattern}|"
+    rf"(?:{ANSWER_IS}|\bI(?:'d|'ll| would| will)? (?:choose|select|pick|go with)\b|"
+    rf"\b(?:corresponds? to|match(?:es)?(?: with)?) (?:the )?(?:option|choice|answer)\b){_FILLER.pattern}|"
     rf"(?P<right>{_LETTER})\s+(?:is|would be|must be|seems)\s+(?:\w+ly\s+)?(?:the\s+)?(?:only\s+|most\s+)?"
     r"(?:correct|right|best|answer|appropriate|accurate|reasonable|suitable)\b",
     re.I,
 )
 _MOST_CUES = 64
-_COPULA = re.compile(rf"(?:\b(?:is|are|was|were|be|but|equals?|means)\b|=){_FILLER.pattern}", re.I)
+_COPULA = re.compile(rf"(?:\b(?:is|are|was|were|be|but|equals?|means|it['’]s|that['’]s)\b|=){_FILLER.pattern}", re.I)
 _DOUBTFUL = re.compile(r"\b(?:if|whether|determine|assume|suppose)\b", re.I)
 _CONCLUDES = re.compile(r"(?:so|thus|hence|therefore|overall|finally|consequently|in conclusion)\b", re.I)
 _OPENINGS = re.compile(

@@ -188,23 +188,21 @@ def math_accuracy(answer: str, golds: Sequence[str]) -> float:
 
 # The atomic group keeps "1.5 million" from giving "1"; what is part of something else ("5!", "1.234.567", "10:30",
 # "2^3") is no number.
-_GROUPED = r"(?:\d{1,3}(?:[ ,]\d{3})+(?!\d)|\d+)"
+_TEN = r"\s*(?:[×x*]|\\times|\\cdot)\s*10\s*(?:\^\s*\{?\s*[-+]?\d+\s*\}?|[⁻⁺]?[⁰¹²³⁴-⁹]+)"
+_FIGURES = rf"(?:\d{{1,3}}(?:[ ,]\d{{3}})+(?!\d)|\d+)(?:\.\d+)?(?:e[-+]?\d+|{_TEN}|/\d+|\s?[¼-¾⅐-⅞])?"
 _NUMBER = re.compile(
-    rf"(?<![\w.^/:])-?(?>{_GROUPED}(?:\.\d+)?(?:e[-+]?\d+)?(?:/\d+)?)(?!\w*\d|\.\d|[/:,]\d|\s*[!^]|\s*(?:{_MULTIPLIERS})\b)",
-    re.ASCII | re.I,
+    rf"(?<![\w.^/:])-?(?>{_FIGURES}|[¼-¾⅐-⅞])(?!\w*\d|\.\d|[/:,]\d|\s*[!^]|\s*(?:{_MULTIPLIERS})\b)", re.ASCII | re.I
 )
-_WRITTEN = rf"(?:{_NUMBER.pattern}|\b(?<!-){_WORD}(?!-|\s+(?:{_MULTIPLIERS})))"
+_COUNT = rf"(?:{_NUMBER.pattern}|\b(?<!-){_WORD}(?!-|\s+(?:{_MULTIPLIERS})))"
 _THERE_ARE = re.compile(
-    rf"\bthere (?:are|is|were|was|will be|would be)\s+(?:\w+\s+){{0,2}}?({_WRITTEN})(?!.*(?:,|\band)\s+{_WRITTEN})", re.I
+    rf"\bthere (?:are|is|were|was|will be|would be)\s+(?:\w+\s+){{0,2}}?({_COUNT})(?!.*(?:,|\band)\s+{_COUNT})", re.I
 )
-_CLOSING = re.compile(
-    rf"(?:\b(?:is|are|was|were|equals?|be|to|of|about|approximately|around|roughly|with)|[=≈:])\s*[$€£]?\s*({_WRITTEN})"
-    r"[^\d.=]{0,40}$",
+_TELLS = re.compile(
+    rf"(?:\b(?:is|are|was|were|be|equals|equal to|total of|about|approximately|around|roughly)|[=≈:])\s*[$€£]?\s*({_COUNT})"
+    rf"(?!.*\b{_WORD})[^\d.=,]{{0,40}}(?:$|,?\s*(?:as|because|since|which)\b)",
     re.I,
 )
-_COUNT = re.compile(rf"(?<!the )(?<!this )(?<!that )(?<!no )(?<!each )(?<!any )({_WRITTEN})(?! of\b)", re.I)
-
-
+_LAST_WORD = re.compile(rf"\b({_WORD})\W*$", re.I)
 _SENTENCE_END = re.compile(r"\n|(?<=[^\d\s])\.\s|(?<=\d)\.(?:\s|$)")
 _EMPHASIS = re.compile(r"\*\*|[`\"]")
 
@@ -230,8 +228,8 @@ def final_value(text: str) -> str | None:
         return told[-1]
     if told and "=" in told[-1] and value(told[-1].rsplit("=", 1)[1]) is not None:
         return told[-1].rsplit("=", 1)[1].strip()
-    with_number = [s for s in told[::-1] if _COUNT.search(s)][:1] + [s.rstrip(".") for s in sentences(text[:_REACH])][:1]
-    for sentence in with_number:
+    last = next((sentence for sentence in reversed(told) if re.search(_COUNT, sentence, re.I)), "")
+    for sentence in (last, *(s.rstrip(".") for s in sentences(text[:_REACH])[:1])):
         if (found := _told(sentence)) is not None:
             return found
     return _stated(text)
@@ -239,7 +237,7 @@ def final_value(text: str) -> str | None:
 
 def _told(sentence: str) -> str | None:
     """The number that a sentence states: "there are 3 of them", "... is 3 cm", or the only one in it."""
-    if (stated := _THERE_ARE.search(sentence) or _CLOSING.search(sentence)) is not None:
+    if (stated := _THERE_ARE.search(sentence) or _TELLS.search(sentence)) is not None:
         return stated[1]
     return _only_number(sentence)
 
@@ -251,8 +249,8 @@ def _stated(text: str) -> str | None:
 
 
 def _only_number(text: str) -> str | None:
-    """The only number in figures; without any, the only one in words."""
-    found = set(_NUMBER.findall(text)) or set(_COUNT.findall(text))
+    """The only number in figures; without any, one in words that ends the text."""
+    found = set(_NUMBER.findall(text)) or set(_LAST_WORD.findall(text))
     return found.pop() if len(found) == 1 else None
 
 
