@@ -44,7 +44,9 @@ def test_unknown_style_is_refused():
 
 @given(st.text(), st.text().map(lambda text: " ".join(text.split())).filter(bool))
 def test_a_rationale_as_trained_on_gives_its_answer_back(reasoning, answer):
-    assert extract_answer(with_answer(reasoning, answer), "cot") == (undressed(normal(answer)) or None) or "###" in answer
+    assert (
+        extract_answer(with_answer(reasoning, answer), "cot") == (undressed(normal(answer)) or None) or "###" in answer
+    )
 
 
 # Cases of VLMEvalKit `can_infer` (vlmeval/utils/matching_util.py); it gives up on "c" and on the whale.

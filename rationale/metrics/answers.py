@@ -123,13 +123,13 @@ class _Options:
         if named is None or (letter := self._one_of(named)) is None:
             return None
         rest = _words(text[named.end() :].strip(_EDGES + "-–—"))
-        return letter if not rest or letter and rest == self.keys[LETTERS.index(letter)] else None
+        return letter if not rest or (letter and rest == self.keys[LETTERS.index(letter)]) else None
 
     def at_head(self, text: str, in_prose: bool = False) -> str | None:
         """The option that a text begins with; in prose a bare lower-case letter, or any among truths, is no option."""
         text = text[: self.reach]
         named = _LETTERS.match(text)
-        if named and not (in_prose and (self.are_truths or named[0].islower() and named[0][0] not in "([")):
+        if named and not (in_prose and (self.are_truths or (named[0].islower() and named[0][0] not in "(["))):
             letter = self._one_of(named)
             if letter is not None:
                 return letter

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ast
 import math
+import operator
 import re
 import unicodedata
 from collections.abc import Sequence
@@ -11,19 +13,38 @@ from rationale.metrics.answers import behind_answer_cues, extract_choice, senten
 from rationale.metrics.dress import boxed, plain_text
 from rationale.schema import LETTERS
 
-_REACH, _LONGEST, _DEEPEST = 600, 200, 20  # characters and brackets in brackets of what may be a value: bounds time and recursion
-_ONES = "one two three four five six seven eight nine".split()
-_TEENS = "ten eleven twelve thirteen fourteen fifteen sixteen seventeen eighteen nineteen".split()
-_TENS = "twenty thirty forty fifty sixty seventy eighty ninety".split()
-_WORDS = {word: str(i) for i, word in enumerate(["zero", *_ONES, *_TEENS])} | {"hundred": "100", "one-hundred": "100"}
-_WORDS |= {ten: f"{i}0" for i, ten in enumerate(_TENS, 2)}
-_WORDS |= {f"{ten}-{one}": f"{i}{j}" for i, ten in enumerate(_TENS, 2) for j, one in enumerate(_ONES, 1)}
-_WORD = rf"(?:(?:{'|'.join(_TENS)})(?:[- ](?:{'|'.join(_ONES)}))?|(?:one |a )?hundred|zero|{'|'.join(_ONES + _TEENS)})\b"
+_REACH, _LONGEST = 600, 200  # characters at either end where a statement is looked for; of what may be a value
+_SMALL = [
+    "zero",
+    "one",
+    "two",
+    "three",
+    "four",
+    "five",
+    "six",
+    "seven",
+    "eight",
+    "nine",
+    "ten",
+    "eleven",
+    "twelve",
+    "thirteen",
+    "fourteen",
+    "fifteen",
+    "sixteen",
+    "seventeen",
+    "eighteen",
+    "nineteen",
+]
+_TENS = ["", "ten", "twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety"]
+_WORDS = {word: i for i, word in enumerate(_SMALL)} | {"hundred": 100, "one-hundred": 100}
+_WORDS |= {f"{_TENS[i]}-{_SMALL[j]}".removesuffix("-zero"): 10 * i + j for i in range(2, 10) for j in range(10)}
+_WORD = rf"(?:(?:a )?(?:{'|'.join(word.replace('-', '[- ]') for word in sorted(_WORDS, key=len, reverse=True))}))\b"
 _RAISED = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁻⁺", "0123456789-+")
 
 
 def _fraction(found: re.Match) -> str:
-    """"½" as "1/2", behind a whole number as what is added to it."""
+    """The fraction that one character writes ("½"), with the whole number before it as a sum."""
     parts = unicodedata.normalize("NFKC", found[2]).replace("\N{FRACTION SLASH}", "/")
     return f"({found[1]}+{parts})" if found[1] else parts
 
@@ -58,7 +79,6 @@ _UNIT = re.compile(
     rf"(?<=[\d)}}\s])\{{?\s*(?!(?:{_MULTIPLIERS}|pi)\b)(?:(?:square|cubic)\s+)?(?:[a-z]{{2,}}|[ghlmps])\.?\s*\}}?"
     r"\s*(?:\^?\{?[23²³]\}?)?\s*\}?\s*$"
 )
-_TOKEN = re.compile(r"\s*((?:\d+\.?\d*|\.\d+)(?:e[-+]?\d+)?|\\[a-z]+|pi\b|[-+*/^(){}\[\]])")
 
 
 def value(text: str) -> float | None:
@@ -70,96 +90,66 @@ def value(text: str) -> float | None:
     if len(text) > _LONGEST:
         return None
     text = text.lower()
-    text = _WORDS.get(text.strip(" .").removeprefix("a ").replace(" ", "-"), text)
+    text = str(_WORDS.get(text.strip(" .").removeprefix("a ").replace(" ", "-"), text))
     for pattern, plain in _SPELLINGS:
         text = pattern.sub(plain, text)
     text = _NAMED.sub("", text.strip().rstrip(".,;: "))
     for written in (text, _UNIT.sub("", text)):
         try:
-            found = _Parser(written).whole()
-        except (ValueError, ArithmeticError):
+            found = _calculated(written)
+        except (ValueError, SyntaxError, ArithmeticError, MemoryError, RecursionError):
             continue
         if isinstance(found, float) and math.isfinite(found):
             return found
     return None
 
 
-class _Parser:
-    """Recursive descent over one expression; ValueError where it is none."""
+def _calculated(text: str) -> float:
+    """The value of an arithmetic expression; ValueError, SyntaxError or ArithmeticError where it is none."""
+    for _ in range(_LONGEST):
+        before = text
+        for pattern, plain in _GROUPS:
+            text = pattern.sub(plain, text)
+        if text == before:
+            break
+    text = _LEADING_ZEROS.sub("", _ADJACENT.sub("*", text.replace("^", "**")).strip())
+    if not _EXPRESSION.fullmatch(text):
+        raise ValueError(text)
+    return _number(ast.parse(text, mode="eval").body)
 
-    def __init__(self, text: str) -> None:
-        self.tokens: list[str] = []
-        place, text = 0, text.rstrip()
-        while place < len(text):
-            token = _TOKEN.match(text, place)
-            if token is None:
-                raise ValueError(text)
-            self.tokens.append(token[1])
-            place = token.end()
-        self.next = self.depth = 0
 
-    def whole(self) -> float:
-        found = self.sum()
-        if self.next < len(self.tokens):
-            raise ValueError(self.tokens)
-        return found
+def _number(node: ast.expr) -> float:
+    match node:
+        case ast.BinOp() if type(node.op) in _OPERATORS:
+            return _OPERATORS[type(node.op)](_number(node.left), _number(node.right))
+        case ast.UnaryOp(op=ast.USub()):
+            return -_number(node.operand)
+        case ast.UnaryOp(op=ast.UAdd()):
+            return _number(node.operand)
+        case ast.Constant():
+            return float(node.value)
+        case ast.Name():
+            return math.pi
+    raise ValueError(ast.dump(node))
 
-    def sum(self) -> float:
-        total = self.product()
-        while (sign := self.take("+", "-")) is not None:
-            term = self.product()
-            total = total + term if sign == "+" else total - term
-        return total
 
-    def product(self) -> float:
-        total = self.signed()
-        while self.next < len(self.tokens) and self.tokens[self.next] not in ("+", "-", ")", "}", "]"):
-            sign = self.take("*", "/")
-            if sign is None and self.tokens[self.next][0] in "0123456789.":
-                raise ValueError(self.tokens)  # "5 6" is two numbers
-            factor = self.signed() if sign else self.power()
-            total = total / factor if sign == "/" else total * factor
-        return total
-
-    def signed(self) -> float:
-        sign = self.take("+", "-")
-        return -self.signed() if sign == "-" else self.signed() if sign else self.power()
-
-    def power(self) -> float:
-        base = self.atom()
-        return base ** self.signed() if self.take("^") else base
-
-    def atom(self) -> float:
-        token = self.tokens[self.next] if self.next < len(self.tokens) else ""
-        self.next += 1
-        if token in ("(", "{"):
-            return self.closed({"(": ")", "{": "}"}[token])
-        if token == "\\frac":
-            return self.group() / self.group()
-        if token == "\\sqrt":
-            root = self.closed("]") if self.take("[") else 2.0
-            return self.group("(") ** (1 / root)
-        return math.pi if token == "pi" else float(token)
-
-    def group(self, *others: str) -> float:
-        opening = self.take("{", *others)
-        if opening is None:
-            raise ValueError(self.tokens)
-        return self.closed({"(": ")", "{": "}"}[opening])
-
-    def closed(self, bracket: str) -> float:
-        self.depth += 1
-        found = self.sum() if self.depth < _DEEPEST else None
-        if found is None or self.take(bracket) is None:
-            raise ValueError(self.tokens)
-        self.depth -= 1
-        return found
-
-    def take(self, *wanted: str) -> str | None:
-        if self.next < len(self.tokens) and self.tokens[self.next] in wanted:
-            self.next += 1
-            return self.tokens[self.next - 1]
-        return None
+_OPERATORS = {
+    ast.Add: operator.add,
+    ast.Sub: operator.sub,
+    ast.Mult: operator.mul,
+    ast.Div: operator.truediv,
+    ast.Pow: operator.pow,
+}
+# The innermost first: what is left without braces is written as in Python.
+_GROUPS = [
+    (re.compile(r"\\frac\s*\{([^{}]+)\}\s*\{([^{}]+)\}"), r"((\1)/(\2))"),
+    (re.compile(r"\\sqrt\s*\[([^][{}]+)\]\s*\{([^{}]+)\}"), r"((\2)**(1/(\1)))"),
+    (re.compile(r"\\sqrt\s*(?:\{([^{}]+)\}|\(([^(){}]+)\))"), r"((\1\2)**(1/2))"),
+    (re.compile(r"(^\s*|[-+*/^(\d]\s*)\{([^{}]+)\}"), r"\1(\2)"),
+]
+_ADJACENT = re.compile(r"(?<=[\d)i])\s*(?=\(|pi)|(?<=\))\s*(?=[\d.])")
+_LEADING_ZEROS = re.compile(r"(?<![\d.])0+(?=\d)")
+_EXPRESSION = re.compile(r"(?:(?:\d+\.?\d*|\.\d+)(?:e[-+]?\d+)?|\*\*|[-+*/() ]|pi)+")
 
 
 _DRESS = re.compile(r"[${}]|\\(?:text|mathrm|mathbf|textbf|mbox)\b|\\[,;: ]")
