@@ -94,7 +94,7 @@ def _words(text: str) -> str:
 
 
 class _Options:
-    """The choices of a question as they may be named. A reading is a letter, "" (no single option) or None (nothing)."""
+    """The choices of a question as they may be named. A reading is a letter, "" (several, or none of them) or None."""
 
     def __init__(self, choices: list[str]) -> None:
         self.choices = [normal(choice) for choice in choices[: len(LETTERS)]]
@@ -182,8 +182,9 @@ _FILLER_WORDS = (
 )
 _FILLER = re.compile(rf"(?:[\s:,]|\b(?:{_FILLER_WORDS})\b)*", re.I)
 ANSWER_IS = (
-    r"\b(?:answers?|option|choice|letter)\b(?:\s+(?:choice|option|letter|to|for|of|here|that|i)\b(?:\s+[\w']+){0,5}?)?"
-    r"[\s,]*(?:(?:is|are|was|be|would be|should be|must be|will be|has to be)\b|[:=])|答案[是为:]*"
+    r"\b(?:answers?|option|choice|letter)\b(?:\s+(?:choice|option|letter)\b)?"
+    r"(?:\s+(?:to|for|of|here|that|i|we|from|among|in|given)\b(?:\s+[\w'-]+){0,14}?)?[\s,]*"
+    r"(?:(?:is|are|was|be|would be|should be|must be|will be|has to be)\b|[:=])|答案[是为:]*"
 )
 _CUE = re.compile(
     rf"(?:{ANSWER_IS}|\bI(?:'d|'ll| would| will)? (?:choose|select|pick|go with)\b|"
@@ -252,10 +253,10 @@ def _readings(text: str, options: _Options) -> Iterator[str | None]:
 
 
 def _line_alone(lines: list[str], options: _Options) -> str | None:
-    """The first line as an option; not where the next is another, as in a list of them."""
+    """The first line as an option; not where the next has another letter, as in a list of them."""
     found = options.alone(lines[0])
-    others = options.alone(lines[1]) if found and len(lines) > 1 else None
-    return found if others in (None, found) else None
+    listed = found and len(lines) > 1 and _LETTERS.match(lines[1]) and options.alone(lines[1]) not in (None, found)
+    return None if listed else found
 
 
 def _cued(text: str, options: _Options) -> Iterator[str | None]:

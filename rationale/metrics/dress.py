@@ -1,4 +1,4 @@
-"""What stands around an answer and says nothing: Unicode forms, end tokens, emphasis, code marks, LaTeX around the whole."""
+"""What stands around an answer and says nothing: Unicode forms, end tokens, emphasis, code marks, LaTeX."""
 
 from __future__ import annotations
 

@@ -14,28 +14,11 @@ from rationale.metrics.dress import boxed, plain_text
 from rationale.schema import LETTERS
 
 _REACH, _LONGEST = 600, 200  # characters at either end where a statement is looked for; of what may be a value
-_SMALL = [
-    "zero",
-    "one",
-    "two",
-    "three",
-    "four",
-    "five",
-    "six",
-    "seven",
-    "eight",
-    "nine",
-    "ten",
-    "eleven",
-    "twelve",
-    "thirteen",
-    "fourteen",
-    "fifteen",
-    "sixteen",
-    "seventeen",
-    "eighteen",
-    "nineteen",
-]
+_SMALL = re.findall(
+    r"\w+",
+    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen "
+    "eighteen nineteen",
+)
 _TENS = ["", "ten", "twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety"]
 _WORDS = {word: i for i, word in enumerate(_SMALL)} | {"hundred": 100, "one-hundred": 100}
 _WORDS |= {f"{_TENS[i]}-{_SMALL[j]}".removesuffix("-zero"): 10 * i + j for i in range(2, 10) for j in range(10)}
@@ -188,8 +171,8 @@ _THERE_ARE = re.compile(
     rf"\bthere (?:are|is|were|was|will be|would be)\s+(?:\w+\s+){{0,2}}?({_COUNT})(?!.*(?:,|\band)\s+{_COUNT})", re.I
 )
 _TELLS = re.compile(
-    rf"(?:\b(?:is|are|was|were|be|equals|equal to|total of|about|approximately|around|roughly)|[=≈:])\s*[$€£]?\s*({_COUNT})"
-    rf"(?!.*\b{_WORD})[^\d.=,]{{0,40}}(?:$|,?\s*(?:as|because|since|which)\b)",
+    rf"(?:\b(?:is|are|was|were|be|equals|equal to|total of|about|approximately|around|roughly)|[=≈:])\s*[$€£]?\s*"
+    rf"({_COUNT})(?!.*\b{_WORD})[^\d.=,]{{0,40}}(?:$|,?\s*(?:as|because|since|which)\b)",
     re.I,
 )
 _LAST_WORD = re.compile(rf"\b({_WORD})\W*$", re.I)
