@@ -4,7 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rationale.metrics.answers import boxed, extract_answer, extract_choice, unwrapped
+from rationale.metrics.answers import extract_answer, extract_choice
+from rationale.metrics.dress import boxed, normal, undressed
 from rationale.prompts import with_answer
 
 CHOICES = ["Zooplankton", "Krill", "Phytoplankton", "Blue whale"]
@@ -19,7 +20,7 @@ COT = [
     ("### Answer:\n\n  New York \nbecause", "New York"),
     ("no marker, answer: 5", None),
     ("cut off ### Answer:  \n ", None),
-    ("### Answer: 5\n### Answer:", None),
+    ("### Answer: 5\n### Answer:", "5"),
     ("", None),
 ]
 
@@ -43,7 +44,9 @@ def test_unknown_style_is_refused():
 
 @given(st.text(), st.text().map(lambda text: " ".join(text.split())).filter(bool))
 def test_a_rationale_as_trained_on_gives_its_answer_back(reasoning, answer):
-    assert extract_answer(with_answer(reasoning, answer), "cot") == answer or "###" in answer
+    assert (
+        extract_answer(with_answer(reasoning, answer), "cot") == (undressed(normal(answer)) or None) or "###" in answer
+    )
 
 
 # Cases of VLMEvalKit `can_infer` (vlmeval/utils/matching_util.py); it gives up on "c" and on the whale.
@@ -153,11 +156,11 @@ def test_the_last_box_and_what_is_behind_it(text, parts):
         ("**42**", "42"),
         (r"$\boxed{42}$.", "42"),
         (r"**\boxed{42}**", "42"),
-        ("**4** or **2**", "4** or **2"),
+        ("**4** or **2**", "**4** or **2**"),
         (r"x = \boxed{42}", r"x = \boxed{42}"),
         (r"\boxed{4} apples", r"\boxed{4} apples"),
         ("4 * 2", "4 * 2"),
     ],
 )
 def test_only_what_is_wrapped_as_a_whole_is_unwrapped(answer, inside):
-    assert unwrapped(answer) == inside
+    assert undressed(answer) == inside

@@ -50,6 +50,8 @@ RIGHT_HERE = {
     # "(D) 90 cm²" where D reads 45 cm², "(D) 21 p" where D reads 22 p: the letter is the answer, as in VLMEvalKit's
     # can_infer, which asks for the text only where there is no letter.
     "right letter with a text that is no option's": [(QWEN, 1735), (LLAVA, 1550)],
+    # "there were $\frac{36}{30}\times 100 = 120$ votes cast all together": the source takes the words for the answer.
+    "value at the end of an equation, with words behind it": [(QWEN, 2741)],
     # "\boxed{90} degrees. Option (C) is correct: 270": what is boxed is no option, and a letter is named behind it. The
     # source stops at the box.
     "right letter behind a box that holds no option": [(QWEN, 1627), (INTERNLM, 1284)],

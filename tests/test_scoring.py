@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rationale.metrics.scoring import SCORERS, Verdict, canonical, is_correct, judge, judge_all
+from rationale.metrics.scoring import SCORERS, Verdict, canonical, is_correct, judge
 from rationale.schema import Question
 
 CHOICES = ["heart", "dentist", "beer", "water"]
@@ -165,7 +165,7 @@ def varied(num):
 def peak_memory(num):
     tracemalloc.start()
     try:
-        assert sum(verdict.predicted is not None for verdict in judge_all(varied(num))) == num
+        assert sum(judge(*row).predicted is not None for row in varied(num)) == num
         return tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()

@@ -2,18 +2,41 @@
 
 from __future__ import annotations
 
+import ast
 import math
+import operator
 import re
-from bisect import bisect_left
-from collections import Counter
-from collections.abc import Iterator, Sequence
+import unicodedata
+from collections.abc import Sequence
 
-from rationale.metrics.answers import boxed, extract_choice, plain_text
+from rationale.metrics.answers import behind_answer_cues, extract_choice, sentences
+from rationale.metrics.dress import boxed, plain_text
 from rationale.schema import LETTERS
 
-_LONGEST, _DEEPEST = 200, 20  # characters and brackets in brackets of what may be a value: bounds time and recursion
+_REACH, _LONGEST = 600, 200  # characters at either end where a statement is looked for; of what may be a value
+_SMALL = re.findall(
+    r"\w+",
+    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen "
+    "eighteen nineteen",
+)
+_TENS = ["", "ten", "twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety"]
+_WORDS = {word: i for i, word in enumerate(_SMALL)} | {"hundred": 100, "one-hundred": 100}
+_WORDS |= {f"{_TENS[i]}-{_SMALL[j]}".removesuffix("-zero"): 10 * i + j for i in range(2, 10) for j in range(10)}
+_WORD = rf"(?:(?:a )?(?:{'|'.join(word.replace('-', '[- ]') for word in sorted(_WORDS, key=len, reverse=True))}))\b"
+_RAISED = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁻⁺", "0123456789-+")
+
+
+def _fraction(found: re.Match) -> str:
+    """The fraction that one character writes ("½"), with the whole number before it as a sum."""
+    parts = unicodedata.normalize("NFKC", found[2]).replace("\N{FRACTION SLASH}", "/")
+    return f"({found[1]}+{parts})" if found[1] else parts
+
+
 _SPELLINGS = [
-    (re.compile(r"(?<=\d)(?:,|\{,\}|\\,)(?=\d{3}(?!\d))"), ""),
+    (re.compile(r"(\d*)\s*([¼-¾⅐-⅞])"), _fraction),
+    (re.compile(r"(?<=[\d)])[⁻⁺]?[⁰¹²³⁴-⁹]+"), lambda found: f"^{{{found[0].translate(_RAISED)}}}"),
+    (re.compile(r"(?<=\d)(?:[, ]|\{,\}|\\,)(?=\d{3}(?![\d/]))"), ""),
+    (re.compile(r"(?<=\d)\s*x\s*(?=10\b)"), "*"),
     (re.compile(r"\\left\b|\\right\b|\\displaystyle\b|\\[,;:!() ]|\\(?=[$%])|[$%~€£¥]|\{\}"), " "),
     (re.compile(r"\^\s*(?:\\circ\b|\{\s*\\circ\s*\})|\\degree\b|°|º"), " "),
     (re.compile(r"\\(?:text|textbf|mathrm|mathbf|mbox|boxed)\s*(?=\{)"), ""),
@@ -39,7 +62,6 @@ _UNIT = re.compile(
     rf"(?<=[\d)}}\s])\{{?\s*(?!(?:{_MULTIPLIERS}|pi)\b)(?:(?:square|cubic)\s+)?(?:[a-z]{{2,}}|[ghlmps])\.?\s*\}}?"
     r"\s*(?:\^?\{?[23²³]\}?)?\s*\}?\s*$"
 )
-_TOKEN = re.compile(r"\s*(\d+\.?\d*|\.\d+|\\[a-z]+|pi\b|[-+*/^(){}\[\]])")
 
 
 def value(text: str) -> float | None:
@@ -51,95 +73,66 @@ def value(text: str) -> float | None:
     if len(text) > _LONGEST:
         return None
     text = text.lower()
+    text = str(_WORDS.get(text.strip(" .").removeprefix("a ").replace(" ", "-"), text))
     for pattern, plain in _SPELLINGS:
         text = pattern.sub(plain, text)
     text = _NAMED.sub("", text.strip().rstrip(".,;: "))
     for written in (text, _UNIT.sub("", text)):
         try:
-            found = _Parser(written).whole()
-        except (ValueError, ArithmeticError):
+            found = _calculated(written)
+        except (ValueError, SyntaxError, ArithmeticError, MemoryError, RecursionError):
             continue
         if isinstance(found, float) and math.isfinite(found):
             return found
     return None
 
 
-class _Parser:
-    """Recursive descent over one expression; ValueError where it is none."""
+def _calculated(text: str) -> float:
+    """The value of an arithmetic expression; ValueError, SyntaxError or ArithmeticError where it is none."""
+    for _ in range(_LONGEST):
+        before = text
+        for pattern, plain in _GROUPS:
+            text = pattern.sub(plain, text)
+        if text == before:
+            break
+    text = _LEADING_ZEROS.sub("", _ADJACENT.sub("*", text.replace("^", "**")).strip())
+    if not _EXPRESSION.fullmatch(text):
+        raise ValueError(text)
+    return _number(ast.parse(text, mode="eval").body)
 
-    def __init__(self, text: str) -> None:
-        self.tokens: list[str] = []
-        place, text = 0, text.rstrip()
-        while place < len(text):
-            token = _TOKEN.match(text, place)
-            if token is None:
-                raise ValueError(text)
-            self.tokens.append(token[1])
-            place = token.end()
-        self.next = self.depth = 0
 
-    def whole(self) -> float:
-        found = self.sum()
-        if self.next < len(self.tokens):
-            raise ValueError(self.tokens)
-        return found
+def _number(node: ast.expr) -> float:
+    match node:
+        case ast.BinOp() if type(node.op) in _OPERATORS:
+            return _OPERATORS[type(node.op)](_number(node.left), _number(node.right))
+        case ast.UnaryOp(op=ast.USub()):
+            return -_number(node.operand)
+        case ast.UnaryOp(op=ast.UAdd()):
+            return _number(node.operand)
+        case ast.Constant():
+            return float(node.value)
+        case ast.Name():
+            return math.pi
+    raise ValueError(ast.dump(node))
 
-    def sum(self) -> float:
-        total = self.product()
-        while (sign := self.take("+", "-")) is not None:
-            term = self.product()
-            total = total + term if sign == "+" else total - term
-        return total
 
-    def product(self) -> float:
-        total = self.signed()
-        while self.next < len(self.tokens) and self.tokens[self.next] not in ("+", "-", ")", "}", "]"):
-            sign = self.take("*", "/")
-            if sign is None and self.tokens[self.next][0] in "0123456789.":
-                raise ValueError(self.tokens)  # "5 6" is two numbers
-            factor = self.signed() if sign else self.power()
-            total = total / factor if sign == "/" else total * factor
-        return total
-
-    def signed(self) -> float:
-        sign = self.take("+", "-")
-        return -self.signed() if sign == "-" else self.signed() if sign else self.power()
-
-    def power(self) -> float:
-        base = self.atom()
-        return base ** self.signed() if self.take("^") else base
-
-    def atom(self) -> float:
-        token = self.tokens[self.next] if self.next < len(self.tokens) else ""
-        self.next += 1
-        if token in ("(", "{"):
-            return self.closed({"(": ")", "{": "}"}[token])
-        if token == "\\frac":
-            return self.group() / self.group()
-        if token == "\\sqrt":
-            root = self.closed("]") if self.take("[") else 2.0
-            return self.group("(") ** (1 / root)
-        return math.pi if token == "pi" else float(token)
-
-    def group(self, *others: str) -> float:
-        opening = self.take("{", *others)
-        if opening is None:
-            raise ValueError(self.tokens)
-        return self.closed({"(": ")", "{": "}"}[opening])
-
-    def closed(self, bracket: str) -> float:
-        self.depth += 1
-        found = self.sum() if self.depth < _DEEPEST else None
-        if found is None or self.take(bracket) is None:
-            raise ValueError(self.tokens)
-        self.depth -= 1
-        return found
-
-    def take(self, *wanted: str) -> str | None:
-        if self.next < len(self.tokens) and self.tokens[self.next] in wanted:
-            self.next += 1
-            return self.tokens[self.next - 1]
-        return None
+_OPERATORS = {
+    ast.Add: operator.add,
+    ast.Sub: operator.sub,
+    ast.Mult: operator.mul,
+    ast.Div: operator.truediv,
+    ast.Pow: operator.pow,
+}
+# The innermost first: what is left without braces is written as in Python.
+_GROUPS = [
+    (re.compile(r"\\frac\s*\{([^{}]+)\}\s*\{([^{}]+)\}"), r"((\1)/(\2))"),
+    (re.compile(r"\\sqrt\s*\[([^][{}]+)\]\s*\{([^{}]+)\}"), r"((\2)**(1/(\1)))"),
+    (re.compile(r"\\sqrt\s*(?:\{([^{}]+)\}|\(([^(){}]+)\))"), r"((\1\2)**(1/2))"),
+    (re.compile(r"(^\s*|[-+*/^(\d]\s*)\{([^{}]+)\}"), r"\1(\2)"),
+]
+_ADJACENT = re.compile(r"(?<=[\d)i])\s*(?=\(|pi)|(?<=\))\s*(?=[\d.])")
+_LEADING_ZEROS = re.compile(r"(?<![\d.])0+(?=\d)")
+_EXPRESSION = re.compile(r"(?:(?:\d+\.?\d*|\.\d+)(?:e[-+]?\d+)?|\*\*|[-+*/() ]|pi)+")
 
 
 _DRESS = re.compile(r"[${}]|\\(?:text|mathrm|mathbf|textbf|mbox)\b|\\[,;: ]")
@@ -166,51 +159,60 @@ def math_accuracy(answer: str, golds: Sequence[str]) -> float:
     return float(canonical_value(answer) in {canonical_value(gold) for gold in golds})
 
 
-_CUE = re.compile(
-    r"(?i)\banswer\b\**(?:\s+(?:is|would be|should be|must be))?\s*(?:therefore|thus|equal to)?\s*[:=]?\s*"
-)
-_SENTENCE_END = re.compile(r"\n|(?<=[^\d\s])\.\s|(?<=\d)\.(?:\s|$)")
-_SENTENCE_ENDS = re.compile(rf"(?={_SENTENCE_END.pattern})")
-# The atomic group keeps "1.5 million" from giving "1".
+# The atomic group keeps "1.5 million" from giving "1"; what is part of something else ("5!", "1.234.567", "10:30",
+# "2^3") is no number.
+_TEN = r"\s*(?:[×x*]|\\times|\\cdot)\s*10\s*(?:\^\s*\{?\s*[-+]?\d+\s*\}?|[⁻⁺]?[⁰¹²³⁴-⁹]+)"
+_FIGURES = rf"(?:\d{{1,3}}(?:[ ,]\d{{3}})+(?!\d)|\d+)(?:\.\d+)?(?:e[-+]?\d+|{_TEN}|/\d+|\s?[¼-¾⅐-⅞])?"
 _NUMBER = re.compile(
-    rf"(?<![\w.])-?(?>(?:\d{{1,3}}(?:,\d{{3}})+|\d+)(?:\.\d+)?)(?!\w*\d)(?!\s*(?:{_MULTIPLIERS}))", re.ASCII | re.I
+    rf"(?<![\w.^/:])-?(?>{_FIGURES}|[¼-¾⅐-⅞])(?!\w*\d|\.\d|[/:,]\d|\s*[!^]|\s*(?:{_MULTIPLIERS})\b)", re.ASCII | re.I
 )
+_COUNT = rf"(?:{_NUMBER.pattern}|\b(?<!-){_WORD}(?!-|\s+(?:{_MULTIPLIERS})))"
+_THERE_ARE = re.compile(
+    rf"\bthere (?:are|is|were|was|will be|would be)\s+(?:\w+\s+){{0,2}}?({_COUNT})(?!.*(?:,|\band)\s+{_COUNT})", re.I
+)
+_TELLS = re.compile(
+    rf"(?:\b(?:is|are|was|were|be|equals|equal to|total of|about|approximately|around|roughly)|[=≈:])\s*[$€£]?\s*"
+    rf"({_COUNT})(?!.*\b{_WORD})[^\d.=,]{{0,40}}(?:$|,?\s*(?:as|because|since|which)\b)",
+    re.I,
+)
+_LAST_WORD = re.compile(rf"\b({_WORD})\W*$", re.I)
+_SENTENCE_END = re.compile(r"\n|(?<=[^\d\s])\.\s|(?<=\d)\.(?:\s|$)")
+_EMPHASIS = re.compile(r"\*\*|[`\"]")
 
 
 def final_value(text: str) -> str | None:
     """The answer that a response ends on, as written; None where it cannot be told.
 
-    In this order: the last \\boxed{}; the whole text where it is a value; what follows the last "answer is"; the right
-    side of the last equation; the only number; the whole text of one or two words. Several numbers and no sign which is
-    meant are no answer.
+    In this order: the last \\boxed{}; the whole text where it is a value; what follows the last "answer is"; the last
+    line alone; the right side of the last equation; the number that the last sentence with one states, or the first
+    sentence; the whole text of one or two words. Several numbers and no sign which is meant are no answer.
     """
     if (box := boxed(text)) is not None:
         return box[0] or None
-    text = text.strip()
+    text = _EMPHASIS.sub("", text).strip()
     if value(text) is not None:
         return text
-    for rest in _behind_cues(text):
-        if (found := _stated(rest)) is not None:
+    for rest in behind_answer_cues(text):
+        piece = _SENTENCE_END.split(rest.lstrip(), maxsplit=1)[0].strip(" *")
+        if (found := _stated(piece)) is not None:
             return found
-    last = _SENTENCE_END.split(text.rstrip("."))[-1]
-    if "=" in last and value(last.rsplit("=", 1)[1]) is not None:
-        return last.rsplit("=", 1)[1].strip()
+    told = [s.rstrip(".") for s in sentences(text[-_REACH:])]
+    if told and value(told[-1]) is not None:
+        return told[-1]
+    if told and "=" in told[-1] and value(told[-1].rsplit("=", 1)[1]) is not None:
+        return told[-1].rsplit("=", 1)[1].strip()
+    last = next((sentence for sentence in reversed(told) if re.search(_COUNT, sentence, re.I)), "")
+    for sentence in (last, *(s.rstrip(".") for s in sentences(text[:_REACH])[:1])):
+        if (found := _told(sentence)) is not None:
+            return found
     return _stated(text)
 
 
-def _behind_cues(text: str) -> Iterator[str]:
-    """What follows each "answer is" up to the end of the sentence, the last first; of one sentence the last eight.
-
-    Were there no end to them, a model that repeats itself would take the square of its length in time.
-    """
-    ends = [end.start() for end in _SENTENCE_ENDS.finditer(text)] + [len(text)]
-    tried: Counter[int] = Counter()
-    for cue in reversed(list(_CUE.finditer(text))):
-        # Right behind a cue a full stop has no word before it, and ends nothing.
-        end = ends[bisect_left(ends, min(cue.end() + 1, len(text)))]
-        tried[end] += 1
-        if tried[end] <= 8:
-            yield text[cue.end() : end].strip(" *")
+def _told(sentence: str) -> str | None:
+    """The number that a sentence states: "there are 3 of them", "... is 3 cm", or the only one in it."""
+    if (stated := _THERE_ARE.search(sentence) or _TELLS.search(sentence)) is not None:
+        return stated[1]
+    return _only_number(sentence)
 
 
 def _stated(text: str) -> str | None:
@@ -220,7 +222,8 @@ def _stated(text: str) -> str | None:
 
 
 def _only_number(text: str) -> str | None:
-    found = set(_NUMBER.findall(text))
+    """The only number in figures; without any, one in words that ends the text."""
+    found = set(_NUMBER.findall(text)) or set(_LAST_WORD.findall(text))
     return found.pop() if len(found) == 1 else None
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from rationale.metrics.answers import boxed
+from rationale.metrics.dress import boxed
 from rationale.metrics.maths import final_value, letter_or_value, value
 from rationale.metrics.rules import levenshtein
 from rationale.schema import LETTERS

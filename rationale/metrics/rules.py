@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from rationale.metrics.answers import extract_choice, plain_text
+from rationale.metrics.answers import extract_choice
+from rationale.metrics.dress import plain_text
 from rationale.metrics.evalai import evalai_text
 from rationale.schema import LETTERS
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import lru_cache
 
 from rationale.metrics import mathvista
-from rationale.metrics.answers import extract_answer, extract_choice, unwrapped
+from rationale.metrics.answers import extract_answer, extract_choice
+from rationale.metrics.dress import normal, undressed
 from rationale.metrics.evalai import evalai_text
 from rationale.metrics.maths import canonical_value, final_value, letter_or_value, math_accuracy
 from rationale.metrics.mmmu import mmmu_open
@@ -32,7 +34,6 @@ __all__ = [
     "exact_match",
     "is_correct",
     "judge",
-    "judge_all",
     "math_accuracy",
     "mmmu_open",
     "multiple_choice",
@@ -95,15 +96,21 @@ def _read(question: Question, answer: str) -> str | None:
         return extract_choice(answer, question.choices)
     if question.scorer == "math":
         return letter_or_value(answer, question.choices) if question.choices else final_value(answer)
-    return unwrapped(answer) or None
+    return answer
+
+
+# Ten annotators repeat each other, and samples of one question are judged by the same golds.
+@lru_cache(maxsize=1 << 12)
+def _bare(gold: str) -> str:
+    return undressed(normal(gold))
 
 
 def judge(question: Question, text: str, style: str) -> Verdict:
     """Answer and score of a response; the same call filters rationales, labels pairs and evaluates both styles.
 
     One rule for all four, so a gain between two stages or two styles is never a change of scorer. A response whose
-    answer cannot be read is Verdict(None, 0.0): no guess is made for it. The scorer is given the answer without a bold
-    or a box around it, which no official scorer would take off.
+    answer cannot be read is Verdict(None, 0.0): no guess is made for it. The scorer is given the answer without its
+    dress, which no official scorer would take off, and the annotations in the same form.
     """
     if question.scorer not in SCORERS:
         raise ValueError(f"{question.question_id}: no scorer {question.scorer!r}; known: {sorted(SCORERS)}")
@@ -114,14 +121,11 @@ def judge(question: Question, text: str, style: str) -> Verdict:
     if predicted is None:
         return Verdict(None, 0.0)
     try:
+        if not question.choices:
+            question = replace(question, answers=[_bare(gold) for gold in question.answers])
         return Verdict(predicted, SCORERS[question.scorer](question, predicted))
     except ValueError as error:
         raise ValueError(f"{question.question_id}: {error}") from error
-
-
-def judge_all(rows: Iterable[tuple[Question, str, str]]) -> Iterator[Verdict]:
-    """Verdicts of (question, text, style) rows as they come; no row is held, so memory does not grow with them."""
-    return (judge(question, text, style) for question, text, style in rows)
 
 
 def is_correct(score: float) -> bool:
