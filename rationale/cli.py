@@ -158,7 +158,7 @@ def run_of_sweep(cfg: DictConfig) -> float | None:
         return None
     if failed:
         raise CompactHydraException(f"job {job.num} ({shown(job.overrides)}): {failed}")
-    return json.loads((job.folder / OBJECTIVE).read_text())
+    return json.loads((job.folder / OBJECTIVE).read_text(encoding="utf-8"))
 
 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")

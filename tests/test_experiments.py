@@ -20,7 +20,9 @@ from rationale.jobs import jobs_of
 from rationale.reporting.tables import paper_cells
 
 ROOT = CONF.parent / "experiments"
-SCRIPTS = sorted(path.parent.name for path in ROOT.glob("*/run.sh") if "\nrationale " in path.read_text())
+SCRIPTS = sorted(
+    path.parent.name for path in ROOT.glob("*/run.sh") if "\nrationale " in path.read_text(encoding="utf-8")
+)
 PAPERS = sorted(path.parent.name for path in ROOT.glob("table_*/paper.csv"))
 
 
@@ -28,7 +30,7 @@ PAPERS = sorted(path.parent.name for path in ROOT.glob("table_*/paper.csv"))
 def jobs(name: str) -> list[tuple[str, ...]]:
     """The overrides of every job of a script, seed 1 of its sweeps."""
     found = []
-    for line in (ROOT / name / "run.sh").read_text().splitlines():
+    for line in (ROOT / name / "run.sh").read_text(encoding="utf-8").splitlines():
         if not line.startswith("rationale "):
             continue
         words = [w for w in shlex.split(line)[1:] if w not in ("-m", "$@")]
@@ -99,7 +101,7 @@ def test_the_paper_s_rows_that_stand_beside_ours_exist(name):
 @pytest.mark.parametrize("name", [n for n in PAPERS if n in ("table_2", "table_3", "table_d1")])
 def test_the_paper_s_averages_are_those_of_its_cells(name):
     """Within the rounding of the cells; a figure read wrongly would show."""
-    with (ROOT / name / "paper.csv").open() as file:
+    with (ROOT / name / "paper.csv").open(encoding="utf-8") as file:
         for row in csv.DictReader(file):
             cells = [float(v) for k, v in row.items() if k not in ("row", "prompt", "Avg")]
             assert float(row["Avg"]) == pytest.approx(sum(cells) / len(cells), abs=0.11), row
@@ -108,5 +110,5 @@ def test_the_paper_s_averages_are_those_of_its_cells(name):
 def test_the_page_of_claims_is_what_the_folders_say():
     spec = importlib.util.spec_from_file_location("claims", ROOT / "claims.py")
     spec.loader.exec_module(claims := importlib.util.module_from_spec(spec))
-    shown = (ROOT / "README.md").read_text().split(claims.MARKS[0])[1].split(claims.MARKS[1])[0].strip()
+    shown = (ROOT / "README.md").read_text(encoding="utf-8").split(claims.MARKS[0])[1].split(claims.MARKS[1])[0].strip()
     assert shown == claims.page(), "python experiments/claims.py writes it anew"

@@ -116,7 +116,7 @@ def test_a_file_that_may_not_be_read_is_refused_by_row(tmp_path):
 
 def prepared(root, names, limit):
     rows = [{"id": f"r{i}", "question": "?", "answer": "2", "image": n, "split": "train"} for i, n in enumerate(names)]
-    (root / "data.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (root / "data.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     task = folder(str(root), "d", "exact")
     return produce("prepare", {"out": str(root.parent / f"out-{limit}")}, partial(prepare.run, task))
 

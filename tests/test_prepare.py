@@ -38,7 +38,7 @@ def source(tmp_path):
 def prepared(source, rows, scorer="exact", **options):
     """What stage=prepare makes of rows (or of raw lines), filed as the command does."""
     lines = [line if isinstance(line, str) else json.dumps(line) for line in rows]
-    (source / "data.jsonl").write_text("\n".join(lines) + "\n")
+    (source / "data.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
     task = folder(str(source), "chartqa", scorer, **options)
     return produce("prepare", {"out": str(source.parent / "questions")}, partial(prepare.run, task))
 

@@ -135,7 +135,7 @@ def benchmarks_table():
 
 
 def test_the_benchmarks_in_the_readme_are_those_of_the_configs():
-    text = (CONF.parent / "README.md").read_text()
+    text = (CONF.parent / "README.md").read_text(encoding="utf-8")
     shown = text.split("<!-- benchmarks -->")[1].split("<!-- end -->")[0].strip()
     assert shown == benchmarks_table(), f"README.md should hold between the marks:\n{benchmarks_table()}"
 
@@ -146,7 +146,7 @@ real = pytest.mark.skipif(
 
 
 def real_lines(name):
-    return [json.loads(line) for line in (REAL / name / "data.jsonl").read_text().splitlines()]
+    return [json.loads(line) for line in (REAL / name / "data.jsonl").read_text(encoding="utf-8").splitlines()]
 
 
 @real

@@ -38,7 +38,9 @@ def evaluation(root: Path, seed: int, name: str, wrong: set[int]) -> None:
         for i, q in enumerate(TEST)
     ]
     path = folder(root / f"seed_{seed}/eval/{name}", "rows.jsonl", rows)
-    (path / "summary.json").write_text(json.dumps({"name": name, "seed": seed, "blind": False, "split": "test"}))
+    (path / "summary.json").write_text(
+        json.dumps({"name": name, "seed": seed, "blind": False, "split": "test"}), encoding="utf-8"
+    )
 
 
 @pytest.fixture
@@ -57,7 +59,9 @@ def experiment(tmp_path) -> Path:
         (member / "eval/.dpo.previous").mkdir()
         pairs = [Pair(q.question_id, 0, "cot", EVIL, "no", 0, 1, "5", "6") for q in TRAIN[:3]]
         made = folder(member / "pairs", "pairs.jsonl", pairs)
-        (made / "manifest.json").write_text(json.dumps({"counts": {"pairs": 3, "questions_too_hard": 41}}))
+        (made / "manifest.json").write_text(
+            json.dumps({"counts": {"pairs": 3, "questions_too_hard": 41}}), encoding="utf-8"
+        )
         responses = [Response(q.question_id, i, "cot", f"t{i}", "56"[i], 1.0 - i, True) for q in TEST for i in (0, 1)]
         folder(member / "candidates", "rows.jsonl", responses)
         for side, logp in (("sft", -1.0), ("dpo", -0.5)):
@@ -66,7 +70,7 @@ def experiment(tmp_path) -> Path:
         for training in ("sft_both", "dpo"):
             (member / training / "metrics").mkdir(parents=True)
             lines = "step,train/loss,rewards/margins\n9,0.7,\n9,,0.1\n19,0.5,0.2\n"
-            (member / training / "metrics/metrics.csv").write_text(lines)
+            (member / training / "metrics/metrics.csv").write_text(lines, encoding="utf-8")
     return root
 
 
@@ -74,7 +78,7 @@ def tabulate(root: Path) -> tuple[dict, str]:
     out = root / "report"
     out.mkdir()
     paper = root / "paper.csv"
-    paper.write_text("row,prompt,Avg\n④,cot,74.4\n")
+    paper.write_text("row,prompt,Avg\n④,cot,74.4\n", encoding="utf-8")
     rows = [{"label": "④ both", "name": "sft_both", "paper": "④"}, {"label": "DPO", "name": "dpo", "paper": "⑥"}]
     counts = run(
         questions=str(root / "questions"),
@@ -151,7 +155,7 @@ def test_what_was_not_run_is_left_out_and_named(experiment):
     for part in ("evaluation dpo (DPO)", "verifier curve", "DPO rewards", "preference pairs", "rationales"):
         assert part in page
     assert {p.suffix for p in (experiment / "report").glob("verifier*")} == set()
-    assert "Not evaluated yet: DPO." in (experiment / "report/table_3.md").read_text()
+    assert "Not evaluated yet: DPO." in (experiment / "report/table_3.md").read_text(encoding="utf-8")
 
 
 def test_no_evaluation_at_all_is_an_error(experiment):
@@ -181,9 +185,9 @@ def test_a_report_links_to_the_other_whole_reports_and_credit_pages_of_its_run(t
     for place, stage in made.items():
         (tmp_path / place).mkdir(parents=True)
         name = "credit.html" if "credit" in place else "index.html"
-        (tmp_path / place / name).write_text("<head><title>A &amp; B</title></head>")
+        (tmp_path / place / name).write_text("<head><title>A &amp; B</title></head>", encoding="utf-8")
         if stage is not None:
-            (tmp_path / place / "manifest.json").write_text(json.dumps({"stage": stage}))
+            (tmp_path / place / "manifest.json").write_text(json.dumps({"stage": stage}), encoding="utf-8")
     assert neighbours(tmp_path / ".report.0123456789ab.partial") == [
         ("A & B (table_e1)", "../table_e1/index.html"),
         ("A & B (seed_1/credit)", "../seed_1/credit/credit.html"),

@@ -88,12 +88,12 @@ def named_images(root):
 
 def json_lines_and_images(root):
     lines = [json.dumps(row) + "\n" for row in named_images(root)]
-    (root / "validation.jsonl").write_text("".join(lines))
+    (root / "validation.jsonl").write_text("".join(lines), encoding="utf-8")
 
 
 def json_array_and_images(root):
     text = json.dumps(named_images(root))
-    (root / "validation.json").write_text(text)
+    (root / "validation.json").write_text(text, encoding="utf-8")
 
 
 @pytest.mark.parametrize("form", [saved, saved_split, parquet, arrow, json_lines_and_images, json_array_and_images])
@@ -306,7 +306,7 @@ def test_a_wrong_setting_is_named_before_anything_is_read(changes, message):
 
 
 def test_a_plain_folder_given_as_a_copy_says_how_it_loads(tmp_path):
-    (tmp_path / "data.jsonl").write_text("{}\n")
+    (tmp_path / "data.jsonl").write_text("{}\n", encoding="utf-8")
     with pytest.raises(UserError, match=r"its data\.jsonl loads with dataset=local dataset\.root="):
         list(docvqa(local=str(tmp_path)))
 
@@ -321,6 +321,6 @@ def test_letters_of_a_plain_folder_name_choices(tmp_path):
         "image": "red.png",
         "split": "val",
     }
-    (tmp_path / "data.jsonl").write_text(json.dumps(row) + "\n")
+    (tmp_path / "data.jsonl").write_text(json.dumps(row) + "\n", encoding="utf-8")
     ((question, _, _),) = folder(str(tmp_path), "mathvision", "math", letters=True, expected={"val": 1})
     assert (question.question_id, question.answers, question.answer) == ("r1", ["two"], "B")
