@@ -203,6 +203,7 @@ def quiet() -> None:
 def main() -> None:
     """Console script. Exits with `stopping.REQUEUE` where it was told to stop."""
     quiet()
+    sys.stdout.reconfigure(errors="backslashreplace")  # as stderr has it, for a locale that lacks a letter
     if said := missing_plugin(sys.argv[1:]):
         print(f"rationale: {said}", file=sys.stderr)
         raise SystemExit(1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import re
 from dataclasses import replace
@@ -478,3 +479,23 @@ def test_a_line_cut_short_is_named(released_dir, tmp_path):
     (released_dir / "sft.jsonl").write_text('{"id": "1", "ima', encoding="utf-8")
     with pytest.raises(RowError, match=r"sft\.jsonl:1: not a whole JSON line"):
         import_rows.run([replace(CHART, rows=["sft.jsonl"])], str(released_dir), None, "aside", tmp_path)
+
+
+def test_images_that_are_missing_are_counted_before_any_is_opened(released_dir, tmp_path, monkeypatch):
+    rows = [released(f"<image>\nHow many?\n{COT_SHORT}", "### Answer: 3", image=f"{i}.png") for i in range(1, 8)]
+    (released_dir / "sft.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-16")
+    monkeypatch.setattr(import_rows, "open_image", lambda *_: pytest.fail("an image was opened"))
+    with pytest.raises(RowError) as refused:
+        import_rows.run([replace(CHART, rows=["sft.jsonl"])], str(released_dir), None, "error", tmp_path)
+    first, *named = str(refused.value).splitlines()
+    assert first == "7 of 7 rows name an image that cannot be used; the first:"
+    assert len(named) == 5 and "sft.jsonl:1: image '1.png' is not in" in named[0]
+
+
+def test_an_image_in_the_rows_text_is_stored(released_dir, tmp_path):
+    data = (released_dir / "chartqa/1.png").read_bytes()
+    asked = released(f"<image>\nHow many?\n{COT_SHORT}", "### Answer: 3", image=base64.b64encode(data).decode())
+    (released_dir / "sft.jsonl").write_text(json.dumps(asked) + "\n", encoding="utf-8")
+    import_rows.run([replace(CHART, rows=["sft.jsonl"])], str(released_dir), None, "error", tmp_path)
+    (question,) = read_jsonl(tmp_path / "questions.jsonl", Question)
+    assert (tmp_path / question.image).read_bytes() == data

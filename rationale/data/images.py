@@ -25,6 +25,8 @@ def resolve(root: Path, relative: str, where: str) -> Path:
     Where no file has the name as it stands, one with `/` for a backslash and accents composed or apart is taken: rows
     and folders of other systems write them so.
     """
+    if not isinstance(relative, str):
+        raise RowError(f"{where}: {relative!r:.80} is no path of an image but {type(relative).__name__}; mend the row")
     try:
         path = (root / relative).resolve()
         present = path.is_file()
@@ -32,7 +34,7 @@ def resolve(root: Path, relative: str, where: str) -> Path:
             if not present:
                 path = (root / unicodedata.normalize(form, relative.replace("\\", "/"))).resolve()
                 present = path.is_file()
-    except (TypeError, ValueError, OSError, RuntimeError) as error:  # no text, a null byte, too long, a loop of links
+    except (ValueError, OSError, RuntimeError) as error:  # a null byte, too long, a loop of links
         raise RowError(f"{where}: {relative!r:.80} is no path of an image ({error}); mend or remove the row") from error
     if not path.is_relative_to(root.resolve()):
         raise RowError(

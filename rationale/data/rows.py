@@ -148,17 +148,18 @@ class Origin:
 
 def tables(root: Path) -> list[Path]:
     """The files of a folder of a person's own that hold its rows."""
-    return [root / name for name in TABLES if (root / name).is_file()]
+    return sorted(p for p in root.iterdir() if p.name.lower() in TABLES and p.is_file()) if root.is_dir() else []
 
 
 def table_of(root: Path) -> Path:
     """The one file of such a folder."""
     found = tables(root)
-    if len(found) != 1:
-        there = f"{len(found)} tables, {[path.name for path in found]}" if found else f"no {TABLES[0]}"
+    if not found:
         raise RowError(
-            f"{root}: {there} there; set data_root to a folder with one of {', '.join(TABLES)} and its images"
+            f"{root}: no {TABLES[0]} there; set data_root to a folder with one of {list(TABLES)} and its images"
         )
+    if len(found) > 1:
+        raise RowError(f"{root}: {[path.name for path in found]} are there; leave the one with the rows")
     return found[0]
 
 
@@ -183,7 +184,7 @@ def unwrapped(value: Any, where: str) -> Any:
             raise RowError(f"{where}: {len(value)} images, and a question holds one; leave one, or remove the row")
         value = value[0]
     if isinstance(value, Mapping):
-        value = value.get("bytes") or value.get("path")
+        value = value.get("bytes") or value.get("path", value)
     if not isinstance(value, str):
         return value
     if value.startswith(("http://", "https://")):
