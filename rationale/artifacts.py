@@ -44,7 +44,7 @@ def sha256_file(path: Path) -> str:
 def read_manifest(folder: Path) -> dict[str, Any] | None:
     """The manifest of a whole artifact, or None where there is none."""
     path = Path(folder) / MANIFEST
-    return json.loads(path.read_text()) if path.is_file() else None
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
 
 
 def output_hashes(folder: Path) -> dict[str, str]:
@@ -125,7 +125,7 @@ def versions() -> dict[str, str]:
 def locked(out: Path) -> Iterator[None]:
     """Hold the artifact's lock; a second run on the same artifact waits, and says so."""
     out.parent.mkdir(parents=True, exist_ok=True)
-    with (out.parent / f".{out.name}.lock").open("w") as file:
+    with (out.parent / f".{out.name}.lock").open("w", encoding="utf-8") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -137,7 +137,7 @@ def locked(out: Path) -> Iterator[None]:
 def write_json(path: Path, value: Any) -> None:
     """Write JSON whole or not at all."""
     partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n")
+    partial.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     os.replace(partial, path)
 
 

@@ -158,7 +158,7 @@ def run_of_sweep(cfg: DictConfig) -> float | None:
         return None
     if failed:
         raise CompactHydraException(f"job {job.num} ({shown(job.overrides)}): {failed}")
-    return json.loads((job.folder / OBJECTIVE).read_text())
+    return json.loads((job.folder / OBJECTIVE).read_text(encoding="utf-8"))
 
 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
@@ -203,6 +203,7 @@ def quiet() -> None:
 def main() -> None:
     """Console script. Exits with `stopping.REQUEUE` where it was told to stop."""
     quiet()
+    sys.stdout.reconfigure(errors="backslashreplace")  # as stderr has it, for a locale that lacks a letter
     if said := missing_plugin(sys.argv[1:]):
         print(f"rationale: {said}", file=sys.stderr)
         raise SystemExit(1)

@@ -86,7 +86,9 @@ def record(job: Job, failed: str | None) -> None:
 
 def records(sweep: Path) -> list[dict[str, Any]]:
     """The records of a sweep, in the order of its jobs."""
-    return sorted((json.loads(p.read_text()) for p in (sweep / "jobs").glob("*.json")), key=lambda job: job["num"])
+    return sorted(
+        (json.loads(p.read_text(encoding="utf-8")) for p in (sweep / "jobs").glob("*.json")), key=lambda job: job["num"]
+    )
 
 
 def summary(sweep: Path, planned: int | None) -> tuple[str, bool]:
@@ -193,7 +195,7 @@ def objective_of(out: Path, counts: list[str]) -> float:
     (cot/chartqa), unrounded, or another manifest's counts."""
     found = dict((read_manifest(out) or {}).get("counts", {}))
     if (out / "summary.json").is_file():
-        cells = json.loads((out / "summary.json").read_text())["cells"]
+        cells = json.loads((out / "summary.json").read_text(encoding="utf-8"))["cells"]
         found = {cell: 100 * values["accuracy"] for cell, values in cells.items()}
     absent = [pattern for pattern in counts if not any(fnmatch(name, pattern) for name in found)]
     if absent or not counts:

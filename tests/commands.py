@@ -26,7 +26,7 @@ def command(folder, *arguments):
 
 def run(folder, *arguments):
     done = subprocess.run(
-        command(folder, *arguments), cwd=folder, capture_output=True, text=True, timeout=1200, check=False
+        command(folder, *arguments), cwd=folder, capture_output=True, encoding="utf-8", timeout=1200, check=False
     )
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
     return done.stdout

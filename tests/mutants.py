@@ -62,11 +62,11 @@ def child(package: Path, tests: list[str], out: Path) -> None:
     code = pytest_on(tests, f"--basetemp={out}", *["--noconftest"] * whole_files, plugins=(seen,))
     read = importlib.import_module("rationale").__file__
     found = {"code": code, "passed": seen.passed, "failed": seen.failed, "copy": Path(read).parent == package}
-    Path(f"{out}.json").write_text(json.dumps(found))
+    Path(f"{out}.json").write_text(json.dumps(found), encoding="utf-8")
 
 
 def main() -> None:
-    settings = json.loads(Path(sys.argv[1]).read_text())
+    settings = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
     package, out = Path(settings["package"]), Path(settings["out"])
     sys.path.insert(0, str(package.parent))  # before the finder of an editable install, which is asked last
     # The first example that fails is enough.
@@ -77,8 +77,8 @@ def main() -> None:
     for name, (tests, change) in settings["runs"].items():
         if change:
             file, old, new = package / change[0], *change[1:]
-            whole = file.read_text()
-            file.write_text(whole.replace(old, new))
+            whole = file.read_text(encoding="utf-8")
+            file.write_text(whole.replace(old, new), encoding="utf-8")
         if os.fork() == 0:
             try:
                 child(package, tests, out / name.replace(" ", "_"))
@@ -86,7 +86,7 @@ def main() -> None:
                 os._exit(0)
         os.wait()
         if change:
-            file.write_text(whole)
+            file.write_text(whole, encoding="utf-8")
 
 
 if __name__ == "__main__":

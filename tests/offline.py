@@ -44,7 +44,7 @@ class Offline:
 
     def table(self, key: str) -> list[dict[str, Any]]:
         """Rows by column; an image is a dictionary, with its path in the table's artifact."""
-        found = json.loads(self.stored_of_table(key, f"{key}.table.json").read_text())
+        found = json.loads(self.stored_of_table(key, f"{key}.table.json").read_text(encoding="utf-8"))
         return [dict(zip(found["columns"], row, strict=True)) for row in found["data"]]
 
 

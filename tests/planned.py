@@ -71,7 +71,7 @@ class Count(pl.Callback):
             held = sum(size for place, size in storages.items() if place not in counted)
             self.most[part] = max(held, self.most.get(part, 0))
             counted |= storages.keys()
-        (self.out / f"held_{trainer.global_rank}.json").write_text(json.dumps(self.most))
+        (self.out / f"held_{trainer.global_rank}.json").write_text(json.dumps(self.most), encoding="utf-8")
 
 
 def main() -> None:

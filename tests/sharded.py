@@ -58,9 +58,9 @@ class Held(pl.Callback):
             held[part] = sum(getattr(p, "ds_tensor", p).numel() for p in parameters)
         states = trainer.optimizers[0].state.values()
         held["optimizer"] = sum(v.numel() for state in states for v in state.values() if torch.is_tensor(v))
-        (self.out / f"held_{trainer.global_rank}.json").write_text(json.dumps(held))
+        (self.out / f"held_{trainer.global_rank}.json").write_text(json.dumps(held), encoding="utf-8")
         if trainer.is_global_zero:
-            (self.out / "steps.json").write_text(json.dumps(self.steps))
+            (self.out / "steps.json").write_text(json.dumps(self.steps), encoding="utf-8")
 
 
 def train(
@@ -124,7 +124,7 @@ def attempt(work: Callable[[], None]) -> bool:
 
 
 def main() -> None:
-    settings = json.loads(Path(sys.argv[1]).read_text())
+    settings = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
     torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
     prefix.TILE_ELEMENTS = 4096  # of ten tokens, so that the processes have different numbers of tiles
     kills, ports = settings.pop("kills", None), settings.pop("ports", None)

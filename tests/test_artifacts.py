@@ -19,7 +19,7 @@ class Stage:
     def __call__(self, folder):
         self.calls += 1
         self.found = sorted(path.name for path in folder.iterdir())
-        (folder / "rows.jsonl").write_text(self.text)
+        (folder / "rows.jsonl").write_text(self.text, encoding="utf-8")
         if self.fail:
             raise RuntimeError("power cut")
         return {"rows": 1, "by_split": {"train": 1}}
@@ -37,7 +37,7 @@ def test_an_artifact_is_absent_until_whole(tmp_path):
     seen = []
 
     def work(folder):
-        (folder / "rows.jsonl").write_text("x")
+        (folder / "rows.jsonl").write_text("x", encoding="utf-8")
         seen.append((tmp_path / "made").exists())
         return {}
 
@@ -56,7 +56,7 @@ def test_a_failing_stage_leaves_the_artifact_that_stood_there(tmp_path):
     produce("stage", arguments(tmp_path), Stage("old"))
     with pytest.raises(RuntimeError, match="power cut"):
         produce("stage", arguments(tmp_path, seed=2), Stage("new", fail=True))
-    assert (tmp_path / "made" / "rows.jsonl").read_text() == "old"
+    assert (tmp_path / "made" / "rows.jsonl").read_text(encoding="utf-8") == "old"
 
 
 def test_the_same_call_finds_its_half_done_work_and_another_does_not(tmp_path):
@@ -80,24 +80,24 @@ def test_force_runs_what_is_up_to_date(tmp_path):
     again = Stage("two")
     produce("stage", arguments(tmp_path), again, force=True)
     assert again.calls == 1
-    assert (tmp_path / "made" / "rows.jsonl").read_text() == "two"
+    assert (tmp_path / "made" / "rows.jsonl").read_text(encoding="utf-8") == "two"
 
 
 def test_a_changed_argument_runs_again_and_keeps_the_previous(tmp_path):
     produce("stage", arguments(tmp_path), Stage("old"))
     produce("stage", arguments(tmp_path, seed=2), Stage("new"))
-    assert (tmp_path / "made" / "rows.jsonl").read_text() == "new"
-    assert (tmp_path / ".made.previous" / "rows.jsonl").read_text() == "old"
+    assert (tmp_path / "made" / "rows.jsonl").read_text(encoding="utf-8") == "new"
+    assert (tmp_path / ".made.previous" / "rows.jsonl").read_text(encoding="utf-8") == "old"
     assert visible(tmp_path) == ["made"]
 
 
 def test_a_changed_input_runs_again_and_keeps_the_previous(tmp_path):
     rows = tmp_path / "rows.jsonl"
     for text in ("old", "new"):
-        rows.write_text(text)
+        rows.write_text(text, encoding="utf-8")
         produce("stage", arguments(tmp_path, rows=str(rows)), Stage(text))
-    assert (tmp_path / "made" / "rows.jsonl").read_text() == "new"
-    assert (tmp_path / ".made.previous" / "rows.jsonl").read_text() == "old"
+    assert (tmp_path / "made" / "rows.jsonl").read_text(encoding="utf-8") == "new"
+    assert (tmp_path / ".made.previous" / "rows.jsonl").read_text(encoding="utf-8") == "old"
 
 
 def test_a_logger_does_not_make_another_artifact(tmp_path):
@@ -164,7 +164,7 @@ def lines(unit):
 
 def test_shards_come_out_in_the_order_of_their_units(tmp_path):
     rows = in_shards(tmp_path, UNITS, lines)
-    assert [json.loads(line)["row"] for line in rows.open()] == [0, 1, 2, 3, 4, 5]
+    assert [json.loads(line)["row"] for line in rows.open(encoding="utf-8")] == [0, 1, 2, 3, 4, 5]
     assert visible(tmp_path) == ["rows.jsonl"]
 
 
@@ -222,4 +222,4 @@ def test_a_second_process_waits_and_then_finds_the_work_done(tmp_path):
     first.join(60)
     second.join(60)
     assert (first.exitcode, second.exitcode) == (0, 0)
-    assert (tmp_path / "made" / "rows.jsonl").read_text() == "first"
+    assert (tmp_path / "made" / "rows.jsonl").read_text(encoding="utf-8") == "first"

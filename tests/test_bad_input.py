@@ -51,7 +51,9 @@ def named(error: RowError, place: str) -> None:
 def test_a_row_is_read_and_written_back_or_refused_by_name(kind, data, tmp_path_factory):
     path = tmp_path_factory.getbasetemp() / "any_rows.jsonl"
     row = data.draw(rows(kind))
-    path.write_text(json.dumps(row) + "\n")  # lone surrogates as \ud800, NaN as NaN: what json.loads takes
+    path.write_text(
+        json.dumps(row) + "\n", encoding="utf-8"
+    )  # lone surrogates as \ud800, NaN as NaN: what json.loads takes
     try:
         records = read_jsonl(path, kind)
     except RowError as error:
@@ -88,7 +90,7 @@ GOOD = '{"question_id": "q", "text": "%s", "predicted": null, "status": "kept", 
     ],
 )
 def test_what_json_allows_and_a_record_does_not_is_named(tmp_path, line, message):
-    (tmp_path / "rows.jsonl").write_text(line + "\n")
+    (tmp_path / "rows.jsonl").write_text(line + "\n", encoding="utf-8")
     with pytest.raises(RowError, match=rf"rows\.jsonl:1: .*{message}"):
         read_jsonl(tmp_path / "rows.jsonl", Rationale)
     with pytest.raises(RowError, match=rf"rows\.jsonl at byte 0: .*{message.replace('whole ', '')}"):
@@ -188,12 +190,12 @@ def test_a_foreign_row_is_taken_in_or_refused_by_name(form, data):
 def test_a_row_that_cannot_be_written_stands_aside_as_it_came(tmp_path):
     turns = [{"from": "human", "value": "a"}, {"from": "gpt", "value": "b"}]
     lines = [json.dumps({"conversations": turns}), json.dumps({"conversations": turns, "note": "half \ud83d"})]
-    (tmp_path / "rows.jsonl").write_text("\n".join(lines))
+    (tmp_path / "rows.jsonl").write_text("\n".join(lines), encoding="utf-8")
     (tmp_path / "torn.parquet").write_bytes(b"PAR1 and no more")
     source = Source(["rows.jsonl"], "llava", "d", prompts="plain")
     (tmp_path / "out").mkdir()
     assert import_rows.run([source], str(tmp_path), None, "aside", tmp_path / "out")["unfit"] == 1
-    (aside,) = (tmp_path / "out/unfit.jsonl").read_text().splitlines()
+    (aside,) = (tmp_path / "out/unfit.jsonl").read_text(encoding="utf-8").splitlines()
     assert json.loads(aside)["row"] == json.loads(lines[1])
     assert "rows.jsonl:2: field 'note' cannot be written as JSON" in json.loads(aside)["reason"]
     with pytest.raises(RowError, match=r"torn\.parquet: not a whole parquet file"):

@@ -239,7 +239,7 @@ def test_another_process_with_the_same_seed_makes_the_same_rows_and_weights(tiny
     told = "import sys; from pathlib import Path; import test_bounds as t; t.made(*sys.argv[1:3], Path(sys.argv[3]))"
     done = subprocess.run(
         [sys.executable, "-c", told, str(tiny_dir), str(questions_dir), str(there)], cwd=Path(__file__).parent,
-        env={**os.environ, "PYTHONHASHSEED": "7"}, capture_output=True, text=True, timeout=600, check=False,
+        env={**os.environ, "PYTHONHASHSEED": "7"}, capture_output=True, encoding="utf-8", timeout=600, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-4000:]
     made(str(tiny_dir), str(questions_dir), here)

@@ -28,21 +28,26 @@ def made(stage, out, counts, inputs=(), **arguments):
 @pytest.fixture
 def run(tmp_path, tiny_dir):
     """Pairs, a model trained on them, and two evaluations: one of this model, one of another."""
-    made("pair", tmp_path / "pairs", {"pairs": 64800}, [("pairs.jsonl", lambda p: p.write_text("{}\n"))])
+    made(
+        "pair",
+        tmp_path / "pairs",
+        {"pairs": 64800},
+        [("pairs.jsonl", lambda p: p.write_text("{}\n", encoding="utf-8"))],
+    )
     made(
         "dpo", tmp_path / "dpo", {"steps": 2025, "trainable": 7}, [("model", lambda p: shutil.copytree(tiny_dir, p))],
         model={"path": "llava-hf/some-model"}, pairs=str(tmp_path / "pairs"), objective={"beta": 0.1}, save_every=3,
     )  # fmt: skip
     other = tmp_path / "other" / "model"
     shutil.copytree(tiny_dir, other)
-    (other / "config.json").write_text("{}")
+    (other / "config.json").write_text("{}", encoding="utf-8")
     for name, model, accuracy in (("ours", tmp_path / "dpo" / "model", 0.842), ("theirs", other, 0.111)):
         cells = {
             "cot/chartqa": {"accuracy": accuracy, "questions": 2500},
             "direct/chartqa": {"accuracy": 0.764, "questions": 2500},
         }
         summary = json.dumps({"name": name, "cells": cells})
-        writes = [("summary.json", lambda p, text=summary: p.write_text(text))]
+        writes = [("summary.json", lambda p, text=summary: p.write_text(text, encoding="utf-8"))]
         made("evaluate", tmp_path / "eval" / name, {}, writes, model={"path": str(model)})
     return tmp_path
 
@@ -50,7 +55,7 @@ def run(tmp_path, tiny_dir):
 def published(run):
     (run / "out").mkdir()
     counts = publish.run(str(run / "dpo" / "model"), str(run / "eval" / "*"), run / "out")
-    return counts, (run / "out" / "README.md").read_text()
+    return counts, (run / "out" / "README.md").read_text(encoding="utf-8")
 
 
 def test_a_published_folder_loads(run, tiny):
@@ -67,7 +72,7 @@ def test_the_card_has_the_scores_of_these_weights_alone(run):
 
 def test_the_card_says_data_recipe_and_commit(run):
     _, text = published(run)
-    manifest = json.loads((run / "dpo" / "manifest.json").read_text())
+    manifest = json.loads((run / "dpo" / "manifest.json").read_text(encoding="utf-8"))
     assert f"| `{run / 'pairs'}` | pair | pairs 64800 |" in text
     assert yaml.safe_load(text.split("```")[1].removeprefix("yaml"))["objective"] == {"beta": 0.1}
     assert "save_every" not in text
@@ -87,7 +92,7 @@ def test_a_card_before_any_evaluation_says_so(run):
 
 def test_a_card_does_not_change_what_an_artifact_is(run):
     before = fingerprint(run / "dpo" / "model")
-    (run / "dpo" / "model" / "README.md").write_text("words")
+    (run / "dpo" / "model" / "README.md").write_text("words", encoding="utf-8")
     assert fingerprint(run / "dpo" / "model") == before
 
 

@@ -14,7 +14,7 @@ def answer(folder, *arguments):
     environment = {k: v for k, v in os.environ.items() if k != "HYDRA_FULL_ERROR"} | {"OMP_NUM_THREADS": "1"}
     done = subprocess.run(
         [sys.executable, "-m", "rationale", *arguments],
-        cwd=folder, env=environment, capture_output=True, text=True, timeout=300, check=False,
+        cwd=folder, env=environment, capture_output=True, encoding="utf-8", timeout=300, check=False,
     )  # fmt: skip
     return done.returncode, done.stdout + done.stderr
 

@@ -70,7 +70,7 @@ def test_the_search_below_finds(source):
 
 
 def test_no_source_reads_a_pickle_runs_a_text_or_turns_remote_code_on():
-    found = {str(path.relative_to(SOURCE)): dangers(path.read_text()) for path in FILES}
+    found = {str(path.relative_to(SOURCE)): dangers(path.read_text(encoding="utf-8")) for path in FILES}
     assert len(FILES) > 90
     # The one call that follows a `_target_` has its arguments from the composed config (`runs.call`).
     assert {path: what for path, what in found.items() if what} == {"rationale/runs.py": ["hydra.utils.instantiate"]}
@@ -96,13 +96,15 @@ def ran(tmp_path) -> Path:
 def foreign(tiny_dir, ran) -> Path:
     """The tiny model with code of its own beside it, which every config names, and pickles that run code."""
     folder = shutil.copytree(tiny_dir, ran.with_name("foreign"))
-    (folder / "own.py").write_text(f"from pathlib import Path\nPath({str(ran)!r}).touch()\n")
+    (folder / "own.py").write_text(f"from pathlib import Path\nPath({str(ran)!r}).touch()\n", encoding="utf-8")
     kinds = {"AutoConfig": "own.C", "AutoModelForImageTextToText": "own.M", "AutoModel": "own.M",
              "AutoProcessor": "own.P", "AutoImageProcessor": "own.I", "AutoTokenizer": ["own.T", "own.T"]}  # fmt: skip
     for name in ("config", "processor_config", "preprocessor_config", "tokenizer_config"):
         path = folder / f"{name}.json"
         if path.is_file():
-            path.write_text(json.dumps({**json.loads(path.read_text()), "auto_map": kinds}))
+            path.write_text(
+                json.dumps({**json.loads(path.read_text(encoding="utf-8")), "auto_map": kinds}), encoding="utf-8"
+            )
     for name in ("pytorch_model.bin", "training_args.bin", "optimizer.pt"):
         torch.save({"weight": Runs(ran)}, folder / name)
     return folder
@@ -119,8 +121,8 @@ def test_code_and_pickles_beside_a_model_are_left_alone(foreign, ran):
 
 
 def test_a_model_that_needs_code_of_its_own_is_refused(foreign, ran):
-    config = json.loads((foreign / "config.json").read_text())
-    (foreign / "config.json").write_text(json.dumps({**config, "model_type": "own"}))
+    config = json.loads((foreign / "config.json").read_text(encoding="utf-8"))
+    (foreign / "config.json").write_text(json.dumps({**config, "model_type": "own"}), encoding="utf-8")
     with pytest.raises(UserError, match=f"{foreign}: .*custom code"):
         load(str(foreign))
     assert not ran.exists()
@@ -149,7 +151,7 @@ def test_calls_and_interpolations_in_rows_stay_data(tiny_dir, ran):
     Image.new("RGB", (64, 64), "red").save(root / "data/red.png")
     row = {"question": text, "answer": "5", "image": "red.png", "rationale": f"{text}\n### Answer: 5", **node}
     lines = [json.dumps({**row, "id": split, "split": split}) for split in ("train", "test")]
-    (root / "data/data.jsonl").write_text("\n".join(lines) + "\n")
+    (root / "data/data.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
     def ran_stage(stage: str, *overrides: str) -> Path:
         out = root / stage

@@ -4,7 +4,10 @@ import pytest
 
 from rationale.artifacts import UserError
 from rationale.data import columns
-from rationale.data.columns import Unusable, split_choices
+from rationale.data.check import check
+from rationale.data.columns import Unusable, in_words, split_choices
+from rationale.metrics.scoring import judge
+from rationale.schema import Question, RowError
 
 IMAGE = b"..."  # no function here opens an image
 
@@ -34,6 +37,16 @@ def test_aokvqa_as_choice():
 def test_aokvqa_as_direct_answer_shows_no_choices(given):
     found = columns.aokvqa({**AOKVQA, "direct_answers": given}, answer="direct")
     assert (found.choices, found.answers) == ([], ["cigarette"] * 9 + ["smoke"])
+
+
+def test_an_annotator_who_wrote_nothing_counts_among_the_ten():
+    ten = ["", "stop", "stop", "point", *["halt"] * 6]
+    found = columns.aokvqa({**AOKVQA, "direct_answers": ten}, answer="direct")
+    assert found.answers == [*ten[1:], ""]
+    asked = Question("q", "aokvqa", "val", "a.png", "What?", found.answers, "short", "aokvqa_direct")
+    check(asked)
+    said = {"stop": 2 / 3, "point": 1 / 3, "halt": 1.0, "go": 0.0}  # min(1, matches / 3), as allenai/aokvqa has it
+    assert {answer: judge(asked, answer, "direct").score for answer in said} == said
 
 
 def test_aokvqa_leaves_difficult_rows_out_of_direct_answers_only():
@@ -217,6 +230,13 @@ def test_mathvista_hint_and_unit():
     assert found.question == f"{hint}\nHow far does it move? (Unit: m)"
 
 
+def test_mathvista_of_the_authors_names_its_image_and_has_no_query():
+    official = {**MATHVISTA, "decoded_image": None, "query": None}
+    assert columns.mathvista(official, hint=False).image == "images/1.jpg"
+    with pytest.raises(RowError, match=r"no 'query' in this row, which dataset\.options\.hint=true is read from"):
+        columns.mathvista(official, hint=True)
+
+
 def test_mathvista_choices_count_for_multiple_choice_only():
     row = {
         **MATHVISTA,
@@ -273,6 +293,42 @@ def test_mmmu_reads_choices_and_drops_the_tag():
     found = columns.mmmu(MMMU)
     assert found.question == "Baxter Company has ... what are the costs?"
     assert (found.key, found.choices, found.answers) == ("validation_Accounting_1", ["$6", "$7", "$8", "$9"], ["$7"])
+
+
+# Questions of MMMU and, last, of MATH-Vision, cut short.
+TAGGED = {
+    "Which explains the trend shown in the <image 1>?": "Which explains the trend shown in the image?",
+    "<image 1> of Louis Black was painted by whom?": "The image of Louis Black was painted by whom?",
+    "Refer to the figure <image 1>, which term is it?": "Refer to the figure the image, which term is it?",
+    "<image 1> Which nutrient seems to be absent?": "Which nutrient seems to be absent?",
+    "<image 1>The uniform rod is held in place.": "The uniform rod is held in place.",
+    "Calculate the cost by the formula. <image 1>": "Calculate the cost by the formula.",
+    "Children in ___ households benefit from <image 1>.": "Children in ___ households benefit from the image.",
+    "These are forward rates: <image 1> In addition, some.": "These are forward rates: In addition, some.",
+    "In clockwise direction:<image 1>The line BA turns.": "In clockwise direction: The line BA turns.",
+    "They are in the table.<image 1> The rate was": "They are in the table. The rate was",
+    "It was constructed in approximately the <image 1>": "It was constructed in approximately the image",
+    "Match the dance with the figures <image 1>": "Match the dance with the figures",
+    "The work (<image 1>) shown is of whom?": "The work (the image) shown is of whom?",
+    "Were works such as <image 1> shown?": "Were works such as the image shown?",
+    "<image 1> <image 2> In contrast with the poem": "In contrast with the poem",
+    "word<image 1>word": "word the image word",
+    "When the ant <image1> walks home <image2> along": "When the ant image 1 walks home image 2 along",
+    "The segments on the side of the\n<image1>\n5 x 5 square": "The segments on the side of the\n5 x 5 square",
+    "Which hexagons fit so\n<image1>that one can travel?": "Which hexagons fit so\nthat one can travel?",
+    "From above: <image1>. From the front: <image2>.": "From above: image 1. From the front: image 2.",
+    "Which is opposite to <image3>?\n<image4>": "Which is opposite to image 3?",
+}
+
+
+@pytest.mark.parametrize(("tagged", "asked"), TAGGED.items())
+def test_an_image_within_a_sentence_is_named_in_words(tagged, asked):
+    assert in_words(tagged) == asked
+    assert columns.mmmu({**MMMU, "question": tagged}).question == asked
+
+
+def test_choices_that_are_images_are_named_in_words():
+    assert columns.mmmu({**MMMU, "options": "['<image 1>', '$7']"}).choices == ["image 1", "$7"]
 
 
 @pytest.mark.parametrize(("given", "answers"), [("84", ["84"]), ("['1.06', '1.07']", ["1.06", "1.07"])])

@@ -117,7 +117,9 @@ def test_every_option_serves_every_stage(choice):
     check(cfg)
     for stage in STAGES:
         # What a stage does not name cannot reach it; these two change other groups.
-        if group in ("ablation", "scale") or f"{{{group}" in (CONF / "stage" / f"{stage}.yaml").read_text():
+        if group in ("ablation", "scale") or f"{{{group}" in (CONF / "stage" / f"{stage}.yaml").read_text(
+            encoding="utf-8"
+        ):
             check(with_stage(cfg, stage).stage)
 
 
@@ -146,9 +148,9 @@ def doctored(tmp_path):
     def doctor(file, old, new):
         conf = tmp_path / "conf"
         shutil.copytree(CONF, conf)
-        text = (conf / file).read_text()
+        text = (conf / file).read_text(encoding="utf-8")
         assert old in text
-        (conf / file).write_text(text.replace(old, new))
+        (conf / file).write_text(text.replace(old, new), encoding="utf-8")
         return conf
 
     return doctor

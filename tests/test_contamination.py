@@ -165,7 +165,7 @@ def test_report_lists_every_match_and_changes_no_row(tmp_path):
 def test_drop_takes_the_training_row_out_and_lists_it_with_its_reason(tmp_path):
     out, counts = prepared(tmp_path, leaking(tmp_path), check(action="drop"))
     assert [q.question_id for q in read_jsonl(out / "questions.jsonl", Question)] == ["b", "c", "d"]
-    (line,) = [json.loads(line) for line in (out / "dropped.jsonl").read_text().splitlines()]
+    (line,) = [json.loads(line) for line in (out / "dropped.jsonl").read_text(encoding="utf-8").splitlines()]
     assert line["reasons"] == ["exact (0): this artifact: c"]
     assert line["question"]["question_id"] == "a"
     assert (counts["questions"], counts["by_split"], counts["contamination"]["dropped"]) == (
@@ -253,6 +253,6 @@ def test_the_leaked_chart_is_found_once_re_encoded_and_resized(tmp_path):
 @pytest.mark.slow
 def test_no_two_of_the_charts_match_at_the_configured_distance():
     hashes = np.stack([perceptual_hash(open_image(item.image)) for item in charts()])
-    distance = yaml.safe_load((CONF / "contamination/report.yaml").read_text())["distance"]
+    distance = yaml.safe_load((CONF / "contamination/report.yaml").read_text(encoding="utf-8"))["distance"]
     assert [(i, j) for i, j, _ in near(hashes, hashes, distance) if i < j] == []
     assert sum(i < j for i, j, _ in near(hashes, hashes, 32)) == 102  # as conf/contamination/report.yaml says

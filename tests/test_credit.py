@@ -289,7 +289,7 @@ def store(folder: Path, rows: list, file: str = "rows.jsonl") -> Path:
 
 
 def lines(path: str) -> list[str]:
-    return (Path(path) / "rows.jsonl").read_text().splitlines(keepends=True)
+    return (Path(path) / "rows.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)
 
 
 def into(tmp_path, call, name="out", **changes):
@@ -302,17 +302,20 @@ def test_planted_credit_is_found_where_it_was_planted(call, tmp_path):
     counts, out = into(tmp_path, call)
     assert counts["wrong"] == counts["wrong_with_first_wrong_step"] > 8
     assert counts["responses"] == counts["right"] + counts["wrong"] == len(lines(call["candidates"]))
-    cells = {(r["data"], r["quantity"], r["of"]): float(r["mean"]) for r in csv.DictReader((out / "credit.csv").open())}
+    cells = {
+        (r["data"], r["quantity"], r["of"]): float(r["mean"])
+        for r in csv.DictReader((out / "credit.csv").open(encoding="utf-8"))
+    }
     assert cells["all", "worst_step", "value"] == 100.0
     assert cells["all", "in_step", "value"] == cells["all", "until_step", "value"] == 100.0
     assert cells["all", "in_step", "chance"] < 70 and cells["all", "worst_step_of_all", "chance"] < 40
     assert cells["all", "credit_in", "value"] < 0 < cells["all", "credit_after", "value"]
-    assert (out / "credit.md").read_text().startswith("**Credit and the first wrong step**")
+    assert (out / "credit.md").read_text(encoding="utf-8").startswith("**Credit and the first wrong step**")
 
 
 def test_the_page_and_the_picture_show_the_responses_that_were_drawn(call, tmp_path):
     counts, out = into(tmp_path, call)
-    page = (out / "credit.html").read_text()
+    page = (out / "credit.html").read_text(encoding="utf-8")
     assert counts["shown"] == page.count("<img ") == page.count(">⟨end⟩</span>") == 9
     assert page.count(" in the first wrong step") > 10
     width, height = Image.open(out / "credit.png").size
@@ -321,7 +324,7 @@ def test_the_page_and_the_picture_show_the_responses_that_were_drawn(call, tmp_p
 
 def test_the_page_fetches_nothing_and_the_same_rows_give_the_same_files(call, tmp_path):
     one, two = (into(tmp_path, call, name)[1] for name in ("one", "two"))
-    page = (one / "credit.html").read_text()
+    page = (one / "credit.html").read_text(encoding="utf-8")
     addresses = re.findall(r"""(?:src|href|action|data|poster)\s*=\s*["']([^"']*)""", page)
     assert addresses and all(a.startswith(("#", "data:")) for a in addresses)
     assert "default-src 'none'" in page and not re.search(r"@import|url\(", page)
@@ -351,18 +354,18 @@ def test_without_a_world_the_number_is_left_out_and_said_so(unknown, tmp_path):
     counts, out = into(tmp_path, unknown)
     assert (counts["wrong"], counts["wrong_with_first_wrong_step"], counts["shown"]) == (3, 0, 3)
     assert sorted(p.name for p in out.iterdir()) == ["credit.html", "credit.png"]
-    page = (out / "credit.html").read_text()
+    page = (out / "credit.html").read_text(encoding="utf-8")
     assert "Left out: no wrong response here has a known first wrong step" in page
     assert "in the first wrong step" not in page.split('<h2 id="responses">')[1]
 
 
 def test_texts_from_data_stay_text(unknown, tmp_path):
-    page = (into(tmp_path, unknown)[1] / "credit.html").read_text()
+    page = (into(tmp_path, unknown)[1] / "credit.html").read_text(encoding="utf-8")
     assert "<script>alert" not in page and page.count("&lt;script&gt;") >= 3
 
 
 def test_a_text_that_was_cut_and_one_that_ended_keep_their_own_log_probs(unknown, tmp_path):
-    page = (into(tmp_path, unknown)[1] / "credit.html").read_text()
+    page = (into(tmp_path, unknown)[1] / "credit.html").read_text(encoding="utf-8")
     assert 0 < page.count(">⟨end⟩</span>") < page.count("<img ")
 
 
@@ -388,7 +391,9 @@ def test_drawing_takes_each_kind_alike_and_no_question_twice():
 
 def test_sides_of_different_length_are_refused(call, tmp_path):
     first, *rest = lines(call["logps"]["dpo"])
-    (tmp_path / "dpo/rows.jsonl").write_text(re.sub(r'"logps": \[[^,]*, ', '"logps": [', first) + "".join(rest))
+    (tmp_path / "dpo/rows.jsonl").write_text(
+        re.sub(r'"logps": \[[^,]*, ', '"logps": [', first) + "".join(rest), encoding="utf-8"
+    )
     with pytest.raises(RowError, match=r"response 0 has \d+ log-probs under dpo and \d+ under sft"):
         into(tmp_path, call)
 
@@ -396,13 +401,13 @@ def test_sides_of_different_length_are_refused(call, tmp_path):
 def test_log_probs_of_another_tokenizer_are_refused(call, tmp_path):
     for side in ("sft", "dpo"):
         longer = [line.replace('"logps": [', '"logps": [-1.0, ') for line in lines(call["logps"][side])]
-        (tmp_path / side / "rows.jsonl").write_text("".join(longer))
+        (tmp_path / side / "rows.jsonl").write_text("".join(longer), encoding="utf-8")
     with pytest.raises(RowError, match=r"is \d+ tokens long and has \d+ log-probs; `model` must be the one"):
         into(tmp_path, call)
 
 
 def test_a_response_that_a_side_did_not_score_is_refused(call, tmp_path):
-    (tmp_path / "sft/rows.jsonl").write_text("".join(lines(call["logps"]["sft"])[1:]))
+    (tmp_path / "sft/rows.jsonl").write_text("".join(lines(call["logps"]["sft"])[1:]), encoding="utf-8")
     with pytest.raises(
         RowError, match="response 0 has no log-probs under sft; re-run stage=score score=verifier of=sft"
     ):
@@ -411,7 +416,7 @@ def test_a_response_that_a_side_did_not_score_is_refused(call, tmp_path):
 
 def test_sides_that_saw_different_images_or_prompts_are_refused(call, tmp_path):
     text = "".join(lines(call["logps"]["sft"])).replace('"seen"', '"other"')
-    (tmp_path / "sft/rows.jsonl").write_text(text)
+    (tmp_path / "sft/rows.jsonl").write_text(text, encoding="utf-8")
     with pytest.raises(RowError, match="was scored after another image or prompt under dpo than under sft"):
         into(tmp_path, call)
 

@@ -112,7 +112,7 @@ def test_an_evaluation_is_a_finished_run_of_its_own(evaluated):
 def test_accuracy_and_lengths_are_there_by_name(evaluated, evaluation):
     out = evaluation() / evaluated.name
     rows = read_jsonl(out / "rows.jsonl", EvalRow)
-    cells = json.loads((out / "summary.json").read_text())["cells"]
+    cells = json.loads((out / "summary.json").read_text(encoding="utf-8"))["cells"]
     assert {style for style, _, _ in (cell.partition("/") for cell in cells)} == {"direct", "cot"}
     for cell, values in cells.items():
         assert evaluated.summary[f"eval/{cell}"] == pytest.approx(100 * values["accuracy"])
@@ -142,7 +142,7 @@ def test_the_table_shows_the_first_rows_with_their_images(evaluated, evaluation,
 
 def test_the_manifest_is_an_artifact_that_refers_to_the_files(evaluated, evaluation):
     out = evaluation() / evaluated.name
-    manifest = json.loads((out / "manifest.json").read_text())
+    manifest = json.loads((out / "manifest.json").read_text(encoding="utf-8"))
     kept = evaluated.artifacts["seed_2.eval.dpo"]
     assert kept.keys() == {
         "manifest.json",
@@ -152,7 +152,10 @@ def test_the_manifest_is_an_artifact_that_refers_to_the_files(evaluated, evaluat
         "files/summary.json",
     }
     assert kept["files/rows.jsonl"].ref == (out / "rows.jsonl").as_uri()
-    assert json.loads(evaluated.stored("seed_2.eval.dpo", "manifest.json").read_text())["key"] == manifest["key"]
+    assert (
+        json.loads(evaluated.stored("seed_2.eval.dpo", "manifest.json").read_text(encoding="utf-8"))["key"]
+        == manifest["key"]
+    )
     counts = {name: evaluated.summary[f"counts/{name}"] for name in manifest["counts"]}
     assert counts == manifest["counts"]
 
@@ -179,7 +182,12 @@ def swept(small_run, tmp_path_factory) -> dict[str, Offline]:
     varied = ["dpo.objective.beta=0.05,0.5", "seed=1,2", "variant='beta_${dpo.objective.beta}'"]
     sweep = ["stage=dpo", *varied, "-m"]
     done = subprocess.run(
-        command(folder, *small, *shared, *sweep), cwd=folder, capture_output=True, text=True, timeout=600, check=False
+        command(folder, *small, *shared, *sweep),
+        cwd=folder,
+        capture_output=True,
+        encoding="utf-8",
+        timeout=600,
+        check=False,
     )
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
     return runs(folder / "runs/mini_small")
@@ -205,7 +213,7 @@ def test_each_run_of_a_sweep_holds_its_metrics_by_name(swept):
 @pytest.mark.slow
 def test_each_run_of_a_sweep_ends_with_its_manifest(swept):
     for name, run in swept.items():
-        manifest = json.loads(run.stored(name.replace("/", "."), "manifest.json").read_text())
+        manifest = json.loads(run.stored(name.replace("/", "."), "manifest.json").read_text(encoding="utf-8"))
         assert manifest["arguments"]["objective"]["beta"] == run.config["dpo"]["objective"]["beta"]
         assert run.summary["counts/pairs"] == manifest["counts"]["pairs"] > 0
         assert "files/model/model.safetensors" in run.artifacts[name.replace("/", ".")]

@@ -80,7 +80,7 @@ def patched(diff: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     copy = folder / name
     copy.parent.mkdir(parents=True, exist_ok=True)
     copy.write_text((ROOT / name).read_text(encoding="utf-8"), encoding="utf-8")
-    subprocess.run(["git", "apply", "-"], input=diff, text=True, cwd=folder, check=True)
+    subprocess.run(["git", "apply", "-"], input=diff, encoding="utf-8", cwd=folder, check=True)
     module = name.removesuffix(".py").replace("/", ".")
     spec = importlib.util.spec_from_file_location(module, copy)
     made = importlib.util.module_from_spec(spec)
@@ -138,7 +138,7 @@ def test_a_task_of_ones_own_is_trained_on_and_stands_in_a_table(tmp_path):
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     done = subprocess.run(
         ["bash", "-c", script], cwd=tmp_path, env={**os.environ, "PATH": path, "OMP_NUM_THREADS": "1"},
-        capture_output=True, text=True, timeout=1200, check=False,
+        capture_output=True, encoding="utf-8", timeout=1200, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
     assert re.search(r"^\| SFT +\| CoT +\| [\d.]+ \[.*\] n=4 ", done.stdout, re.MULTILINE)

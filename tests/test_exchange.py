@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import re
 from dataclasses import replace
@@ -340,17 +341,17 @@ def test_what_no_row_carries_is_listed_with_the_reason(questions_dir, rationales
     without = {q.question_id for q in questions} - {
         r.question_id for r in read_jsonl(rationales_dir / "rows.jsonl", Rationale)
     }
-    left = [json.loads(line) for line in (tmp_path / "left_out.jsonl").read_text().splitlines()]
+    left = [json.loads(line) for line in (tmp_path / "left_out.jsonl").read_text(encoding="utf-8").splitlines()]
     assert {line["question"]["question_id"] for line in left} == without
     assert counts["left_out"] == len(without) > 0
 
 
 def test_llama_factory_finds_each_file_and_column(questions_dir, rationales_dir, pairs_dir, tmp_path):
     sent, _, _ = out_and_in("sharegpt", questions_dir, rationales_dir, pairs_dir, tmp_path)
-    described = json.loads((sent / "dataset_info.json").read_text())
+    described = json.loads((sent / "dataset_info.json").read_text(encoding="utf-8"))
     assert described == sharegpt_info({"sft": "sft.json", "dpo": "dpo.json"})
     for entry in described.values():
-        row = json.loads((sent / entry["file_name"]).read_text())[0]
+        row = json.loads((sent / entry["file_name"]).read_text(encoding="utf-8"))[0]
         assert set(entry["columns"].values()) <= set(row)
         assert (sent / row["images"][0]).is_file()
 
@@ -450,7 +451,7 @@ def test_rows_set_aside_are_listed_with_the_reason(released_dir, tmp_path):
     write_rows(released_dir / "mixed.jsonl", [ROWS[0], released("<image>\nHow many?", "3")])
     out = made(tmp_path / "out")
     counts = import_rows.run([replace(CHART, rows=["mixed.jsonl"])], str(released_dir), None, "aside", out)
-    (line,) = [json.loads(line) for line in (out / "unfit.jsonl").read_text().splitlines()]
+    (line,) = [json.loads(line) for line in (out / "unfit.jsonl").read_text(encoding="utf-8").splitlines()]
     assert (counts["questions"], counts["unfit"]) == (1, 1)
     assert line["row"] == released("<image>\nHow many?", "3")
     assert "mixed.jsonl:2: field 'conversations[0]' ends in none of the suffixes" in line["reason"]
@@ -475,6 +476,26 @@ def test_a_file_that_is_not_there_stops_before_any_row_is_read(released_dir, tmp
 
 
 def test_a_line_cut_short_is_named(released_dir, tmp_path):
-    (released_dir / "sft.jsonl").write_text('{"id": "1", "ima')
+    (released_dir / "sft.jsonl").write_text('{"id": "1", "ima', encoding="utf-8")
     with pytest.raises(RowError, match=r"sft\.jsonl:1: not a whole JSON line"):
         import_rows.run([replace(CHART, rows=["sft.jsonl"])], str(released_dir), None, "aside", tmp_path)
+
+
+def test_images_that_are_missing_are_counted_before_any_is_opened(released_dir, tmp_path, monkeypatch):
+    rows = [released(f"<image>\nHow many?\n{COT_SHORT}", "### Answer: 3", image=f"{i}.png") for i in range(1, 8)]
+    (released_dir / "sft.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-16")
+    monkeypatch.setattr(import_rows, "open_image", lambda *_: pytest.fail("an image was opened"))
+    with pytest.raises(RowError) as refused:
+        import_rows.run([replace(CHART, rows=["sft.jsonl"])], str(released_dir), None, "error", tmp_path)
+    first, *named = str(refused.value).splitlines()
+    assert first == "7 of 7 rows name an image that cannot be used; the first:"
+    assert len(named) == 5 and "sft.jsonl:1: image '1.png' is not in" in named[0]
+
+
+def test_an_image_in_the_rows_text_is_stored(released_dir, tmp_path):
+    data = (released_dir / "chartqa/1.png").read_bytes()
+    asked = released(f"<image>\nHow many?\n{COT_SHORT}", "### Answer: 3", image=base64.b64encode(data).decode())
+    (released_dir / "sft.jsonl").write_text(json.dumps(asked) + "\n", encoding="utf-8")
+    import_rows.run([replace(CHART, rows=["sft.jsonl"])], str(released_dir), None, "error", tmp_path)
+    (question,) = read_jsonl(tmp_path / "questions.jsonl", Question)
+    assert (tmp_path / question.image).read_bytes() == data

@@ -27,7 +27,9 @@ from rationale.reporting.standing import command
 from rationale.reporting.tables import paper_cells
 
 ROOT = CONF.parent / "experiments"
-SCRIPTS = sorted(path.parent.name for path in ROOT.glob("*/run.sh") if "\nrationale " in path.read_text())
+SCRIPTS = sorted(
+    path.parent.name for path in ROOT.glob("*/run.sh") if "\nrationale " in path.read_text(encoding="utf-8")
+)
 PAPERS = sorted(path.parent.name for path in ROOT.glob("table_*/paper.csv"))
 
 
@@ -35,7 +37,7 @@ PAPERS = sorted(path.parent.name for path in ROOT.glob("table_*/paper.csv"))
 def jobs(name: str) -> list[tuple[str, ...]]:
     """The overrides of every job of a script, seed 1 of its sweeps."""
     found = []
-    for line in (ROOT / name / "run.sh").read_text().splitlines():
+    for line in (ROOT / name / "run.sh").read_text(encoding="utf-8").splitlines():
         if not line.startswith("rationale "):
             continue
         words = [w for w in shlex.split(line)[1:] if w not in ("-m", "$@")]
@@ -106,7 +108,7 @@ def test_the_paper_s_rows_that_stand_beside_ours_exist(name):
 @pytest.mark.parametrize("name", [n for n in PAPERS if n in ("table_2", "table_3", "table_d1")])
 def test_the_paper_s_averages_are_those_of_its_cells(name):
     """Within the rounding of the cells; a figure read wrongly would show."""
-    with (ROOT / name / "paper.csv").open() as file:
+    with (ROOT / name / "paper.csv").open(encoding="utf-8") as file:
         for row in csv.DictReader(file):
             cells = [float(v) for k, v in row.items() if k not in ("row", "prompt", "Avg")]
             assert float(row["Avg"]) == pytest.approx(sum(cells) / len(cells), abs=0.11), row
@@ -115,7 +117,7 @@ def test_the_paper_s_averages_are_those_of_its_cells(name):
 def test_the_page_of_claims_is_what_the_folders_say():
     spec = importlib.util.spec_from_file_location("claims", ROOT / "claims.py")
     spec.loader.exec_module(claims := importlib.util.module_from_spec(spec))
-    shown = (ROOT / "README.md").read_text().split(claims.MARKS[0])[1].split(claims.MARKS[1])[0].strip()
+    shown = (ROOT / "README.md").read_text(encoding="utf-8").split(claims.MARKS[0])[1].split(claims.MARKS[1])[0].strip()
     assert shown == claims.page(), "python experiments/claims.py writes it anew"
 
 
@@ -124,7 +126,7 @@ COPIED = [
     (ROOT / folder / f"{figure}.svg", name, report)
     for name in sorted(path.parent.name for path in ROOT.glob("*/run.sh"))
     for report, folder, figures in re.findall(
-        r"^bash experiments/collect.sh (\S+) (\S+) \S+(.*)$", (ROOT / name / "run.sh").read_text(), re.M
+        r"^bash experiments/collect.sh (\S+) (\S+) \S+(.*)$", (ROOT / name / "run.sh").read_text(encoding="utf-8"), re.M
     )
     for figure in figures.split()
 ]
@@ -214,6 +216,6 @@ def test_the_command_that_mends_an_evaluation_makes_that_evaluation(given, tmp_p
     arguments = OmegaConf.to_container(stage, resolve=True)
     folder = Path(arguments["out"])
     folder.mkdir(parents=True)
-    (folder / "manifest.json").write_text(json.dumps({"stage": "evaluate", "arguments": arguments}))
+    (folder / "manifest.json").write_text(json.dumps({"stage": "evaluate", "arguments": arguments}), encoding="utf-8")
     again = OmegaConf.to_container(composed(*shlex.split(command(folder))[1:]).stage, resolve=True)
     assert {k: v for k, v in again.items() if k != "logger"} == {k: v for k, v in arguments.items() if k != "logger"}

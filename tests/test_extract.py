@@ -93,7 +93,7 @@ def run(folders, model, out, **changes):
 
 
 def cell(out, name="direct/mathvista"):
-    return json.loads((out / "summary.json").read_text())["cells"][name]
+    return json.loads((out / "summary.json").read_text(encoding="utf-8"))["cells"][name]
 
 
 def test_a_response_that_the_rule_cannot_read_is_read_by_the_extractor_and_the_rule_stands_as_evaluated(
@@ -225,7 +225,7 @@ def test_a_cut_run_goes_on_without_asking_twice_and_ends_as_an_uncut_one(given, 
         assert [r.question_id for r in read_jsonl(tmp_path / "cut/replies.jsonl", Reply)] == [
             f"direct/q{i}" for i in range(3)
         ]
-        with (tmp_path / "cut/replies.jsonl").open("a") as file:
+        with (tmp_path / "cut/replies.jsonl").open("a", encoding="utf-8") as file:
             file.write('{"question_id": "direct/q4", "te')  # killed while writing
         down = False
         run(folders, extractor(server), tmp_path / "cut")
@@ -277,7 +277,7 @@ def test_both_styles_of_a_question_are_read_and_summed_apart(given, tmp_path):
 def test_what_cannot_be_scored_is_met_before_anything_is_asked(given, tmp_path):
     folders = given(("7", [], INTEGER, "direct", "seven"), ("0.5", [], FLOAT, "direct", "half"))
     path = tmp_path / "questions/questions.jsonl"
-    path.write_text(path.read_text().replace('"precision": 2.0', '"precision": null'))
+    path.write_text(path.read_text(encoding="utf-8").replace('"precision": 2.0', '"precision": null'), encoding="utf-8")
     with Reader({}) as server:
         with pytest.raises(RowError, match=r"q1: meta\['precision'\] is missing"):
             run(folders, extractor(server), tmp_path / "out")
@@ -287,6 +287,6 @@ def test_what_cannot_be_scored_is_met_before_anything_is_asked(given, tmp_path):
 def test_a_prediction_evaluated_twice_is_an_error_that_names_it(given, tmp_path):
     folders = given(("7", [], INTEGER, "direct", "seven"))
     path = tmp_path / "evaluation/rows.jsonl"
-    path.write_text(path.read_text() * 2)
+    path.write_text(path.read_text(encoding="utf-8") * 2, encoding="utf-8")
     with Reader({}) as server, pytest.raises(RowError, match="'q0' occurs twice in style 'direct'"):
         run(folders, extractor(server), tmp_path / "out")

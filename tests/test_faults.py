@@ -29,7 +29,7 @@ def test_rows_lost_and_doubled_and_files_that_differ_are_counted(made, wrong, tm
         folder = tmp_path / place / "runs/mini_small/made"
         folder.mkdir(parents=True)
         if lines is not None:
-            (folder / "rows.jsonl").write_text("".join(f"{line}\n" for line in lines))
+            (folder / "rows.jsonl").write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
     monkeypatch.setattr(campaign, "begin", lambda *_: 0)
     monkeypatch.setattr(campaign, "ended", lambda _: 0)
     count = campaign.Count("any", "killed")

@@ -116,7 +116,7 @@ def test_a_file_that_may_not_be_read_is_refused_by_row(tmp_path):
 
 def prepared(root, names, limit):
     rows = [{"id": f"r{i}", "question": "?", "answer": "2", "image": n, "split": "train"} for i, n in enumerate(names)]
-    (root / "data.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (root / "data.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     task = folder(str(root), "d", "exact")
     return produce("prepare", {"out": str(root.parent / f"out-{limit}")}, partial(prepare.run, task))
 
@@ -131,18 +131,25 @@ def test_a_folder_of_them_goes_through_prepare(hostile):
 def test_one_run_names_every_bad_row_with_its_reason(hostile, monkeypatch):
     monkeypatch.setattr(Refusals.__init__, "__defaults__", (100, *Refusals.__init__.__defaults__[1:]))
     monkeypatch.setattr(socket.socket, "connect", lambda *_: pytest.fail("a row's URL was fetched"))
-    names = [*BAD, *GOOD, *PATHS]
+    names = [*BAD, *GOOD]
     with pytest.raises(RowError) as refused:
         prepared(hostile, names, "bad")
     first, *lines = str(refused.value).splitlines()
-    assert first == f"{len(BAD) + len(PATHS)} rows cannot be used:"
+    assert first == f"{len(BAD)} rows cannot be used:"
     wanted = [i for i, name in enumerate(names) if name not in GOOD]
     assert [int(line.partition("data.jsonl:")[2].partition(":")[0]) - 1 for line in lines] == wanted
+    with pytest.raises(RowError) as refused:
+        prepared(hostile, [*GOOD, *PATHS], "bad")
+    first, *lines = str(refused.value).splitlines()
+    assert first == f"{len(PATHS)} of {len(GOOD) + len(PATHS)} rows name an image that cannot be used; the first:"
+    assert [int(line.partition("data.jsonl:")[2].partition(":")[0]) for line in lines] == [
+        len(GOOD) + i for i in range(1, 6)
+    ]
     assert not (hostile.parent / "out-bad").exists()
 
 
 def test_at_twenty_bad_rows_the_run_stops(hostile, capsys):
     with pytest.raises(RowError, match="20 rows cannot be used, and the rows after them were not looked at"):
-        prepared(hostile, ["absent.png"] * 30, "many")
+        prepared(hostile, ["text.png"] * 30, "many")
     assert "reading on to name other such rows" in capsys.readouterr().out
     assert not (hostile.parent / "out-many").exists()

@@ -65,6 +65,31 @@ def test_sixteen_bits_are_scaled_and_not_clipped(tmp_path):
     assert pixels(path) == [[(0, 0, 0), (100, 100, 100), WHITE]]
 
 
+def grey_tiff(bits, data):
+    """Two grey pixels of so many bits as Pillow does not write them: its head, eight tags of two words, the pixels."""
+    tags = [(256, 2), (257, 1), (258, bits), (259, 1), (262, 1), (273, 8 + 2 + 8 * 12 + 4), (278, 1), (279, len(data))]
+    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags)
+    return struct.pack("<2sHIH", b"II", 42, 8, len(tags)) + entries + bytes(4) + data
+
+
+def test_a_tiff_of_twelve_bits_has_its_own_white(tmp_path):
+    (tmp_path / "a.tif").write_bytes(grey_tiff(12, bytes([0xFF, 0xF0, 0x00])))  # 4095 and 0
+    assert pixels(tmp_path / "a.tif") == [[WHITE, (0, 0, 0)]]
+
+
+@pytest.mark.parametrize("value", [0, 200, 65535, 70_000])
+def test_a_tiff_of_32_bits_is_refused_whatever_its_values(tmp_path, value):
+    """200 of 4 billion is black, of 255 nearly white: nothing says which."""
+    path = saved(tmp_path, Image.new("I", (2, 2), value), "image.tif")
+    with pytest.raises(RowError, match="pixels of 32 bits, which do not say what is white"):
+        open_image(path)
+
+
+def test_a_pgm_of_sixteen_bits_is_scaled(tmp_path):
+    (tmp_path / "a.pgm").write_bytes(b"P5 2 1 1000\n" + struct.pack(">2H", 1000, 0))
+    assert pixels(tmp_path / "a.pgm") == [[WHITE, (0, 0, 0)]]
+
+
 @pytest.mark.parametrize(("mode", "value", "seen"), [("L", 77, 77), ("1", 1, 255)])
 def test_gray_and_bitmap_become_rgb(tmp_path, mode, value, seen):
     assert pixels(saved(tmp_path, Image.new(mode, (1, 1), value))) == [[(seen, seen, seen)]]
@@ -145,6 +170,21 @@ def test_a_path_that_leaves_its_folder_is_refused_by_row(tmp_path, relative):
     os.symlink(tmp_path, root / "up")
     with pytest.raises(RowError, match=r"row-7: image path .* leaves its folder"):
         resolve(root, relative, "row-7")
+
+
+@pytest.mark.parametrize(
+    ("stored", "named"),
+    [
+        ("sub/a b.PNG", "sub\\a b.PNG"),
+        ("\u00e9.png", "e\u0301.png"),
+        ("e\u0301.png", "\u00e9.png"),
+        ("a\\b.png", "a\\b.png"),
+    ],
+)
+def test_a_path_as_another_system_writes_it_is_found(tmp_path, stored, named):
+    (tmp_path / "sub").mkdir()
+    path = saved(tmp_path, Image.new("RGB", (1, 1)), stored)
+    assert resolve(tmp_path, named, "row-7") == path
 
 
 @pytest.mark.parametrize("relative", ["absent.png", "", "."])

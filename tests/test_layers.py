@@ -36,7 +36,7 @@ def imported(tree):
 
 
 def imports_of(file):
-    return set(imported(ast.parse((ROOT / file).read_text())))
+    return set(imported(ast.parse((ROOT / file).read_text(encoding="utf-8"))))
 
 
 def package_of(file):

@@ -29,7 +29,7 @@ def cut(found, *, mode="disabled"):
 
 
 def table(out):
-    with (out / "metrics" / "metrics.csv").open() as file:
+    with (out / "metrics" / "metrics.csv").open(encoding="utf-8") as file:
         return [(int(row["step"]), float(row["train/loss"])) for row in csv.DictReader(file)]
 
 

@@ -33,7 +33,7 @@ RATIONALES = {q.question_id: rationale(q) for q in QUESTIONS}
 
 def mixture(name, questions=QUESTIONS, rationales=RATIONALES, seed=1):
     """CoT and direct examples of the mixture that `ablation=name` asks for."""
-    amounts = yaml.safe_load((CONF / "ablation" / f"{name}.yaml").read_text())["sft"]["mixture"]
+    amounts = yaml.safe_load((CONF / "ablation" / f"{name}.yaml").read_text(encoding="utf-8"))["sft"]["mixture"]
     examples = sft_examples(questions, rationales, ROOT, full={}, format_per_dataset=50, seed=seed, **amounts)
     cot = [e for e in examples if e.prompt.endswith(f"\n{COT}")]
     direct = [e for e in examples if e.prompt.endswith(f"\n{DIRECT}")]

@@ -227,7 +227,7 @@ MUTATIONS = {
 def test_what_a_mutation_replaces_is_there_once(name):
     """Otherwise it would change nothing, or more than it says: bring its text up to date."""
     mutation = MUTATIONS[name]
-    assert (PACKAGE / mutation.file).read_text().count(mutation.old) == 1
+    assert (PACKAGE / mutation.file).read_text(encoding="utf-8").count(mutation.old) == 1
 
 
 @pytest.fixture(scope="module")
@@ -238,14 +238,16 @@ def became(tmp_path_factory):
     shutil.copytree(PACKAGE, package, ignore=shutil.ignore_patterns("__pycache__"))
     runs = {"control": (sorted({m.test for m in MUTATIONS.values()}), None)}
     runs |= {name: ([m.test], (m.file, m.old, m.new)) for name, m in MUTATIONS.items()}
-    (out / "settings.json").write_text(json.dumps({"package": str(package), "out": str(out), "runs": runs}))
+    (out / "settings.json").write_text(
+        json.dumps({"package": str(package), "out": str(out), "runs": runs}), encoding="utf-8"
+    )
     done = subprocess.run(
-        [sys.executable, str(HERE / "mutants.py"), str(out / "settings.json")], cwd=out, capture_output=True, text=True,
-        timeout=1200, check=False,
+        [sys.executable, str(HERE / "mutants.py"), str(out / "settings.json")], cwd=out, capture_output=True,
+        encoding="utf-8", timeout=1200, check=False,
         env={**os.environ, "OMP_NUM_THREADS": "1", "HYPOTHESIS_STORAGE_DIRECTORY": str(out / "hypothesis")},
     )  # fmt: skip
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
-    return {name: json.loads((out / f"{name.replace(' ', '_')}.json").read_text()) for name in runs}
+    return {name: json.loads((out / f"{name.replace(' ', '_')}.json").read_text(encoding="utf-8")) for name in runs}
 
 
 @pytest.mark.slow

@@ -84,7 +84,7 @@ def test_the_tables_are_those_of_the_report(finished, of_run):
     of_run(finished)
     printed = printed_by("3_tables_and_curves")
     for name in ("table_2", "table_3"):
-        assert (finished / f"report/{name}.md").read_text() in printed
+        assert (finished / f"report/{name}.md").read_text(encoding="utf-8") in printed
 
 
 @pytest.mark.slow
@@ -93,13 +93,15 @@ def test_what_the_filter_did_is_what_stage_distill_counted(finished, of_run):
     lines = [line.replace("|", " ").split() for line in printed_by("1_rationales").splitlines() if line[:1] == "|"]
     (_, *statuses), _, *of_datasets = lines
     shown = {f"{d}/{s}": int(n) for d, *ns in of_datasets for s, n in zip(statuses, ns, strict=True) if n != "0"}
-    assert shown == json.loads((finished / "rationales/manifest.json").read_text())["counts"]["by_dataset"]
+    assert (
+        shown == json.loads((finished / "rationales/manifest.json").read_text(encoding="utf-8"))["counts"]["by_dataset"]
+    )
 
 
 @pytest.mark.slow
 def test_the_rewards_are_those_that_dpo_logged(finished, of_run):
     of_run(finished)
-    with (finished / "seed_1/dpo/metrics/metrics.csv").open() as file:
+    with (finished / "seed_1/dpo/metrics/metrics.csv").open(encoding="utf-8") as file:
         first = next(csv.DictReader(file))
     (line,) = [line for line in printed_by("2_pairs_and_rewards").splitlines() if line.startswith("rewards/margins")]
     assert line.split()[1:5] == ["first", f"{float(first['rewards/margins']):.4f}", "(step", f"{first['step']})"]
@@ -144,7 +146,7 @@ def test_a_run_that_is_not_there_is_answered_with_the_command_that_makes_it(path
 @every
 def test_a_run_that_is_not_whole_is_told_by_its_first_missing_part(path, tmp_path, of_run):
     (tmp_path / "questions").mkdir()
-    (tmp_path / "questions/manifest.json").write_text("{}")
+    (tmp_path / "questions/manifest.json").write_text("{}", encoding="utf-8")
     of_run(tmp_path)
     with pytest.raises(FileNotFoundError, match=r"(rationales|seed_1/\w+|report) is no finished artifact"):
         next(execute(path))

@@ -14,7 +14,7 @@ from rationale.artifacts import UserError
 from rationale.cli import CONF, PLUGINS, missing_plugin
 from rationale.models.vlm import load
 
-EXTRAS = tomllib.loads((Path(__file__).parent.parent / "pyproject.toml").read_text())["project"][
+EXTRAS = tomllib.loads((Path(__file__).parent.parent / "pyproject.toml").read_text(encoding="utf-8"))["project"][
     "optional-dependencies"
 ]
 QLORA = {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4"}

@@ -20,7 +20,7 @@ def test_it_ends_in_two_tables_and_a_report(small_run):
     report = small_run / "runs/mini_small/report"
     for name in ("table_2.md", "table_2.tex", "table_2.csv", "table_3.md", "orderings.md", "verifier.csv"):
         assert (report / name).stat().st_size > 0
-    page = (report / "index.html").read_text()
+    page = (report / "index.html").read_text(encoding="utf-8")
     assert "Table 2" in page
     assert "data:image/png;base64," in page
 
@@ -28,7 +28,7 @@ def test_it_ends_in_two_tables_and_a_report(small_run):
 def test_every_table_row_was_evaluated_on_every_test_question(small_run):
     questions = sum(
         json.loads(line)["split"] == "test"
-        for line in (small_run / "runs/mini_small/questions/questions.jsonl").read_text().splitlines()
+        for line in (small_run / "runs/mini_small/questions/questions.jsonl").read_text(encoding="utf-8").splitlines()
     )
     for name in ("sft_format", "sft_direct", "sft_cot", "sft_both", "sft_both_blind", "dpo"):
         rows = list(iter_jsonl(small_run / f"runs/mini_small/seed_1/eval/{name}/rows.jsonl", EvalRow))
@@ -36,7 +36,7 @@ def test_every_table_row_was_evaluated_on_every_test_question(small_run):
 
 
 def test_each_artifact_has_a_manifest_that_names_its_inputs(small_run):
-    manifest = json.loads((small_run / "runs/mini_small/seed_1/dpo/manifest.json").read_text())
+    manifest = json.loads((small_run / "runs/mini_small/seed_1/dpo/manifest.json").read_text(encoding="utf-8"))
     named = {path.rsplit("runs/", 1)[-1] for path in manifest["inputs"]}
     assert {"mini_small/questions", "mini_small/seed_1/pairs", "mini_small/seed_1/sft_both/model"} <= named
     assert manifest["counts"]["pairs"] > 0
@@ -81,5 +81,5 @@ def test_two_processes_run_an_experiment_from_one_command(small_run, tmp_path):
     )  # fmt: skip
     made = tmp_path / "runs/mini_small/seed_1"
     assert sorted(p.name for p in made.iterdir() if not p.name.startswith(".")) == ["eval", "sft_both", "sft_direct"]
-    one = json.loads((made / "sft_both/manifest.json").read_text())["counts"]
+    one = json.loads((made / "sft_both/manifest.json").read_text(encoding="utf-8"))["counts"]
     assert one["steps"] > 0

@@ -208,7 +208,7 @@ def planned(out, *overrides):
     """The stage's own call, from its config."""
     cfg = composed("stage=plan", *overrides)
     instantiate({**OmegaConf.to_container(cfg.stage, resolve=True), "out": out}, _convert_="all")
-    return json.loads((out / "plan.json").read_text())
+    return json.loads((out / "plan.json").read_text(encoding="utf-8"))
 
 
 def brief(rows):
@@ -227,9 +227,11 @@ def brief(rows):
 def test_the_papers_plan_is_up_to_date(tmp_path):
     """If not: rationale stage=plan scale=paper force=true; copy both files here and `brief` into the README."""
     rows = planned(tmp_path, "scale=paper")
-    assert rows == json.loads((PAPER / "plan.json").read_text())
-    assert (tmp_path / "plan.md").read_text() == (PAPER / "plan.md").read_text()
-    shown = re.search(r"<!-- brief -->\n(.*)\n<!-- end -->", (PAPER / "README.md").read_text(), re.DOTALL)
+    assert rows == json.loads((PAPER / "plan.json").read_text(encoding="utf-8"))
+    assert (tmp_path / "plan.md").read_text(encoding="utf-8") == (PAPER / "plan.md").read_text(encoding="utf-8")
+    shown = re.search(
+        r"<!-- brief -->\n(.*)\n<!-- end -->", (PAPER / "README.md").read_text(encoding="utf-8"), re.DOTALL
+    )
     assert shown.group(1).splitlines() == list(brief(rows))
 
 
@@ -272,7 +274,7 @@ def test_what_cannot_be_planned_is_refused(override, message, tmp_path):
 
 def commands(path):
     """The overrides of each `rationale` in a script, its arguments replaced by folders."""
-    for line in path.read_text().splitlines():
+    for line in path.read_text(encoding="utf-8").splitlines():
         found = re.search(r"(?:^| )rationale (.*?)&?$", line)
         if found and not line.startswith("#"):
             yield shlex.split(found.group(1).replace('"$1"', "/rows").replace('"$2"', "/images"))
@@ -281,7 +283,7 @@ def commands(path):
 @pytest.mark.parametrize("name", ["sft.sh", "dpo.sh", "two_nodes.sh", "evaluate.sh"])
 def test_every_command_of_the_papers_scripts_composes(name):
     found = list(commands(PAPER / name))
-    assert len(found) == (PAPER / name).read_text().count("rationale stage=")
+    assert len(found) == (PAPER / name).read_text(encoding="utf-8").count("rationale stage=")
     for overrides in found:
         check(composed(*overrides))
 
@@ -318,11 +320,11 @@ def held_by(objective, strategy, model, questions, out):
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     told = [str(ROOT / "tests" / "planned.py"), str(model), str(questions), objective, strategy, "2", str(out)]
     done = subprocess.run(
-        [*command, *told], capture_output=True, text=True, timeout=300, check=False,
+        [*command, *told], capture_output=True, encoding="utf-8", timeout=300, check=False,
         env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-4000:]
-    return [SimpleNamespace(**json.loads((out / f"held_{rank}.json").read_text())) for rank in (0, 1)]
+    return [SimpleNamespace(**json.loads((out / f"held_{rank}.json").read_text(encoding="utf-8"))) for rank in (0, 1)]
 
 
 @pytest.mark.slow

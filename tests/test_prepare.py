@@ -1,5 +1,6 @@
 """Where outside data comes in: each bad row stops the stage by name, and what comes out is whole."""
 
+import base64
 import json
 from functools import partial
 
@@ -38,7 +39,7 @@ def source(tmp_path):
 def prepared(source, rows, scorer="exact", **options):
     """What stage=prepare makes of rows (or of raw lines), filed as the command does."""
     lines = [line if isinstance(line, str) else json.dumps(line) for line in rows]
-    (source / "data.jsonl").write_text("\n".join(lines) + "\n")
+    (source / "data.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
     task = folder(str(source), "chartqa", scorer, **options)
     return produce("prepare", {"out": str(source.parent / "questions")}, partial(prepare.run, task))
 
@@ -55,12 +56,18 @@ BAD = {
     "blank question": (row(2, question=" "), "r2: empty question"),
     "no id": (row(2, id=None), r"data\.jsonl:2: no 'id' in this row"),
     "no split": (row(2, split=None), r"data\.jsonl:2: no 'split' in this row"),
-    "question of another type": (row(2, question=["Why?"]), r"data\.jsonl:2: field 'question' of Question"),
+    "question of another type": (row(2, question=["Why?"]), r"data\.jsonl:2: column 'question' should be text"),
     "duplicate id": (row(1), "r1: this question_id occurs twice"),
     "answer that is no choice": (row(2, choices=["1", "3"]), r"r2: answer '2' is none of \['1', '3'\]"),
     "duplicate choices": (row(2, choices=["2", "3", "3"]), "r2: choices repeat"),
     "more choices than letters": (row(2, choices=[str(i) for i in range(27)]), "r2: 27 choices"),
-    "choices of another type": (row(2, choices=[2, 3]), r"data\.jsonl:2: field 'choices' of Question"),
+    "choices of another type": (
+        row(2, choices=[["2"]]),
+        r"data\.jsonl:2: column 'choices' should be text, found \['2'",
+    ),
+    "choices that are no list": (row(2, choices="2 or 3"), r"data\.jsonl:2: column 'choices' should be a list"),
+    "an answer of null": (row(2, answer=["2", None]), r"data\.jsonl:2: column 'answer' should be text, found None"),
+    "an answer of true": (row(2, answer=True), r"data\.jsonl:2: column 'answer' should be text, found True"),
     "truncated line": (json.dumps(row(2))[:20], r"data\.jsonl:2: not a whole JSON line"),
     "line that is no object": ('"r2"', r"data\.jsonl:2: a row is a JSON object, found str"),
 }
@@ -91,6 +98,132 @@ def test_a_folder_without_rows_says_what_to_set(tmp_path):
 def test_a_task_that_yields_nothing_is_an_error(source):
     with pytest.raises(RowError, match="no question; check its split, limit and folder"):
         prepared(source, [row(1)], limit={"test": 5})
+
+
+ACCENTED = row(1, question="Combien là?")
+LINES = json.dumps(ACCENTED, ensure_ascii=False) + "\n"
+
+
+def table(separator, ends="\r\n", **more):
+    """A CSV of one row."""
+    said = {**ACCENTED, **more}
+    return ends.join([separator.join(said), separator.join(said.values()), ""])
+
+
+OWN_FILES = {
+    "UTF-16": ("data.jsonl", LINES.encode("utf-16")),
+    "UTF-16 without a mark": ("data.jsonl", LINES.encode("utf-16-le")),
+    "UTF-8 with a mark": ("data.jsonl", LINES.encode("utf-8-sig")),
+    "lines that end in CR": ("data.jsonl", ("\r" + LINES.replace("\n", "\r") + "\r").encode()),
+    "blank lines": ("data.jsonl", f"\n \r\n{LINES}\n\n".encode()),
+    "suffix in capitals": ("DATA.JSONL", LINES.encode()),
+    "an array": ("data.json", f"[{LINES}]".encode("utf-16")),
+    "CSV": ("data.csv", table(",").encode()),
+    "CSV as a spreadsheet saves it": ("data.csv", table(";").encode("utf-8-sig")),
+    "CSV of Unicode text": ("data.csv", table("\t").encode("utf-16")),
+    "CSV with lines that end in CR": ("data.csv", table(";", "\r").encode()),
+}
+
+
+@pytest.mark.parametrize(("name", "data"), OWN_FILES.values(), ids=OWN_FILES)
+def test_a_file_as_people_have_them_is_read(source, name, data):
+    (source / name).write_bytes(data)
+    ((question, _, _),) = folder(str(source), "mine", "exact")
+    assert (question.question_id, question.question, question.answers) == ("r1", "Combien là?", ["2"])
+
+
+def test_choices_in_a_cell_are_a_list(source):
+    (source / "data.csv").write_text(table(";", choices="['2', '3']"), encoding="utf-8")
+    ((question, _, _),) = folder(str(source), "mine", "exact")
+    assert (question.choices, question.answer) == (["2", "3"], "A")
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "message"),
+    [
+        (
+            "data.jsonl",
+            LINES.encode("latin-1"),
+            r"data\.jsonl:1: byte 0xe0 after '.*Combien l' is not UTF-8; save the file",
+        ),
+        (
+            "data.csv",
+            table(";").encode("latin-1"),
+            r"data\.csv:2: byte 0xe0 after 'Combien l' is not UTF-8; save the file",
+        ),
+        ("data.csv", (table(";") + "r2;?\r\n").encode(), r"data\.csv:3: not the 5 cells of the header"),
+        ("data.json", b'{"id": 1}', r"data\.json: a file of rows is an array or an object of them, found dict"),
+        ("data.json", LINES.encode()[:9], r"data\.json: not JSON \("),
+        ("data.tsv", table("\t", choices="2 or 3").encode(), r"data\.tsv:2: column 'choices' should be a list"),
+    ],
+)
+def test_what_is_wrong_with_a_file_is_said_in_its_own_words(source, name, data, message):
+    (source / name).write_bytes(data)
+    with pytest.raises(RowError, match=message):
+        list(folder(str(source), "mine", "exact"))
+
+
+def test_two_tables_in_a_folder_are_named(source):
+    for name in ("data.csv", "data.jsonl"):
+        (source / name).write_bytes(b"")
+    with pytest.raises(RowError, match=r"\['data\.csv', 'data\.jsonl'\] are there; leave the one with the rows"):
+        folder(str(source), "mine", "exact")
+
+
+def in_text(source):
+    return base64.b64encode((source / RED).read_bytes()).decode()
+
+
+IMAGES = {
+    "list of one": lambda source: [RED],
+    "pair of datasets": lambda source: {"bytes": None, "path": RED},
+    "base64": in_text,
+    "data URL": lambda source: f"data:image/png;base64,{in_text(source)}",
+    "absolute path below": lambda source: str(source / RED),
+    "dot": lambda source: f".\\{RED}",
+}
+
+
+@pytest.mark.parametrize("held", IMAGES.values(), ids=IMAGES)
+def test_an_image_in_any_wrapping_is_read(source, held):
+    out = prepared(source, [row(1, image=held(source))])
+    assert [p.name for p in (out / "images").iterdir()] == [content_name((source / RED).read_bytes(), ".png")]
+
+
+@pytest.mark.parametrize(
+    ("held", "message"),
+    [
+        ([RED, "blue.png"], "2 images, and a question holds one"),
+        ("https://example.org/a.png", r"'https://example\.org/a\.png' is a web address; download the images"),
+        ("data:image/png;base64,@@", "the text behind 'data:image/png;base64' is no base64"),
+        ("data:image/svg+xml,<svg/>", r"an image of the form 'data:image/svg\+xml'"),
+        ({"file": RED}, "{'file': 'red.png'} is no path of an image but dict"),
+        ("da39a3ee5e6b4b0d3255bfef95601890afd80709" * 2, "image 'da39.*' is not in"),
+    ],
+)
+def test_an_image_in_another_wrapping_is_refused_by_row(source, held, message):
+    with pytest.raises(RowError, match=rf"data\.jsonl:1: .*{message}"):
+        prepared(source, [row(1, image=held)])
+
+
+def test_images_may_be_in_a_folder_of_their_own(source, tmp_path):
+    (tmp_path / "elsewhere").mkdir()
+    (source / RED).rename(tmp_path / "elsewhere" / RED)
+    there = str(tmp_path / "elsewhere" / RED)
+    with pytest.raises(RowError, match=r"leaves its folder .* name the folder .* with dataset\.images=<folder>"):
+        prepared(source, [row(1, image=there)])
+    assert prepared(source, [row(1), row(2, image=there)], images=str(tmp_path / "elsewhere"))
+
+
+def test_a_number_as_id_answer_or_choice_is_its_text(source):
+    out = prepared(source, [row(1, id=7, answer=2, choices=[2, 3.5])])
+    (question,) = read_jsonl(out / "questions.jsonl", Question)
+    assert (question.question_id, question.answers, question.choices) == ("7", ["2"], ["2", "3.5"])
+
+
+def test_a_renamed_column_is_named_as_the_folder_has_it(source):
+    with pytest.raises(RowError, match=r"data\.jsonl:1: column 'text' should be text, found \['Why\?'\]"):
+        prepared(source, [{**row(1), "text": ["Why?"]}], question="text")
 
 
 def test_a_good_folder_comes_out_in_order_with_hashed_images(source):

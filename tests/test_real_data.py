@@ -38,7 +38,7 @@ def test_recorded_rationales_that_never_state_the_label_are_dropped_and_counted(
     (tmp_path / "rationales").mkdir()
     prepare.run(folder(str(ROOT), "chartqa", "relaxed_accuracy", {"train": 60}), tmp_path / "questions")
     counts = distill.run(str(tmp_path / "questions"), RecordedTeacher(), "train", 16, tmp_path / "rationales")
-    rows = [json.loads(line) for line in (tmp_path / "rationales/rows.jsonl").read_text().splitlines()]
+    rows = [json.loads(line) for line in (tmp_path / "rationales/rows.jsonl").read_text(encoding="utf-8").splitlines()]
     assert counts["asked"] == len(rows) == 60
     assert counts["kept"] + counts.get("unparsed", 0) + counts.get("empty", 0) + counts.get("disagrees", 0) == 60
     assert counts["kept"] > 40

@@ -69,7 +69,7 @@ def stopped(module, data, out, match):
         fit(module.vlm, module, data, beside(before), csv, Optim(lr=1e-2), out, save_every=1)
     folder = out / "nonfinite"
     assert f"rationale stage=replay replay.batch={folder}" in str(error.value)
-    told = json.loads((folder / "batch.json").read_text())
+    told = json.loads((folder / "batch.json").read_text(encoding="utf-8"))
     asked = [[e["question_id"] for e in micro["recipe"]["examples"]] for micro in told["micro_batches"]]
     return SimpleNamespace(folder=folder, told=told, asked=asked, before=before.weights, said=str(error.value))
 
@@ -157,12 +157,12 @@ def test_replay_names_the_row_the_module_and_the_weight(prepared, tiny, examples
     found = stopped(module, data, tmp_path, f"loss is nan at step [12] .*{examples[2].question_id}")
     (out := tmp_path / "out").mkdir()
     counts = replay.run(str(found.folder), out)
-    rows = [json.loads(line) for line in (out / "rows.jsonl").read_text().splitlines()]
+    rows = [json.loads(line) for line in (out / "rows.jsonl").read_text(encoding="utf-8").splitlines()]
     lines = [row for row in rows if not row["finite"]]
     assert [(row["question_id"], row["loss"]) for row in lines] == [(examples[2].question_id, "nan")]
     assert len(rows) == counts["responses"] == len(found.asked[0])
     assert lines[0]["tokens"] == len(tiny.tokenizer(examples[2].response)["input_ids"]) + 1
-    text = (out / "replay.md").read_text()
+    text = (out / "replay.md").read_text(encoding="utf-8")
     assert text in capsys.readouterr().out
     assert "first not finite `model.language_model.embed_tokens`" in text
     assert "1 weights were not finite already, first `model.language_model.embed_tokens.weight`" in text
@@ -183,7 +183,7 @@ def test_of_two_processes_both_stop_and_the_one_that_saw_it_is_named(tiny, examp
     where = {"model": str(tmp_path / "start"), "questions": str(questions_dir), "layout": "tree"}
     done = processes(tmp_path, 2, objective="sft", strategy="zero3", **where)
     assert "FloatingPointError: loss is nan at step 1 (micro-batch 2 of process 1; 2 questions: " in done.stderr
-    told = json.loads((tmp_path / "nonfinite" / "batch.json").read_text())
+    told = json.loads((tmp_path / "nonfinite" / "batch.json").read_text(encoding="utf-8"))
     asked = [e["question_id"] for micro in told["micro_batches"] for e in micro["recipe"]["examples"]]
     assert asked == [examples[i].question_id for i in data.plan.micro_batches[1]]
     started, kept = (weights(load(str(tmp_path / name))) for name in ("start", "nonfinite/model"))
@@ -197,9 +197,9 @@ def test_replay_of_finite_weights_gives_the_log_probs_and_finds_nothing(tiny, ex
     found = stopped(module, data, tmp_path, "loss is nan at step 1 ")
     (out := tmp_path / "out").mkdir()
     assert replay.run(str(found.folder), out) == {"responses": 4, "not_finite/32-true": 0}
-    rows = [json.loads(line) for line in (out / "rows.jsonl").read_text().splitlines()]
+    rows = [json.loads(line) for line in (out / "rows.jsonl").read_text(encoding="utf-8").splitlines()]
     assert [row["loss"] for row in rows] == pytest.approx([0.693147] * 4, abs=1e-5)  # the first loss is log 2
-    assert "all finite, outputs and gradients" in (out / "replay.md").read_text()
+    assert "all finite, outputs and gradients" in (out / "replay.md").read_text(encoding="utf-8")
 
 
 def test_what_16_bits_cannot_hold_is_finite_in_float32(tiny, examples):

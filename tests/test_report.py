@@ -44,7 +44,9 @@ def evaluation(root: Path, seed: int, name: str, wrong: set[int]) -> None:
     ]
     member = root / f"seed_{seed}"
     path = folder(member / "eval" / name, "rows.jsonl", rows)
-    (path / "summary.json").write_text(json.dumps({"name": name, "seed": seed, "blind": False, "split": "test"}))
+    (path / "summary.json").write_text(
+        json.dumps({"name": name, "seed": seed, "blind": False, "split": "test"}), encoding="utf-8"
+    )
     arguments = {
         "questions": str(root / "questions"), "model": {"path": str(member / name / "model")}, "name": name,
         "seed": seed, "blind": False, "generator": {"_target_": "rationale.models.generator.Local"},
@@ -59,7 +61,7 @@ def manifest(path: Path, stage: str, inputs: list[Path], **arguments) -> None:
         "inputs": {str(place): fingerprint(place) for place in inputs}, "counts": {}, "versions": {}, "commit": None,
         "started": "2026-11-30T12:00:00",
     }  # fmt: skip
-    (path / "manifest.json").write_text(json.dumps(found))
+    (path / "manifest.json").write_text(json.dumps(found), encoding="utf-8")
 
 
 def training(root: Path, seed: int, name: str, inputs: list[str], weights: str = "first") -> None:
@@ -70,7 +72,7 @@ def training(root: Path, seed: int, name: str, inputs: list[str], weights: str =
         ("metrics/metrics.csv", "step,train/loss,rewards/margins\n9,0.7,\n9,,0.1\n19,0.5,0.2\n"),
     ):
         (path / part).parent.mkdir(parents=True, exist_ok=True)
-        (path / part).write_text(text)
+        (path / part).write_text(text, encoding="utf-8")
     (path / "manifest.json").unlink(missing_ok=True)
     manifest(path, "dpo" if name.startswith("dpo") else "sft", [root / place for place in inputs], seed=seed)
 
@@ -89,8 +91,10 @@ def experiment(tmp_path) -> Path:
         pairs = [Pair(q.question_id, 0, "cot", EVIL, "no", 0, 1, "5", "6") for q in TRAIN[:3]]
         made = folder(member / "pairs", "pairs.jsonl", pairs)
         manifest(made, "pair", [])
-        about = json.loads((made / "manifest.json").read_text())
-        (made / "manifest.json").write_text(json.dumps({**about, "counts": {"pairs": 3, "questions_too_hard": 41}}))
+        about = json.loads((made / "manifest.json").read_text(encoding="utf-8"))
+        (made / "manifest.json").write_text(
+            json.dumps({**about, "counts": {"pairs": 3, "questions_too_hard": 41}}), encoding="utf-8"
+        )
         training(root, seed, "sft_both", ["questions"])
         training(root, seed, "sft_cot", ["questions"])  # of another table
         training(root, seed, "dpo", [f"seed_{seed}/pairs", f"seed_{seed}/sft_both/model"])
@@ -109,7 +113,7 @@ def tabulate(root: Path, stale: str = "refuse") -> tuple[dict, str]:
     out = root / "report"
     out.mkdir()
     paper = root / "paper.csv"
-    paper.write_text("row,prompt,Avg\n④,cot,74.4\n")
+    paper.write_text("row,prompt,Avg\n④,cot,74.4\n", encoding="utf-8")
     rows = [{"label": "④ both", "name": "sft_both", "paper": "④"}, {"label": "DPO", "name": "dpo", "paper": "⑥"}]
     counts = run(
         questions=str(root / "questions"),
@@ -187,7 +191,7 @@ def test_what_was_not_run_is_left_out_and_named(experiment):
     for part in ("evaluation dpo (DPO)", "verifier curve", "preference pairs", "rationales"):
         assert part in page
     assert {p.suffix for p in (experiment / "report").glob("verifier*")} == set()
-    assert "Not evaluated yet: DPO." in (experiment / "report/table_3.md").read_text()
+    assert "Not evaluated yet: DPO." in (experiment / "report/table_3.md").read_text(encoding="utf-8")
 
 
 def series(path: Path) -> set[str]:
@@ -239,7 +243,7 @@ def test_an_evaluation_is_stale_when_anything_it_was_made_from_is_made_anew(expe
     assert stale_ones(experiment, *evaluations) == []
     if anew == "pairs":
         (experiment / "seed_1/pairs/manifest.json").unlink()
-        (experiment / "seed_1/pairs/pairs.jsonl").write_text("")
+        (experiment / "seed_1/pairs/pairs.jsonl").write_text("", encoding="utf-8")
         manifest(experiment / "seed_1/pairs", "pair", [])
     elif anew == "questions":
         write_jsonl(experiment / "questions/questions.jsonl", QUESTIONS[1:])
@@ -270,11 +274,11 @@ def test_stale_rows_are_marked_in_every_form_where_that_is_chosen(experiment):
     report = experiment / "report"
     assert counts["stale"] == 1 and page.count("<td>DPO (stale)</td>") == 2 and "<td>④ both</td>" in page
     for suffix, before, after in (("md", "| ", " "), ("csv", "", ",dpo,"), ("tex", "", " &")):
-        text = (report / f"table_3.{suffix}").read_text()
+        text = (report / f"table_3.{suffix}").read_text(encoding="utf-8")
         assert text.count(f"\n{before}DPO (stale){after}") == 2 and "④ both (stale)" not in text
-    assert "c (stale)" in (report / "orderings.csv").read_text()
+    assert "c (stale)" in (report / "orderings.csv").read_text(encoding="utf-8")
     assert series(report / "dpo.svg") == {"DPO (stale)"}
-    for text in (page, (report / "table_3.md").read_text()):
+    for text in (page, (report / "table_3.md").read_text(encoding="utf-8")):
         assert f"Stale: {experiment}/seed_1/eval/dpo is made from" in text
 
 
@@ -287,7 +291,7 @@ def test_votes_of_stale_candidates_are_marked(experiment):
     shutil.rmtree(experiment / "report")
     page = tabulate(experiment, stale="mark")[1]
     assert "The DPO model as verifier (stale)" in page
-    assert (experiment / "report/verifier.csv").read_text().count("(stale)") == 24
+    assert (experiment / "report/verifier.csv").read_text(encoding="utf-8").count("(stale)") == 24
     assert "DPO (stale)" not in page
 
 
@@ -296,7 +300,7 @@ def test_a_model_that_was_removed_to_save_room_leaves_a_table_and_a_word(experim
         shutil.rmtree(experiment / f"seed_{seed}/sft_both/model")
     counts, page = tabulate(experiment)
     assert "stale" not in counts and "(stale)" not in page
-    said = (experiment / "report/table_3.md").read_text()
+    said = (experiment / "report/table_3.md").read_text(encoding="utf-8")
     assert re.search(rf"^- Gone since, .*: {experiment}/seed_1/sft_both/model, {experiment}/seed_2/", said, re.M)
     assert series(experiment / "report/sft.svg") == {"④ both"}  # its log is still there
 
@@ -304,15 +308,15 @@ def test_a_model_that_was_removed_to_save_room_leaves_a_table_and_a_word(experim
 def test_a_checkpoint_from_another_run_is_taken_as_it_is(experiment, tmp_path):
     base = tmp_path / "base"
     (base / "model").mkdir(parents=True)
-    (base / "model/config.json").write_text("{}")
+    (base / "model/config.json").write_text("{}", encoding="utf-8")
     manifest(base, "pretrain", [])
-    about = json.loads((base / "manifest.json").read_text())
+    about = json.loads((base / "manifest.json").read_text(encoding="utf-8"))
     about |= {"inputs": {str(experiment / "questions"): "another"}, "arguments": {"out": "runs/elsewhere/base"}}
-    (base / "manifest.json").write_text(json.dumps(about))
+    (base / "manifest.json").write_text(json.dumps(about), encoding="utf-8")
     (experiment / "seed_1/sft_both/manifest.json").unlink()
     manifest(experiment / "seed_1/sft_both", "sft", [base / "model"])
     assert stale_ones(experiment, "eval/sft_both") == []
-    (base / "model/config.json").write_text("[]")
+    (base / "model/config.json").write_text("[]", encoding="utf-8")
     assert stale_ones(experiment, "eval/sft_both") == ["sft_both"]
 
 
@@ -324,9 +328,9 @@ def test_evaluations_that_no_report_names_are_listed_with_the_line_to_add(experi
     (experiment / "other").mkdir()
     tables = {"t": {"rows": [{"label": "③", "name": "sft_cot", "paper": None}]}, "dropped": None}
     about = {"stage": "tabulate", "arguments": {"tables": tables}}
-    (experiment / "other/manifest.json").write_text(json.dumps(about))
+    (experiment / "other/manifest.json").write_text(json.dumps(about), encoding="utf-8")
     page = tabulate(experiment)[1]
-    said = (experiment / "report/table_3.md").read_text()
+    said = (experiment / "report/table_3.md").read_text(encoding="utf-8")
     assert (
         said.count("Evaluated, and in no table of this run")
         == page.count("Evaluated, and in no table of this run")
@@ -374,9 +378,9 @@ def test_a_report_links_to_the_other_whole_reports_and_credit_pages_of_its_run(t
     for place, stage in made.items():
         (tmp_path / place).mkdir(parents=True)
         name = "credit.html" if "credit" in place else "index.html"
-        (tmp_path / place / name).write_text("<head><title>A &amp; B</title></head>")
+        (tmp_path / place / name).write_text("<head><title>A &amp; B</title></head>", encoding="utf-8")
         if stage is not None:
-            (tmp_path / place / "manifest.json").write_text(json.dumps({"stage": stage}))
+            (tmp_path / place / "manifest.json").write_text(json.dumps({"stage": stage}), encoding="utf-8")
     assert neighbours(tmp_path / ".report.0123456789ab.partial") == [
         ("A & B (table_e1)", "../table_e1/index.html"),
         ("A & B (seed_1/credit)", "../seed_1/credit/credit.html"),

@@ -22,7 +22,7 @@ SMALL = ["experiment=mini_small", "dataset.images={train: 1, val: 0, test: 1}"]
 def asked(folder, *arguments):
     return subprocess.run(
         command(folder, *SMALL, *arguments),
-        cwd=folder, env=ENVIRONMENT, capture_output=True, text=True, timeout=600, check=False,
+        cwd=folder, env=ENVIRONMENT, capture_output=True, encoding="utf-8", timeout=600, check=False,
     )  # fmt: skip
 
 
@@ -97,5 +97,5 @@ def test_a_key_among_the_settings_is_refused_by_place_and_never_repeated(setting
 def test_nothing_in_the_configs_looks_like_a_key(monkeypatch):
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
     for path in CONF.rglob("*.yaml"):
-        refuse_keys(yaml.safe_load(path.read_text()))
+        refuse_keys(yaml.safe_load(path.read_text(encoding="utf-8")))
     refuse_keys({"token_limit": "max_tokens", "image_token": "<image>", "api_key": "", "prompt": "Name the key: a=b"})

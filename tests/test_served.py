@@ -103,14 +103,16 @@ def test_of_500_rows_with_a_fault_in_every_fifth_each_ends_once_with_its_status_
     assert {number_of(text): times for text, times in server.asked.items()} == needed
     assert counts["kept"] == 400 + sum(fault_of(i) in PASSING for i in range(0, 500, 5))
     assert all(bool(r.reason) == (r.status != "kept") for r in rows)
-    assert KEY not in (tmp_path / "out/rows.jsonl").read_text() + (tmp_path / "out/report.md").read_text()
+    assert KEY not in (tmp_path / "out/rows.jsonl").read_text(encoding="utf-8") + (
+        tmp_path / "out/report.md"
+    ).read_text(encoding="utf-8")
 
 
 def test_the_report_counts_every_status_and_shows_what_was_dropped(ask_dir, tmp_path):
     kinds = {0: "json", 1: "refusal", 2: "wrong"}
     with Loopback(lambda text, _: kinds.get(number_of(text))) as server:
         run(ask_dir(6), teacher(server), tmp_path / "out")
-    report = (tmp_path / "out/report.md").read_text()
+    report = (tmp_path / "out/report.md").read_text(encoding="utf-8")
     assert "| some | 6 | 3 | 1 | 0 | 0 | 1 | 1 | 0 |" in report
     assert "## some, disagrees: q2" in report
     assert "reason: answered '31337', annotated '2'" in report
@@ -229,7 +231,7 @@ def test_what_failed_is_asked_again_only_where_told(ask_dir, tmp_path, capsys):
     assert "up to date" in capsys.readouterr().out.splitlines()[-1]
     assert {number_of(t): n for t, n in server.asked.items()} == {i: 2 if i in (1, 2, 3) else 1 for i in range(10)}
     assert [r.status for r in read_jsonl(out / "rows.jsonl", Rationale)] == ["kept"] * 4 + ["disagrees"] + ["kept"] * 5
-    manifest = json.loads((out / "manifest.json").read_text())
+    manifest = json.loads((out / "manifest.json").read_text(encoding="utf-8"))
     assert manifest["counts"]["tokens"]["input"] == 11_000  # json and 400 stated none: eight, and three asked again
 
 
@@ -319,7 +321,7 @@ def test_batch_mode_gives_the_rows_of_live_mode(ask_dir, tmp_path):
         batched, _ = run(tmp_path / "questions_10", teacher(server, batches=BATCHES), tmp_path / "batched")
     assert len(server.batches) == 3  # of 4, 4 and 2 requests
     assert live == batched
-    rows = [(tmp_path / name / "rows.jsonl").read_text() for name in ("live", "batched")]
+    rows = [(tmp_path / name / "rows.jsonl").read_text(encoding="utf-8") for name in ("live", "batched")]
     assert rows[0] == rows[1]
     assert not (tmp_path / "batched/batch_input.jsonl").exists()
 
@@ -353,9 +355,9 @@ def test_a_run_cut_while_waiting_for_batches_waits_for_them_and_makes_none_again
         monkeypatch.setenv("TEST_KEY", KEY)
         assert len(server.batches) == 2
         if id_lost:  # as if killed between handing in and noting the id
-            handed = json.loads(state.read_text())
+            handed = json.loads(state.read_text(encoding="utf-8"))
             handed[-1]["id"] = None
-            state.write_text(json.dumps(handed))
+            state.write_text(json.dumps(handed), encoding="utf-8")
         counts, _ = run(questions, teacher(server, batches=BATCHES), tmp_path / "out")
     assert counts["kept"] == 6
     assert len(server.batches) == 2

@@ -42,7 +42,7 @@ def command(folder, *arguments):
 def run(folder, *arguments):
     done = subprocess.run(
         command(folder, *arguments),
-        cwd=folder, env=ENVIRONMENT, capture_output=True, text=True, timeout=1200, check=False,
+        cwd=folder, env=ENVIRONMENT, capture_output=True, encoding="utf-8", timeout=1200, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
     return done.stdout + done.stderr
@@ -81,16 +81,16 @@ def test_a_distillation_killed_half_way_and_resumed_gives_the_rows_of_an_uncut_o
 
         process = subprocess.Popen(
             command(tmp_path, *asking, "name=cut"), cwd=tmp_path, env=ENVIRONMENT, start_new_session=True,
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, encoding="utf-8",
         )  # fmt: skip
         stored, deadline = [], time.monotonic() + 600
         while len(stored) < 20 and time.monotonic() < deadline:
             time.sleep(0.02)
             found = list(tmp_path.glob("runs/cut/.rationales.*/replies.jsonl"))
-            stored = found[0].read_text().splitlines() if found else []
+            stored = found[0].read_text(encoding="utf-8").splitlines() if found else []
         os.killpg(process.pid, signal.SIGKILL)
         said += process.communicate()[0]
-        stored = found[0].read_text().splitlines(keepends=True)
+        stored = found[0].read_text(encoding="utf-8").splitlines(keepends=True)
         whole = sum(line.endswith("\n") for line in stored)
         assert 20 <= whole < len(asked)
         assert not (tmp_path / "runs/cut/rationales").exists()
@@ -106,7 +106,7 @@ def test_a_distillation_killed_half_way_and_resumed_gives_the_rows_of_an_uncut_o
     assert (counts["malformed"], counts["refused"], counts["failed"]) == (5, 2, 2)  # of 20: json 3, empty 2, ...
     assert counts["kept"] >= 40
 
-    lines = (uncut / "replies.jsonl").read_text().splitlines()
+    lines = (uncut / "replies.jsonl").read_text(encoding="utf-8").splitlines()
     again = sum(kind in PASSING for kind in faults.kinds.values())
     assert len(lines) == len(asked)
     assert 0 <= sum(server.asked.values()) - len(asked) - again <= 4  # at most what was under way
@@ -134,14 +134,16 @@ def transformers_serve(tmp_path):
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    with (tmp_path / "server.log").open("w") as log:
+    with (tmp_path / "server.log").open("w", encoding="utf-8") as log:
         server = subprocess.Popen(
             [sys.executable, "-c", SERVER, str(MODEL), str(port)], env=ENVIRONMENT, stdout=log, stderr=log
         )
         try:
             deadline = time.monotonic() + 120
-            while "Uvicorn running" not in (tmp_path / "server.log").read_text():
-                assert server.poll() is None and time.monotonic() < deadline, (tmp_path / "server.log").read_text()
+            while "Uvicorn running" not in (tmp_path / "server.log").read_text(encoding="utf-8"):
+                assert server.poll() is None and time.monotonic() < deadline, (tmp_path / "server.log").read_text(
+                    encoding="utf-8"
+                )
                 time.sleep(0.1)
             yield f"http://127.0.0.1:{port}/v1"
         finally:

@@ -24,11 +24,11 @@ HERE = Path(__file__).resolve().parent
 def run(out: Path, processes: int, **settings: str | int) -> subprocess.CompletedProcess:
     """A training in its own processes."""
     told = out / "settings.json"
-    told.write_text(json.dumps({**settings, "processes": processes, "out": str(out)}))
+    told.write_text(json.dumps({**settings, "processes": processes, "out": str(out)}), encoding="utf-8")
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
     return subprocess.run(
-        [*command, str(HERE / "sharded.py"), str(told)], capture_output=True, text=True, timeout=300, check=False,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(HERE.parent)},
+        [*command, str(HERE / "sharded.py"), str(told)], capture_output=True, timeout=300, check=False,
+        encoding="utf-8", env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(HERE.parent)},
     )  # fmt: skip
 
 
@@ -37,8 +37,8 @@ def trained(out: Path, processes: int, **settings: str | int) -> SimpleNamespace
     done = run(out, processes, **settings)
     assert done.returncode == 0, done.stderr[-4000:]
     return SimpleNamespace(
-        steps=json.loads((out / "steps.json").read_text()), folder=out / "model",
-        held=[json.loads((out / f"held_{rank}.json").read_text()) for rank in range(processes)],
+        steps=json.loads((out / "steps.json").read_text(encoding="utf-8")), folder=out / "model",
+        held=[json.loads((out / f"held_{rank}.json").read_text(encoding="utf-8")) for rank in range(processes)],
         weights=load_file(out / "model" / "model.safetensors"),
     )  # fmt: skip
 
@@ -80,7 +80,10 @@ def killed(out: Path, processes: int, kills: list[tuple[int, float, str]], **set
     out.mkdir()
     told = out / "settings.json"
     ports = free_ports(len(kills) + 1)
-    told.write_text(json.dumps({**settings, "processes": processes, "out": str(out), "kills": kills, "ports": ports}))
+    told.write_text(
+        json.dumps({**settings, "processes": processes, "out": str(out), "kills": kills, "ports": ports}),
+        encoding="utf-8",
+    )
     shared = {
         **os.environ, "PYTHONPATH": str(HERE.parent), "OMP_NUM_THREADS": str(3 - processes), "NODE_RANK": "0",
         "MASTER_ADDR": "127.0.0.1", "WORLD_SIZE": str(processes), "LOCAL_WORLD_SIZE": str(processes),
@@ -88,7 +91,7 @@ def killed(out: Path, processes: int, kills: list[tuple[int, float, str]], **set
     ranks = [
         subprocess.Popen(
             [sys.executable, str(HERE / "sharded.py"), str(told)], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
-            text=True, env={**shared, "LOCAL_RANK": str(rank), "RANK": str(rank)},
+            encoding="utf-8", env={**shared, "LOCAL_RANK": str(rank), "RANK": str(rank)},
         )
         for rank in range(processes)
     ]  # fmt: skip

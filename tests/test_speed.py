@@ -42,6 +42,6 @@ def test_shared_and_plain_scoring_give_the_same_log_probs(tmp_path):
     out = tmp_path / "found.json"
     command = [sys.executable, SPEED / "score_candidates.py", "--shape", "tiny", "--steps", "1", "--json", out]
     subprocess.run(command, check=True, capture_output=True)
-    sides = json.loads(out.read_text())["shapes"]["tiny"]
+    sides = json.loads(out.read_text(encoding="utf-8"))["shapes"]["tiny"]
     assert len(sides["tree 64"]["logps"]) == 64
     assert sides["tree 64"]["logps"] == pytest.approx(sides["rows 64"]["logps"], abs=1e-3)  # sums of 100 tokens

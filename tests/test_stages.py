@@ -339,7 +339,7 @@ def test_evaluate_keeps_a_row_for_every_question_and_style(questions, questions_
     rows = read_jsonl(tmp_path / "rows.jsonl", EvalRow)
     asked = {q.question_id for q in questions if q.split == "test"}
     assert sorted((r.question_id, r.style) for r in rows) == sorted((i, s) for i in asked for s in ("direct", "cot"))
-    summary = json.loads((tmp_path / "summary.json").read_text())
+    summary = json.loads((tmp_path / "summary.json").read_text(encoding="utf-8"))
     assert sum(cell["questions"] for cell in summary["cells"].values()) == len(rows)
     assert (summary["name"], summary["seed"], summary["blind"]) == ("tiny", 1, False)
 

@@ -75,7 +75,7 @@ def test_what_was_logged_and_measured_about_the_cut_is_in_the_metrics(
     with pytest.raises(Stopped):
         told_at(load(str(tiny_dir)), out=tmp_path / "cut", batch=batch, **told)
     told_at(load(str(tiny_dir)), out=tmp_path / "cut", batch=-1, **told)
-    uncut, cut = ((tmp_path / run / "metrics/metrics.csv").read_text() for run in ("uncut", "cut"))
+    uncut, cut = ((tmp_path / run / "metrics/metrics.csv").read_text(encoding="utf-8") for run in ("uncut", "cut"))
     assert uncut.count("\n") > 5
     assert cut == uncut
 

@@ -47,17 +47,17 @@ def run(mode, out):
 def folder(tmp_path):
     """A folder with a stage of its own, stage=double, which fails or waits if its mode says so."""
     (tmp_path / "conf/stage").mkdir(parents=True)
-    (tmp_path / "conf/stage/double.yaml").write_text(STAGE)
-    (tmp_path / "doubles.py").write_text(DOUBLES)
+    (tmp_path / "conf/stage/double.yaml").write_text(STAGE, encoding="utf-8")
+    (tmp_path / "doubles.py").write_text(DOUBLES, encoding="utf-8")
     # What a job imports of Lightning to seed it, without the seconds that this takes.
-    (tmp_path / "pytorch_lightning.py").write_text("def seed_everything(*_, **__): pass\n")
+    (tmp_path / "pytorch_lightning.py").write_text("def seed_everything(*_, **__): pass\n", encoding="utf-8")
     return tmp_path
 
 
 def started(folder, *arguments, module=("rationale",), **environment):
     return subprocess.Popen(
         [sys.executable, "-m", *module, "--config-dir", "conf", *arguments, "stage=double"],
-        cwd=folder, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        cwd=folder, encoding="utf-8", stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background job ignores it
         env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": f"{folder}:{CONF.parent}", **environment},
     )  # fmt: skip
@@ -104,10 +104,10 @@ def test_jobs_that_fail_take_none_along_and_a_restart_runs_only_them(folder, lau
 def test_a_sweep_that_is_interrupted_ends_its_jobs(folder, launcher, number, code):
     process = started(folder, "-m", "+mode=waits,1", f"hydra/launcher={launcher}")
     deadline = time.monotonic() + 120
-    while not (folder / "pid").exists() or not (folder / "pid").read_text():
+    while not (folder / "pid").exists() or not (folder / "pid").read_text(encoding="utf-8"):
         assert process.poll() is None and time.monotonic() < deadline
         time.sleep(0.05)
-    job = Path(f"/proc/{(folder / 'pid').read_text()}")
+    job = Path(f"/proc/{(folder / 'pid').read_text(encoding='utf-8')}")
     assert job.exists()
     process.send_signal(number)
     _, err = process.communicate(timeout=60)
@@ -121,7 +121,7 @@ def test_a_sweep_that_is_interrupted_ends_its_jobs(folder, launcher, number, cod
 def test_two_jobs_that_would_write_one_artifact_are_refused_before_any_begins(tmp_path):
     process = subprocess.run(
         [sys.executable, "-m", "rationale", "-m", "stage=dpo", "dpo.objective.beta=0.05,0.1"],
-        cwd=tmp_path, capture_output=True, text=True, check=False, timeout=120,
+        cwd=tmp_path, capture_output=True, encoding="utf-8", check=False, timeout=120,
     )  # fmt: skip
     assert process.returncode == 1
     assert "two jobs would write runs/mini/seed_1/dpo with different arguments" in process.stderr
@@ -253,10 +253,10 @@ def test_optuna_gets_the_objective_of_each_job(folder):
 
 
 def test_an_objective_is_the_mean_of_what_its_patterns_name(tmp_path):
-    (tmp_path / "manifest.json").write_text(json.dumps({"counts": {"pairs": 3, "cot/a": 33.3}}))
+    (tmp_path / "manifest.json").write_text(json.dumps({"counts": {"pairs": 3, "cot/a": 33.3}}), encoding="utf-8")
     assert objective_of(tmp_path, ["pairs"]) == 3
     cells = {"cot/a": {"accuracy": 1 / 3}, "cot/b": {"accuracy": 1.0}, "direct/a": {"accuracy": 0.5}}
-    (tmp_path / "summary.json").write_text(json.dumps({"cells": cells}))
+    (tmp_path / "summary.json").write_text(json.dumps({"cells": cells}), encoding="utf-8")
     assert objective_of(tmp_path, ["cot/*"]) == pytest.approx(200 / 3)  # unrounded, in points
     with pytest.raises(UserError, match=r"objective.counts names \['cod/a'\]; there are cot/a, cot/b, direct/a"):
         objective_of(tmp_path, ["cot/*", "cod/a"])
@@ -282,7 +282,7 @@ def trained(tmp_path_factory):
 
 def begun(folder, module, *arguments):
     return subprocess.Popen(
-        [sys.executable, "-m", *module, *arguments], cwd=folder, text=True,
+        [sys.executable, "-m", *module, *arguments], cwd=folder, encoding="utf-8",
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env={**os.environ, "OMP_NUM_THREADS": "1"},
     )  # fmt: skip
 

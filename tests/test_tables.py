@@ -60,7 +60,7 @@ RUNS = [
 
 def table(tmp_path, rows=None, runs=RUNS):
     paper = tmp_path / "paper.csv"
-    paper.write_text("row,prompt,ChartQA,Avg\n①,direct,70.2,65.5\n①,cot,71.2,62.7\n")
+    paper.write_text("row,prompt,ChartQA,Avg\n①,direct,70.2,65.5\n①,cot,71.2,62.7\n", encoding="utf-8")
     rows = rows or [{"label": "① A & B", "name": "a", "paper": "①"}, {"label": "c", "name": "c", "paper": None}]
     spec = {"title": "Table", "caption": "Caption.", "paper": str(paper), "rows": rows}
     return accuracy_table("table_2", spec, runs, COLUMNS, average=AVERAGE, num_resamples=200)
@@ -127,7 +127,7 @@ def test_a_claim_may_be_about_data_sets_of_its_own():
 
 def test_a_table_may_have_columns_and_prompts_of_its_own(tmp_path):
     paper = tmp_path / "paper.csv"
-    paper.write_text("row,prompt,MMMU\n④,cot,40.1\n")
+    paper.write_text("row,prompt,MMMU\n④,cot,40.1\n", encoding="utf-8")
     rows = [{"label": "SFT", "name": "a", "paper": "④"}]
     own = {"columns": [{"label": "scenes", "datasets": ["scene"], "paper": "MMMU"}], "prompts": ["cot"]}
     spec = {"title": "Table", "caption": "", "paper": str(paper), "rows": rows, **own}
@@ -189,8 +189,8 @@ def test_a_record_names_its_cell_and_its_seeds():
 def test_show_needs_a_report(tmp_path):
     with pytest.raises(UserError, match="holds no table"):
         show(tmp_path)
-    (tmp_path / "table_2.md").write_text("two\n")
-    (tmp_path / "orderings.md").write_text("order\n")
+    (tmp_path / "table_2.md").write_text("two\n", encoding="utf-8")
+    (tmp_path / "orderings.md").write_text("order\n", encoding="utf-8")
     assert show(tmp_path) == "two\n\norder\n"
 
 

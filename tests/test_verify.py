@@ -26,11 +26,11 @@ def made(tmp_path, monkeypatch):
     def questions(folder):
         (folder / "images").mkdir()
         image = store(Path("drawn.png").read_bytes(), ".png", folder / "images")
-        (folder / "questions.jsonl").write_text(json.dumps({"image": f"images/{image}"}) + "\n")
+        (folder / "questions.jsonl").write_text(json.dumps({"image": f"images/{image}"}) + "\n", encoding="utf-8")
         return {}
 
     def writes(name):
-        return lambda folder: (folder / name).write_text("1\n") and {}
+        return lambda folder: (folder / name).write_text("1\n", encoding="utf-8") and {}
 
     produce("prepare", {"out": "runs/a/questions", "task": 1}, questions)
     produce("evaluate", {"out": "runs/a/eval", "questions": "runs/a/questions"}, writes("rows.jsonl"))
@@ -72,14 +72,18 @@ def test_a_file_that_was_altered_is_named_and_so_is_what_rests_on_it(made, where
 @pytest.mark.parametrize(("part", "value"), [("arguments", {"out": "runs/a/eval", "questions": "b"}), ("inputs", {})])
 def test_a_manifest_whose_config_was_edited_is_named(made, part, value, capsys):
     path = made / "eval" / MANIFEST
-    path.write_text(json.dumps({**json.loads(path.read_text()), part: value}))
+    path.write_text(json.dumps({**json.loads(path.read_text(encoding="utf-8")), part: value}), encoding="utf-8")
     with pytest.raises(UserError):
         verify.run("runs/a")
     assert "arguments or inputs are not those of its key" in capsys.readouterr().out
 
 
 def test_an_input_that_was_made_anew_since_is_named(made, capsys):
-    produce("prepare", {"out": "runs/a/questions", "task": 2}, lambda f: (f / "questions.jsonl").write_text("") or {})
+    produce(
+        "prepare",
+        {"out": "runs/a/questions", "task": 2},
+        lambda f: (f / "questions.jsonl").write_text("", encoding="utf-8") or {},
+    )
     with pytest.raises(UserError):
         verify.run("runs/a")
     assert "eval (evaluate): its input runs/a/questions is another now" in capsys.readouterr().out
@@ -121,10 +125,10 @@ def test_the_command_finds_a_whole_run_whole_and_makes_nothing(small_run):
 @pytest.mark.slow
 def test_every_row_of_a_table_leads_to_a_manifest(small_run):
     report = small_run / "runs/mini_small/report"
-    sources = list(csv.DictReader((report / "sources.csv").read_text().splitlines()))
-    rows = list(csv.DictReader((report / "table_2.csv").read_text().splitlines()))
+    sources = list(csv.DictReader((report / "sources.csv").read_text(encoding="utf-8").splitlines()))
+    rows = list(csv.DictReader((report / "table_2.csv").read_text(encoding="utf-8").splitlines()))
     for row in rows:
         (source,) = [s for s in sources if s["name"] == row["name"]]
-        manifest = json.loads((small_run / source["folder"] / MANIFEST).read_text())
+        manifest = json.loads((small_run / source["folder"] / MANIFEST).read_text(encoding="utf-8"))
         assert manifest["key"] == source["key"] and manifest["arguments"]["seed"] == int(source["seed"])
         assert all(f"{path} {digest}" in source["inputs"] for path, digest in manifest["inputs"].items())

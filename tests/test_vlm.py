@@ -42,9 +42,9 @@ def test_a_checkpoint_of_another_architecture_is_refused(tiny_dir, tmp_path):
 
 def test_a_model_that_is_no_vlm_is_refused(tiny_dir, tmp_path):
     folder = shutil.copytree(tiny_dir, tmp_path / "model")
-    config = json.loads((folder / "config.json").read_text())
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     (folder / "config.json").write_text(
-        json.dumps({**config, "model_type": "gpt2", "architectures": ["GPT2LMHeadModel"]})
+        json.dumps({**config, "model_type": "gpt2", "architectures": ["GPT2LMHeadModel"]}), encoding="utf-8"
     )
     with pytest.raises(UserError, match="cannot be loaded as a vision-language model"):
         load(str(folder))
@@ -88,7 +88,7 @@ def test_the_saved_adapter_on_the_starting_model_is_the_merged_model(pieces, tin
         for p in vlm.model.parameters():
             p.detach().zero_()
     vlm.save(tmp_path / "model", weights if pieces else None)
-    told = json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())
+    told = json.loads((tmp_path / "adapter" / "adapter_config.json").read_text(encoding="utf-8"))
     assert told["base_model_name_or_path"] == str(tiny_dir)
     base = load(told["base_model_name_or_path"])
     before = logps(base, examples)

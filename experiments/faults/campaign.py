@@ -105,7 +105,7 @@ def told(stage: Stage, base: Path, rng: random.Random, number: int) -> Count:
         code = strike(begin(stage, folder), by, rng.uniform(0.2, 1) * stage.seconds)
         if code not in (None, 0):
             count.faults += 1
-            said = (folder / "log.txt").read_text(errors="replace")
+            said = (folder / "log.txt").read_text(errors="replace", encoding="utf-8")
             if code != REQUEUE or "told to stop" not in said:
                 count.unclear += 1
                 count.notes += f" code {code} of {by.name} in {folder.name};"
@@ -130,7 +130,7 @@ def disk_full(stage: Stage, base: Path, rng: random.Random, number: int) -> Coun
             code = ended(begin(stage, folder))
             if code != 0:
                 count.faults += 1
-                said = (folder / "log.txt").read_text(errors="replace")
+                said = (folder / "log.txt").read_text(errors="replace", encoding="utf-8")
                 if FULL not in said or "Traceback" in said or (folder / out).exists():
                     count.unclear += 1
                     count.notes += f" code {code}, see log_{folder.name}.txt;"
@@ -151,7 +151,7 @@ def twice(stage: Stage, base: Path, number: int) -> Count:
         count.runs += 2
         count.faults += 1
         codes = [ended(child) for child in (begin(stage, folder), begin(stage, folder))]
-        said = (folder / "log.txt").read_text(errors="replace")
+        said = (folder / "log.txt").read_text(errors="replace", encoding="utf-8")
         if codes != [0, 0] or said.count("is up to date") != 1:
             count.unclear += 1
             count.notes += f" codes {codes} in {folder.name};"
@@ -250,7 +250,7 @@ def main() -> None:
     if not mounts:
         print("disk full: left out, for this machine allows no private mounts")
     if asked.json:
-        asked.json.write_text(json.dumps([asdict(count) for count in counts], indent=1) + "\n")
+        asked.json.write_text(json.dumps([asdict(count) for count in counts], indent=1) + "\n", encoding="utf-8")
     if any(c.lost or c.doubled or c.differ or c.unclear for c in counts):
         raise SystemExit(1)
 

@@ -151,7 +151,9 @@ def run_sides(script: str, sides: dict[str, Callable[..., dict]], args: argparse
     if args.side:
         torch.set_num_threads(THREADS)
         measured = sides[args.side](args.work, SHAPES[args.shape[0]], args.steps)
-        (args.work / f"{args.side}.json").write_text(json.dumps({**measured, "peak_gb": peak_gigabytes()}))
+        (args.work / f"{args.side}.json").write_text(
+            json.dumps({**measured, "peak_gb": peak_gigabytes()}), encoding="utf-8"
+        )
         return None
     found: dict[str, Any] = {"setup": setup(args), "shapes": {}}
     for name in args.shape:
@@ -165,9 +167,9 @@ def run_sides(script: str, sides: dict[str, Callable[..., dict]], args: argparse
                 command = [sys.executable, script, "--side", side, "--shape", name, "--work", folder,
                            "--steps", str(args.steps)]  # fmt: skip
                 subprocess.run(command, check=True, stdout=sys.stderr, env={**os.environ, **QUIET})
-                found["shapes"][name][side] = json.loads((work / f"{side}.json").read_text())
+                found["shapes"][name][side] = json.loads((work / f"{side}.json").read_text(encoding="utf-8"))
     if args.json:
-        args.json.write_text(json.dumps(found, indent=1) + "\n")
+        args.json.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     return found
 
 

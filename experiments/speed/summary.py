@@ -72,20 +72,22 @@ def plot(bars: dict[str, dict[str, float]]) -> None:
 
 def main() -> None:
     """Replace what stands between the markers `<!-- name -->` and `<!-- end -->` of the plot and of each benchmark."""
-    found = {n: json.loads((HERE / f"{n}.json").read_text()) for n in NAMES if (HERE / f"{n}.json").exists()}
+    found = {
+        n: json.loads((HERE / f"{n}.json").read_text(encoding="utf-8")) for n in NAMES if (HERE / f"{n}.json").exists()
+    }
     parts = {n: f"{import_module(n).show(measured)}\n\n{setup_line(measured)}" for n, measured in found.items()}
     if bars := ratios(found):
         plot(bars)
         parts["plot"] = "![Times faster](speed.svg)"
     readme = HERE / "README.md"
-    text = readme.read_text()
+    text = readme.read_text(encoding="utf-8")
     for name, body in parts.items():
         text, count = re.subn(
             rf"(<!-- {name} -->\n).*?(<!-- end -->)", lambda m, b=body: f"{m[1]}\n{b}\n\n{m[2]}", text, flags=re.S
         )
         if count != 1:
             raise SystemExit(f"README.md has {count} places for {name}; it needs one")
-    readme.write_text(text)
+    readme.write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":

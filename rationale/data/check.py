@@ -8,6 +8,7 @@ from rationale.metrics.scoring import SCORERS
 from rationale.schema import LETTERS, Question, RowError
 
 KINDS = ("short", "choice", "open")
+COUNTED = ("aokvqa_direct", "vqa_accuracy")  # what ten annotators wrote, of whom one may have written nothing
 
 
 @dataclass
@@ -41,7 +42,8 @@ def check(question: Question) -> None:
     where = question.question_id or "(no question_id)"
     if not question.question_id or not question.question.strip():
         raise RowError(f"{where}: empty question or question_id; complete the row or remove it")
-    if not question.answers or any(not answer.strip() for answer in question.answers):
+    stated = question.answers[:1] if question.scorer in COUNTED else question.answers
+    if not stated or any(not answer.strip() for answer in stated):
         raise RowError(f"{where}: empty answer in {question.answers!r}; annotate the row or remove it")
     if question.kind not in KINDS:
         raise RowError(f"{where}: kind {question.kind!r} is none of {list(KINDS)}")

@@ -7,6 +7,7 @@ come from `options` of the config and stand in every question's `meta`.
 from __future__ import annotations
 
 import ast
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -86,24 +87,96 @@ def split_choices(text: str, gap: str = r"[\s,]") -> tuple[str, list[str]]:
     return text[: marks[0].start()].strip(), choices
 
 
-def without_tags(text: str) -> str:
-    """The text without "<image 1>" and the like: the image stands before the question, whatever its place was."""
-    return re.sub(r"[ \t]*<image ?\d*>", "", text).strip()
+TAG = re.compile(r"<image ?(\d*)>")
+ARTICLES = ("the", "a", "an", "this", "that", "each")
+# No sentence ends in one of these.
+UNFINISHED = (
+    *ARTICLES,
+    "of",
+    "in",
+    "on",
+    "from",
+    "by",
+    "with",
+    "to",
+    "as",
+    "like",
+    "for",
+    "is",
+    "are",
+    "and",
+    "or",
+    "than",
+)
+
+
+def in_words(text: str) -> str:
+    """The text with "the image" for "<image 1>" where its sentence needs it; the image itself stands before all text.
+
+    Of several images each is "image 2" by its number. A tag between sentences or on a line of its own goes: it only
+    shows where the picture was. So Megatron-LM's evaluation asks MMMU with one image; the authors leave the tags, and
+    VLMEvalKit and lmms-eval put the pixels in their place, where our prompts have none.
+    """
+    said, *rest = TAG.split(text)
+    several = len(set(rest[::2])) > 1
+    for number, after in zip(rest[::2], rest[1::2], strict=True):
+        before, following = said.rstrip(" \t"), after.lstrip(" \t")
+        last = (before.split() or [""])[-1].lower()
+        finished, opens = last[-1:] in ("", *".?!:;"), last[-1:] in ("", *".?!")
+        begins, ends = before[-1:] in ("", "\n"), following[:1] in ("", "\n")  # a line
+        needed = (
+            (following[:1] in (*".,;:?!)",) and (not opens or not last))
+            or (last in UNFINISHED and not begins)
+            or (finished and following[:1].islower())
+            or not (finished or begins or ends or following[0].isupper())
+        )
+        if needed and not (begins and ends):
+            name = f"image {number}" if several else "image" if last in ARTICLES else "the image"
+            name = name[0].upper() + name[1:] if opens else name
+            said += " " * said[-1:].isalnum() + name + " " * after[:1].isalnum() + after
+        else:
+            gap = "\n" if "\n" in (before[-1:], following[:1]) else " "
+            said = before.rstrip() + gap + following.lstrip()
+    return said.strip()
 
 
 def plain(row: Row, *, names: Mapping[str, str], letters: bool) -> Fields:
-    """A row of a folder with `data.jsonl` (`data.sources.folder`). `letters`: the answer to choices is their letter."""
+    """A row of a person's own folder (`data.sources.folder`). `letters`: the answer to choices is their letter.
+
+    Whole numbers and decimals are read as the text that they are written as; what is wrong is named by its column.
+    """
+
+    def text(column: str, value: Any) -> str:
+        if isinstance(value, str):
+            return value
+        if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
+            return str(value)
+        raise RowError(f"column {column!r} should be text, found {value!r:.80}; mend or remove the row")
+
     for needed in ("question_id", "question", "answer", "image", "split"):
         if row.get(names[needed]) in (None, "", []):
             raise RowError(f"no {names[needed]!r} in this row; add it or remove the row")
     choices = row.get(names["choices"]) or []
+    if isinstance(choices, str):  # as a table of text holds them
+        try:
+            choices = ast.literal_eval(choices)
+        except (SyntaxError, ValueError, RecursionError):
+            choices = None
+    if not isinstance(choices, list | tuple):
+        raise RowError(
+            f'column {names["choices"]!r} should be a list such as ["red", "blue"], found {row[names["choices"]]!r:.80}'
+        )
+    choices = [text(names["choices"], choice) for choice in choices]
     answer = row[names["answer"]]
-    answers = [str(a) for a in answer] if isinstance(answer, list) else [str(answer)]
+    answers = [text(names["answer"], one) for one in (answer if isinstance(answer, list) else [answer])]
     if choices and letters:
         answers = [letter_of(choices, answers[0])]
+    rationale = row.get(names["rationale"])
     return Fields(
-        question=row[names["question"]], answers=answers, choices=choices, image=row[names["image"]],
-        key=row[names["question_id"]], split=str(row[names["split"]]), meta={"rationale": row.get(names["rationale"])},
+        question=text(names["question"], row[names["question"]]), answers=answers, choices=choices,
+        image=row[names["image"]], key=text(names["question_id"], row[names["question_id"]]),
+        split=text(names["split"], row[names["split"]]),
+        meta={"rationale": None if rationale is None else text(names["rationale"], rationale)},
     )  # fmt: skip
 
 
@@ -121,7 +194,12 @@ def aokvqa(row: Row, *, answer: str) -> Fields:
     answers = ast.literal_eval(given) if isinstance(given, str) and given else list(given or [])
     if str(row["difficult_direct_answer"]) == "True":
         raise Unusable("difficult_direct_answer")
-    return Fields(row["question"], answers, row["image"], row["question_id"], meta=meta)
+    return Fields(row["question"], blanks_last(answers), row["image"], row["question_id"], meta=meta)
+
+
+def blanks_last(answers: Sequence[str]) -> list[str]:
+    """The answers of several annotators, those who wrote nothing last: they count, and none is taught."""
+    return sorted(answers, key=lambda answer: not answer.strip())
 
 
 def chartqa(row: Row) -> Fields:
@@ -141,7 +219,7 @@ def textvqa(row: Row, *, ocr_tokens: bool) -> Fields:
     question = row["question"]
     if ocr_tokens:
         question += f"\nReference OCR token: {', '.join(row['ocr_tokens'] or [])}"
-    return Fields(question, row["answers"] or [], row["image"], row["question_id"])
+    return Fields(question, blanks_last(row["answers"] or []), row["image"], row["question_id"])
 
 
 def ai2d(row: Row, *, images: str) -> Fields:
@@ -178,10 +256,10 @@ def scienceqa(row: Row, *, subset: str, hint: bool, lecture: bool) -> Fields:
 
 def mathvision(row: Row) -> Fields:
     """MATH-Vision: a letter where there are options, else a number or an expression."""
-    choices, answer = list(row["options"] or []), str(row["answer"])
+    choices, answer = [TAG.sub(r"image \1", c) for c in row["options"] or []], str(row["answer"])
     meta = {"rationale": row["solution"] or None, "subject": row["subject"], "level": row["level"]}
     return Fields(
-        without_tags(row["question"]), [letter_of(choices, answer) if choices else answer], row["decoded_image"],
+        in_words(row["question"]), [letter_of(choices, answer) if choices else answer], row["decoded_image"],
         row["id"], choices=choices, meta=meta,
     )  # fmt: skip
 
@@ -207,15 +285,21 @@ def gllava(row: Row, *, task: str) -> Fields:
 
 
 def mathvista(row: Row, *, hint: bool) -> Fields:
-    """MathVista. `hint` puts the first line of the official query before the question: the form of answer wanted."""
+    """MathVista, the hub's copy or the authors' `testmini.json`, which has no `query` and names images by path.
+
+    `hint` puts the first line of the official query before the question: the form of answer wanted.
+    """
+    if hint and row["query"] is None:
+        raise RowError("no 'query' in this row, which dataset.options.hint=true is read from; take the hub's copy")
     question = row["question"] + (f" (Unit: {row['unit']})" if row["unit"] else "")
-    first, _, rest = row["query"].partition("\n")
+    first, _, rest = (row["query"] or "").partition("\n")
     if hint and rest and first.startswith("Hint:"):
         question = f"{first}\n{question}"
     meta = {name: row[name] for name in ("question_type", "answer_type", "precision", "unit")}
     meta["source"] = row["metadata"]["source"]
     choices = list(row["choices"] or []) if row["question_type"] == "multi_choice" else []
-    return Fields(question, [row["answer"]], row["decoded_image"], row["pid"], choices=choices, meta=meta)
+    image = row["image"] if row["decoded_image"] is None else row["decoded_image"]
+    return Fields(question, [row["answer"]], image, row["pid"], choices=choices, meta=meta)
 
 
 def ocrbench(row: Row) -> Fields:
@@ -232,16 +316,20 @@ def mmstar(row: Row) -> Fields:
     choices = split_choices(options.strip())[1]
     meta = {"category": row["category"], "l2_category": row["l2_category"]}
     return Fields(
-        without_tags(stem), [letter_of(choices, row["answer"])], row["image"], row["index"], None, choices, None, meta
+        in_words(stem), [letter_of(choices, row["answer"])], row["image"], row["index"], None, choices, None, meta
     )
 
 
 def mmmu(row: Row) -> Fields:
-    """MMMU. Choices and lists of answers are texts of Python lists; an image tag's place in the text is lost."""
+    """MMMU. Choices and lists of answers are texts of Python lists."""
     pictures = [row[f"image_{i}"] for i in range(1, 8) if row[f"image_{i}"] is not None]
     if len(pictures) > 1:
         raise Unusable("several_images")
-    choices = [str(c) for c in ast.literal_eval(row["options"])] if row["question_type"] == "multiple-choice" else []
+    choices = (
+        [TAG.sub(r"image \1", str(c)) for c in ast.literal_eval(row["options"])]
+        if row["question_type"] == "multiple-choice"
+        else []
+    )
     given = row["answer"]
     if choices:
         answers = [letter_of(choices, given)]
@@ -249,5 +337,5 @@ def mmmu(row: Row) -> Fields:
         answers = [str(a) for a in ast.literal_eval(given)] if given.startswith("[") else [given]
     meta = {"subfield": row["subfield"], "question_type": row["question_type"]}
     return Fields(
-        without_tags(row["question"]), answers, pictures[0] if pictures else None, row["id"], choices=choices, meta=meta
+        in_words(row["question"]), answers, pictures[0] if pictures else None, row["id"], choices=choices, meta=meta
     )

@@ -18,6 +18,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from rationale.data.rows import unwrapped
 from rationale.schema import RowError
 
 MARK = "<image>"
@@ -52,9 +53,8 @@ def _text(value: Any, name: str, where: str) -> str:
 
 
 def _image(value: Any, name: str, where: str) -> Image:
-    """A path, or the bytes of the file that a parquet row carries ({"bytes", "path"})."""
-    if isinstance(value, dict) and set(value) == {"bytes", "path"}:
-        value = value["bytes"] if value["bytes"] is not None else value["path"]
+    """A path, or the bytes of a file that the row carries."""
+    value = value if value is None or value == [] else unwrapped(value, f"{where}: field {name!r}")
     if value is not None and not (isinstance(value, str | bytes) and value):
         raise RowError(f"{where}: field {name!r} should be the path of an image, found {value!r:.80}")
     return value

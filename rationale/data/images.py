@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import unicodedata
 from pathlib import Path
 
 from PIL import Image, ImageOps
@@ -14,20 +15,34 @@ MAX_PIXELS = 64_000_000  # 8000 x 8000; an infographic of the benchmarks is at m
 # What transformers' Qwen2-VL takes (`smart_resize`). CLIP's processor brings the shorter side to 336 before it crops:
 # of a picture of 20,000 x 1 it would make one of 2 billion pixels.
 MAX_RATIO = 200
+BITS_PER_SAMPLE = 258  # a tag of TIFF
 FOREIGN = ("EPS", "WMF")  # Pillow has other programs draw them
 
 
 def resolve(root: Path, relative: str, where: str) -> Path:
-    """The image's path; refuses one that is absent or leaves its folder, by `..` or by a symbolic link."""
+    """The image's path; refuses one that is absent or leaves its folder, by `..` or by a symbolic link.
+
+    Where no file has the name as it stands, one with `/` for a backslash and accents composed or apart is taken: rows
+    and folders of other systems write them so.
+    """
+    if not isinstance(relative, str):
+        raise RowError(f"{where}: {relative!r:.80} is no path of an image but {type(relative).__name__}; mend the row")
     try:
         path = (root / relative).resolve()
         present = path.is_file()
-    except (TypeError, ValueError, OSError, RuntimeError) as error:  # no text, a null byte, too long, a loop of links
+        for form in ("NFC", "NFD"):
+            if not present:
+                path = (root / unicodedata.normalize(form, relative.replace("\\", "/"))).resolve()
+                present = path.is_file()
+    except (ValueError, OSError, RuntimeError) as error:  # a null byte, too long, a loop of links
         raise RowError(f"{where}: {relative!r:.80} is no path of an image ({error}); mend or remove the row") from error
     if not path.is_relative_to(root.resolve()):
-        raise RowError(f"{where}: image path {relative!r} leaves its folder {root}; use a path below it")
+        raise RowError(
+            f"{where}: image path {relative!r:.300} leaves its folder {root}; use a path below it, or name the folder "
+            "that holds the images with dataset.images=<folder>"
+        )
     if not present:
-        raise RowError(f"{where}: image {relative!r} is not in {root}; add the file or remove the row")
+        raise RowError(f"{where}: image {relative!r:.300} is not in {root}; add the file or remove the row")
     return path
 
 
@@ -38,7 +53,7 @@ def open_image(path: Path, where: str = "") -> Image.Image:
         with Image.open(path) as image:
             check_shape(image, f"{where}: {path}")
             image.load()
-            return as_seen(ImageOps.exif_transpose(image))
+            return as_seen(ImageOps.exif_transpose(image), white_of(image))
     except RowError:
         raise
     except Exception as error:  # each of Pillow's decoders raises its own
@@ -62,15 +77,21 @@ def check_shape(image: Image.Image, what: str) -> None:
         )
 
 
-def as_seen(upright: Image.Image) -> Image.Image:
+def white_of(image: Image.Image) -> int | None:
+    """The value that is white in a file of more than 8 bits a pixel; None where nothing says it."""
+    if image.format == "TIFF":
+        return 2 ** image.tag_v2.get(BITS_PER_SAMPLE, (16,))[0] - 1 if image.mode.startswith("I;16") else None
+    return 65535 if image.mode.startswith("I;16") or image.format in ("PNG", "PPM") else None
+
+
+def as_seen(upright: Image.Image, white: int | None = None) -> Image.Image:
     """RGB of whatever the file's pixels are; ValueError where their values have no one meaning."""
     if upright.mode == "F":
         raise ValueError("floating-point pixels, which do not say what is white")
-    if upright.mode.startswith("I"):  # 16 bits a pixel, which Pillow would clip at 255, not scale
-        wide = upright.convert("I")
-        if not 0 <= wide.getextrema()[0] <= wide.getextrema()[1] <= 65535:
+    if upright.mode.startswith("I"):  # more than 8 bits a pixel, which Pillow would clip at 255, not scale
+        if white is None:
             raise ValueError("pixels of 32 bits, which do not say what is white")
-        upright = wide.point(lambda value: value * (1 / 257)).convert("L")
+        upright = upright.convert("I").point(lambda value: value * (255 / white)).convert("L")
     if upright.mode in ("RGBA", "LA", "PA") or "transparency" in upright.info:
         layer = upright.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer).convert("RGB")

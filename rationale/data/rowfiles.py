@@ -1,29 +1,153 @@
-"""Files of rows as other projects keep them: a JSON array, JSON lines, or parquet."""
+"""Files of rows as other projects and people keep them: JSON lines, a JSON array or object, CSV, or parquet."""
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import shutil
-from collections.abc import Iterable, Iterator
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import Any, TextIO
 
-from rationale.data.rows import lines
 from rationale.schema import RowError, decoded
 
+Located = tuple[str, Mapping[str, Any]]  # where a row stands, for messages, and the row
+TEXTS = (".jsonl", ".json", ".csv", ".tsv")  # read here; parquet too
+csv.field_size_limit(min(sys.maxsize, 2**31 - 1))  # a cell may hold an image as base64 text
 
-def read_rows(path: Path) -> Iterator[tuple[str, dict]]:
-    """(where, row) of a .json array, a .jsonl or a .parquet file."""
-    if path.suffix == ".parquet":
-        found = ((f"{path}, row {number}", row) for number, row in enumerate(_parquet(path)))
-    elif path.suffix == ".json":
-        found = ((f"{path}, row {number}", row) for number, row in enumerate(_array(path)))
-    else:
-        found = lines(path)
+
+def raised(error: RowError) -> None:
+    """What becomes of a bad row where none are gathered."""
+    raise error
+
+
+def silent(error: RowError) -> None:
+    """What becomes of a bad row where it is looked at before it is read, and named then."""
+
+
+def read_rows(path: Path, refuse: Callable[[RowError], None] = raised) -> Iterator[Located]:
+    """Rows of a .json, .jsonl, .csv, .tsv or .parquet file, with where each stands.
+
+    Text may be UTF-8, UTF-16 or UTF-32, with or without a byte order mark, its lines ended in any way. `refuse` takes
+    the error of a row that is none; one of the file as a whole is raised.
+    """
+    kind = path.suffix.lower()
+    try:
+        if kind == ".parquet":
+            yield from ((f"{path}, row {number}", row) for number, row in enumerate(_parquet(path)))
+        elif kind == ".json":
+            yield from _json(path, refuse)
+        elif kind in (".csv", ".tsv"):
+            yield from _csv(path, refuse)
+        else:
+            yield from _lines(path, refuse)
+    except UnicodeDecodeError as error:
+        raise RowError(f"{path}: {error}; save the file as UTF-8") from error
+
+
+def num_rows(path: Path) -> int:
+    """How many rows `read_rows` meets, good or bad; of parquet and of lines without reading them."""
+    if path.suffix.lower() == ".parquet":
+        import pyarrow.parquet
+
+        return pyarrow.parquet.read_metadata(path).num_rows
+    if path.suffix.lower() == ".jsonl":
+        with _opened(path) as file:
+            return sum(not line.isspace() for line in file)
+    bad: list[RowError] = []
+    return sum(1 for _ in read_rows(path, bad.append)) + len(bad)
+
+
+def _opened(path: Path, newline: str | None = None) -> TextIO:
+    """A text file in the encoding that its first bytes tell; what is not UTF-8 is found by `_checked`."""
+    with path.open("rb") as file:
+        encoding = json.detect_encoding(file.read(4))
+    return path.open(encoding=encoding, errors="surrogateescape", newline=newline)
+
+
+def _checked(text: str, where: str) -> str:
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        byte = ord(text[error.start]) & 0xFF
+        raise RowError(
+            f"{where}: byte {byte:#x} after {text[: error.start][-30:]!r} is not UTF-8; save the file as UTF-8"
+        ) from error
+    return text
+
+
+def _lines(path: Path, refuse: Callable[[RowError], None]) -> Iterator[Located]:
+    with _opened(path) as file:
+        for number, line in enumerate(file, start=1):
+            if line.isspace():
+                continue
+            where = f"{path}:{number}"
+            try:
+                row = decoded(_checked(line, where))
+            except RowError as error:
+                refuse(error)
+            except ValueError as error:
+                refuse(RowError(f"{where}: not a whole JSON line ({error}); mend or remove the line"))
+            else:
+                yield from _objects([(where, row)], refuse)
+
+
+def _objects(found: Iterable[tuple[str, Any]], refuse: Callable[[RowError], None]) -> Iterator[Located]:
     for where, row in found:
-        if not isinstance(row, dict):
-            raise RowError(f"{where}: a row is a JSON object, found {type(row).__name__}")
-        yield where, row
+        if isinstance(row, dict):
+            yield where, row
+        else:
+            refuse(RowError(f"{where}: a row is a JSON object, found {type(row).__name__}"))
+
+
+def _json(path: Path, refuse: Callable[[RowError], None]) -> Iterator[Located]:
+    """An array of rows; an object of rows by their ids (MathVista) or with one list of them (TextVQA, DocVQA)."""
+    try:
+        rows = decoded(path.read_bytes())
+    except json.JSONDecodeError as error:
+        if error.msg != "Extra data":
+            raise RowError(f"{path}: not JSON ({error}); mend the file, or get it again") from error
+        yield from _lines(path, refuse)  # one row a line under another suffix
+        return
+    except UnicodeDecodeError:
+        raise
+    except ValueError as error:
+        raise RowError(f"{path}: not JSON ({error}); mend the file, or get it again") from error
+    if isinstance(rows, dict):
+        lists = [value for value in rows.values() if isinstance(value, list)]
+        if rows and all(isinstance(value, dict) for value in rows.values()):
+            yield from ((f"{path}, row {key!r}", row) for key, row in rows.items())
+            return
+        rows = lists[0] if len(lists) == 1 and all(isinstance(row, dict) for row in lists[0]) else rows
+    if not isinstance(rows, list):
+        raise RowError(f"{path}: a file of rows is an array or an object of them, found {type(rows).__name__}")
+    yield from _objects(((f"{path}, row {number}", row) for number, row in enumerate(rows)), refuse)
+
+
+def _csv(path: Path, refuse: Callable[[RowError], None]) -> Iterator[Located]:
+    """Cells are text, an empty one None; what separates them is what the header has most of."""
+    with _opened(path, newline="") as file:
+        header = file.readline()
+        file.seek(0)
+        reader = csv.DictReader(file, delimiter=max("\t;,", key=header.count))
+        try:
+            for row in reader:
+                where = f"{path}:{reader.line_num}"
+                if None in row or None in row.values():
+                    refuse(
+                        RowError(
+                            f"{where}: not the {len(reader.fieldnames)} cells of the header; mend or remove the row"
+                        )
+                    )
+                    continue
+                for name, cell in row.items():
+                    _checked(name, path)
+                    _checked(cell, where)
+                yield where, {name.strip(): cell or None for name, cell in row.items()}
+        except csv.Error as error:
+            raise RowError(f"{path}:{reader.line_num}: no CSV ({error}); mend the file") from error
 
 
 def _parquet(path: Path) -> Iterator[dict]:
@@ -34,16 +158,6 @@ def _parquet(path: Path) -> Iterator[dict]:
             yield from batch.to_pylist()
     except (pyarrow.ArrowException, OSError) as error:
         raise RowError(f"{path}: not a whole parquet file ({error}); get it again") from error
-
-
-def _array(path: Path) -> list:
-    try:
-        rows = decoded(path.read_bytes())
-    except ValueError as error:
-        raise RowError(f"{path}: not JSON ({error}); name a file of one row a line .jsonl") from error
-    if not isinstance(rows, list):
-        raise RowError(f"{path}: a file of rows is an array, found {type(rows).__name__}")
-    return rows
 
 
 def write_rows(path: Path, rows: Iterable[dict]) -> int:

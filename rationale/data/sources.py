@@ -14,7 +14,8 @@ from typing import Any
 
 from rationale.artifacts import UserError
 from rationale.data.columns import REASONS, Fields, Unusable, plain
-from rationale.data.rows import ROWS, Located, Origin, image_file, lines, raised, suffix_of
+from rationale.data.rowfiles import raised, read_rows, silent
+from rationale.data.rows import Origin, Rows, check_images, image_file, suffix_of, table_of
 from rationale.data.tasks import Sourced
 from rationale.schema import Question, RowError, from_dict
 
@@ -24,13 +25,14 @@ class Source:
     """Questions of one data set, row by row; `counts` holds what was read and left out once all were yielded.
 
     `path`, `name` and `revision` are those of `datasets.load_dataset`; `local`, a folder with a copy of the same
-    `columns`, takes their place. `splits` maps our splits to the source's, one or several, of which those in `only`
-    are read, if not all. `read` turns a row into Fields by the `options` that change scores; with `skip` they stand in
-    every question's `meta`. `scorers` names the scorer of each kind. A row that cannot be asked for a reason in `skip`
-    is left out and counted, any other stops the run. Where no `limit` is set, the rows of a split must number as
+    `columns`, takes their place; columns in `optional` are read where they are. `splits` maps our splits to the
+    source's, one or several, of which those in `only` are read, if not all. `read` turns a row into Fields by the
+    `options` that change scores; with `skip` they stand in every question's `meta`. `scorers` names the scorer of each
+    kind. Ids of questions begin with `ids`, or else `dataset`. A row that cannot be asked for a reason in `skip` is
+    left out and counted, any other stops the run. Where no `limit` is set, the rows of a split must number as
     `expected`. `each` names a column whose items make a row each; `images` is the folder of images that rows name by
-    path. Where `split_column` is set, `local` holds a `data.jsonl` whose rows say their split and id. `about` (licence,
-    what is evaluated) is for readers of the config and of the manifest.
+    path. Where `split_column` is set, `local` holds a table (`rows.table_of`) whose rows say their split and id.
+    `about` (licence, what is evaluated) is for readers of the config and of the manifest.
     """
 
     dataset: str
@@ -43,6 +45,8 @@ class Source:
     local: str | None = None
     images: str | None = None
     columns: Sequence[str] = ()
+    optional: Sequence[str] = ()
+    ids: str | None = None
     each: str | None = None
     split_column: str | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
@@ -75,83 +79,124 @@ class Source:
     def __iter__(self) -> Iterator[Sourced]:
         read: Counter[str] = Counter()
         left_out: Counter[str] = Counter()
-        for part_of, part in self._parts():
-            for where, row in self._rows(part_of, part):
-                split = part_of or row.get(self.split_column)
-                if not split or not isinstance(split, str):
-                    self.refuse(
-                        RowError(f"{where}: no {self.split_column!r} in this row, or no text; add it or remove the row")
-                    )
-                    continue
-                if self.limit is not None and read[split] >= self.limit.get(split, 0):
-                    if part_of:
-                        break
-                    continue
-                for key, place, item in self._items(read[split], where, row):
-                    try:
-                        yield self._sourced(key, place, item, split)
-                    except RowError as error:
-                        self.refuse(error)
-                    except Unusable as fault:
-                        reason = f"{split}/{fault.reason}"
-                        if fault.reason not in self.skip:
-                            self.refuse(
-                                RowError(
-                                    f"{place}: {fault}; mend the row, or have such rows left out and counted with "
-                                    f"dataset.skip=[{','.join([*self.skip, fault.reason])}]"
-                                )
+        parts = self._parts()
+        self._check_images(parts)
+        for split, index, where, row in self._wanted(parts, self.refuse):
+            for key, place, item in self._items(index, where, row, self.refuse):
+                try:
+                    yield self._sourced(key, place, item, split)
+                except RowError as error:
+                    self.refuse(error)
+                except Unusable as fault:
+                    reason = f"{split}/{fault.reason}"
+                    if fault.reason not in self.skip:
+                        self.refuse(
+                            RowError(
+                                f"{place}: {fault}; mend the row, or have such rows left out and counted with "
+                                f"dataset.skip=[{','.join([*self.skip, fault.reason])}]"
                             )
-                            continue
-                        if reason not in left_out:
-                            print(f"{self.dataset}: left out {place}: {fault}; more of these are counted", flush=True)
-                        left_out[reason] += 1
-                read[split] += 1
-        for split, wanted in (self.expected or {}).items():
-            if self.limit is None and (self.only is None or split in self.only):
-                self._compare(split, read[split], wanted)
+                        )
+                        continue
+                    if reason not in left_out:
+                        print(f"{self.dataset}: left out {place}: {fault}; more of these are counted", flush=True)
+                    left_out[reason] += 1
+            read[split] += 1
+        self._compare(read)
         self.counts = {"read": dict(read), "left_out": dict(left_out)}
         print(f"{self.dataset}: rows read {dict(read)}, left out {dict(left_out)}", flush=True)
 
-    def _parts(self) -> Iterator[tuple[str | None, str]]:
-        """Each split of the source that is wanted, with the split of ours that it is of; None where rows say theirs."""
+    @property
+    def wanted_splits(self) -> list[str]:
+        """Those of `splits` that are read."""
+        return [
+            s for s in self.splits if (self.only is None or s in self.only) and (not self.limit or self.limit.get(s))
+        ]
+
+    def _parts(self) -> list[tuple[str | None, Rows]]:
+        """The rows of each part of the source, with the split of ours that it is of; None where rows say theirs.
+
+        Where the source knows their number, it is compared here, before the long work.
+        """
         if self.split_column:
-            yield None, ROWS
-        for split, parts in self.splits.items():
-            if (self.only is None or split in self.only) and (self.limit is None or self.limit.get(split, 0)):
-                yield from ((split, part) for part in ([parts] if isinstance(parts, str) else parts))
+            table = table_of(self._origin.folder)
+            return [(None, Rows(partial(read_rows, table), None))]
+        found = []
+        for split in self.wanted_splits:
+            parts = [self.splits[split]] if isinstance(self.splits[split], str) else self.splits[split]
+            rows = [self._origin.split(part, self.columns, self.optional) for part in parts]
+            if None not in (counts := [r.count for r in rows]):
+                self._compare({split: sum(counts)})
+            found += [(split, r) for r in rows]
+        return found
 
-    def _rows(self, split: str | None, part: str) -> Iterator[Located]:
-        if split is None:
-            yield from lines(self._origin.folder / ROWS, self.refuse)
+    def _wanted(
+        self, parts: Sequence[tuple[str | None, Rows]], refuse: Callable[[RowError], None]
+    ) -> Iterator[tuple[str, int, str, Mapping[str, Any]]]:
+        """(split, number within it, place, row) of the rows within `limit`."""
+        taken: Counter[str] = Counter()
+        for part_of, rows in parts:
+            for where, row in rows.located(refuse):
+                split = part_of or row.get(self.split_column)
+                if not split or not isinstance(split, str):
+                    refuse(
+                        RowError(f"{where}: no {self.split_column!r} in this row, or no text; add it or remove the row")
+                    )
+                    continue
+                if self.limit is not None and taken[split] >= self.limit.get(split, 0):
+                    if part_of:
+                        break
+                    continue
+                yield split, taken[split], where, row
+                taken[split] += 1
+
+    def _check_images(self, parts: Sequence[tuple[str | None, Rows]]) -> None:
+        """Where rows name their images, see that all are there, and all rows, before the first is decoded."""
+        if self._folder is None:
             return
-        rows = self._origin.split(part, self.columns)
-        whole = self.limit is None and isinstance(self.splits[split], str)
-        if whole and hasattr(rows, "__len__") and split in (self.expected or {}):
-            self._compare(split, len(rows), self.expected[split])  # where it can be known before the long work
-        for index, row in enumerate(rows):
-            yield f"{self._origin} {part}:{index}", row
+        read: Counter[str] = Counter()
 
-    def _compare(self, split: str, found: int, wanted: int) -> None:
-        if found != wanted:
-            raise UserError(
-                f"{self.dataset}: split {split!r} of {self._origin} has {found} rows, expected {wanted}: another "
-                "version or an incomplete copy. Mend it, or take it as it is with dataset.expected=null"
-            )
+        def named() -> Iterator[tuple[str, Any]]:
+            for split, index, where, row in self._wanted(parts, silent):
+                for _, place, item in self._items(index, where, row, silent):
+                    try:
+                        yield place, self._fields(place, item).image
+                    except (RowError, Unusable):  # named where the row is read again
+                        continue
+                read[split] += 1
 
-    def _items(self, index: int, where: str, row: Mapping[str, Any]) -> Iterator[tuple[str, str, Mapping[str, Any]]]:
+        if check_images(named(), self._folder):
+            self._compare(read)
+
+    @property
+    def _folder(self) -> Path | None:
+        folder = self.images or self.local
+        return Path(folder).expanduser() if folder else None
+
+    def _compare(self, found: Mapping[str, int]) -> None:
+        """Raise where a split that was read whole has another number of rows than expected."""
+        for split, wanted in (self.expected or {}).items():
+            if self.limit is None and (self.split_column or split in found) and found.get(split, 0) != wanted:
+                raise UserError(
+                    f"{self.dataset}: split {split!r} of {self._origin} has {found.get(split, 0)} rows, expected "
+                    f"{wanted}: another version or an incomplete copy. Mend it, or take it as it is with "
+                    "dataset.expected=null"
+                )
+
+    def _items(
+        self, index: int, where: str, row: Mapping[str, Any], refuse: Callable[[RowError], None]
+    ) -> Iterator[tuple[str, str, Mapping[str, Any]]]:
         """What a row holds as (number within the split, place, row): the row itself, or one for each item."""
         if self.each is None:
             yield str(index), where, row
         elif not isinstance(row[self.each], list):
-            self.refuse(RowError(f"{where}: {self.each!r} is no list, found {row[self.each]!r:.80}; mend the row"))
+            refuse(RowError(f"{where}: {self.each!r} is no list, found {row[self.each]!r:.80}; mend the row"))
         else:
             for number, item in enumerate(row[self.each]):
                 yield f"{index}.{number}", f"{where}.{number}", {**row, self.each: item}
 
-    def _sourced(self, key: str, where: str, row: Mapping[str, Any], split: str) -> Sourced:
-        """The question of a row and its image; raises Unusable, or an error that says where."""
+    def _fields(self, where: str, row: Mapping[str, Any]) -> Fields:
         try:
-            fields = self.read(row, **self.options)
+            return self.read(row, **self.options)
         except RowError as error:
             raise RowError(f"{where}: {error}") from error
         except UserError:
@@ -160,6 +205,10 @@ class Source:
             raise RowError(
                 f"{where}: no row of {self.dataset} ({type(error).__name__}: {error}); it has the columns {list(row)}"
             ) from error
+
+    def _sourced(self, key: str, where: str, row: Mapping[str, Any], split: str) -> Sourced:
+        """The question of a row and its image; raises Unusable, or an error that says where."""
+        fields = self._fields(where, row)
         kind = fields.kind or ("choice" if fields.choices else "short")
         if not fields.answers:
             raise Unusable("no_answer")
@@ -174,7 +223,7 @@ class Source:
         question = from_dict(
             Question,
             {
-                "question_id": named if self.split_column else f"{self.dataset}-{split}-{named}",
+                "question_id": named if self.split_column else f"{self.ids or self.dataset}-{split}-{named}",
                 "dataset": self.dataset, "split": split, "image": "", "question": fields.question,
                 "answers": fields.answers, "kind": kind, "choices": fields.choices,
                 "scorer": "exact" if kind == "open" else self.scorers[kind],
@@ -182,8 +231,7 @@ class Source:
             },
             where,
         )  # fmt: skip
-        folder = self.images or self.local
-        data, name = image_file(fields.image, Path(folder).expanduser() if folder else None, where)
+        data, name = image_file(fields.image, self._folder, where)
         digest = sha256(data).digest()
         if digest not in self._suffixes:
             self._suffixes[digest] = suffix_of(data, name, where)
@@ -195,6 +243,17 @@ class Sources:
     """Several sources after one another, under the names that their settings are reached by: dataset.tasks.<name>."""
 
     tasks: Mapping[str, Source]
+
+    def __post_init__(self):
+        of: dict[str, str] = {}
+        for name, task in self.tasks.items():
+            for ids in (f"{task.ids or task.dataset}-{split}" for split in task.wanted_splits):
+                if ids in of:
+                    raise UserError(
+                        f"dataset.tasks: {of[ids]} and {name} both name their questions {ids}-...; "
+                        f"set dataset.tasks.{name}.ids={name}"
+                    )
+                of[ids] = name
 
     def __iter__(self) -> Iterator[Sourced]:
         return chain.from_iterable(self.tasks.values())
@@ -217,22 +276,23 @@ def folder(
     root: str | None,
     dataset: str,
     scorer: str,
+    images: str | None = None,
     limit: dict[str, int] | None = None,
     letters: bool = False,
     skip: Sequence[str] = (),
     expected: dict[str, int] | None = None,
     **columns: str,
 ) -> Source:
-    """Questions of a local folder: `data.jsonl` rows and the images they name.
+    """Questions of a local folder: a table (`data.jsonl`, .json, .csv, .tsv or .parquet) and the images that it names.
 
-    `columns` maps our field names to the folder's (question_id, question, answer, image, split, choices, rationale);
-    a recorded rationale travels in `meta["rationale"]`. `limit` caps the rows of a split. `letters`: where a row has
-    choices, its answer is the letter of one, not its text.
+    `columns` maps our field names to the table's (question_id, question, answer, image, split, choices, rationale);
+    a recorded rationale travels in `meta["rationale"]`. `images` is the folder that images are below, where it is not
+    `root`. `limit` caps the rows of a split. `letters`: where a row has choices, its answer is the letter of one, not
+    its text.
     """
     if not root:
         raise UserError("no data_root: set data_root=<folder with data.jsonl and its images>")
-    if not (Path(root).expanduser() / ROWS).is_file():
-        raise RowError(f"{root}: no {ROWS} there; set data_root to a folder with {ROWS} and its images")
+    table_of(Path(root).expanduser())
     names = {"question_id": "id", "question": "question", "answer": "answer", "image": "image", "split": "split",
              "choices": "choices", "rationale": "rationale"}  # fmt: skip
     if unknown := sorted(set(columns) - set(names)):
@@ -240,5 +300,5 @@ def folder(
     names |= columns
     return Source(
         dataset, partial(plain, names=names, letters=letters), {"short": scorer, "choice": "multiple_choice"},
-        local=root, split_column=names["split"], skip=skip, expected=expected, limit=limit,
+        local=root, images=images, split_column=names["split"], skip=skip, expected=expected, limit=limit,
     )  # fmt: skip

@@ -49,7 +49,9 @@ class _Run:
     def __init__(self, batches: Batches, client: Client, service: openai.OpenAI, folder: Path):
         self.limits, self.client, self.service, self.folder = batches, client, service, folder
         self.state = folder / "batches.json"
-        self.handed: list[dict[str, Any]] = json.loads(self.state.read_text()) if self.state.exists() else []
+        self.handed: list[dict[str, Any]] = (
+            json.loads(self.state.read_text(encoding="utf-8")) if self.state.exists() else []
+        )
 
     def all(self, requests: Sequence[Request]) -> Iterator[tuple[str, list[Reply]]]:
         self.find_lost()

@@ -9,6 +9,7 @@ from rationale.reporting.tables import show
 if __name__ == "__main__":
     if len(sys.argv) != 2:
         raise SystemExit("usage: python -m rationale.reporting <folder of a report, for example runs/mini/report>")
+    sys.stdout.reconfigure(errors="backslashreplace")  # for a locale that lacks a letter
     try:
         print(show(sys.argv[1]))
     except UserError as error:

@@ -44,7 +44,7 @@ def load_runs(pattern: str) -> list[Run]:
     runs: dict[tuple[str, int], Run] = {}
     for folder in folders(pattern):
         found = rows(folder, EvalRow)
-        summary = json.loads((folder / "summary.json").read_text())
+        summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
         key = summary["name"], summary["seed"]
         if key in runs:
             raise UserError(f"{folder}: {key[0]} with seed {key[1]} was evaluated twice; keep one of the two folders")
@@ -132,7 +132,7 @@ def sources(evals: str) -> list[dict[str, str]]:
     for folder in folders(evals):
         manifest = read_manifest(folder)
         if manifest is not None:
-            summary = json.loads((folder / "summary.json").read_text())
+            summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
             inputs = "; ".join(f"{path} {digest}" for path, digest in manifest["inputs"].items())
             about = {"name": summary["name"], "seed": summary["seed"], "folder": str(folder), "inputs": inputs}
             found.append({**about, **{name: manifest[name] for name in ("key", "commit", "started")}})

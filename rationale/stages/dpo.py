@@ -125,7 +125,7 @@ def stored_logps(
     Refused where they were not made with the `expected` weights, processor, dtype and truncation, or with another image
     or prompt than the pair has now (`contexts`, by question and style).
     """
-    made = json.loads(need(str(path.parent), "scored_with.json").read_text())
+    made = json.loads(need(str(path.parent), "scored_with.json").read_text(encoding="utf-8"))
     if stale := [f"{k}: {made.get(k)} then, {v} now" for k, v in expected.items() if made.get(k) != v]:
         raise UserError(
             f"{path.parent}: these log-probs are of something else ({'; '.join(stale)}); re-run stage=score"

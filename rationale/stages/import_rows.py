@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
+from collections.abc import Iterator
 from glob import glob
 from pathlib import Path, PurePosixPath
 
@@ -15,8 +16,8 @@ from rationale.data.check import Refusals
 from rationale.data.exchange import FORMS
 from rationale.data.images import open_image, resolve, store
 from rationale.data.incoming import Incoming, Source
-from rationale.data.rowfiles import link, read_rows
-from rationale.data.rows import suffix_of
+from rationale.data.rowfiles import link, read_rows, silent
+from rationale.data.rows import check_images, suffix_of
 from rationale.schema import Question, RowError, write_jsonl
 
 UNFIT = ("error", "aside")
@@ -27,17 +28,20 @@ def run(sources: list[Source], root: str | None, images: str | None, unfit: str,
     folder serves as questions, as rationales and as pairs.
 
     `root` holds the files of `sources`, `images` (or `root`) the images that rows name. A row that cannot be used stops
-    the stage (`unfit` error; up to 20 are named), or stands in `unfit.jsonl` with the reason (aside).
+    the stage (`unfit` error; up to 20 are named, images that are not there before any is opened), or stands in
+    `unfit.jsonl` with the reason (aside).
     """
     if unfit not in UNFIT:
         raise UserError(f"exchange.unfit: {unfit!r} is none of {list(UNFIT)}")
     files = files_of(sources, root)
     store = ImageStore(Path(images or root).expanduser(), out / "images")
     incoming, aside, refusals = Incoming(), 0, Refusals()
+    if unfit == "error":
+        check_images(named_images(files), store.root)
     # Half of a surrogate pair, for which a row may be unfit, goes into the file as JSON's own escape.
     with (out / "unfit.jsonl").open("w", encoding="utf-8", errors="backslashreplace") as refused:
         for source, path in files:
-            for where, raw in tqdm(read_rows(path), desc=path.name, unit="row", mininterval=2):
+            for where, raw in tqdm(read_rows(path, refusals.add), desc=path.name, unit="row", mininterval=2):
                 try:
                     row = FORMS[source.form].read(raw, where)
                     incoming.add(row, source, store.keep(row.image, where), where)
@@ -92,6 +96,20 @@ def reworded(questions: list[Question]) -> dict[str, int]:
     """How many rows will be trained on in other words than theirs: a suffix without its full stop, a letter alone."""
     rows = [row for q in questions for row in q.meta.get("source", {}).get("rows", {}).values()]
     return {"prompts_reworded": sum("ending" in r for r in rows), "targets_reworded": sum("target" in r for r in rows)}
+
+
+def named_images(files: list[tuple[Source, Path]]) -> Iterator[tuple[str, str]]:
+    """The places and paths of the images that rows name; what is wrong with a row is said where it is taken in."""
+    for source, path in files:
+        for where, raw in read_rows(path, silent):
+            try:
+                image = FORMS[source.form].read(raw, where).image
+            except RowError:
+                continue
+            if isinstance(image, bytes):
+                break  # a file whose rows carry their images, which would take long to read twice
+            if image is not None:
+                yield where, image
 
 
 class ImageStore:

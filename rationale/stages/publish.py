@@ -27,7 +27,7 @@ def run(model: str, evals: str, out: Path) -> dict:
     files = [file for file in sorted(folder.rglob("*")) if file.is_file() and file.name != CARD]
     for file in files:
         link(file, out / file.relative_to(folder))
-    evaluations = [json.loads((path / "summary.json").read_text()) for path in of_these]
+    evaluations = [json.loads((path / "summary.json").read_text(encoding="utf-8")) for path in of_these]
     text = model_card(made["stage"], made["arguments"], made["counts"], made, evaluations)
     (out / CARD).write_text(text, encoding="utf-8")
     return {"files": len(files), "evaluations": len(evaluations)}

@@ -74,10 +74,10 @@ def _identity(out: Path) -> tuple[str, bool]:
     """A run's id, and whether it is that of a run which was cut."""
     path = out / WANDB_ID
     if path.is_file():
-        return path.read_text(), True
+        return path.read_text(encoding="utf-8"), True
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(uuid.uuid4().hex[:8])
-    return path.read_text(), False
+    path.write_text(uuid.uuid4().hex[:8], encoding="utf-8")
+    return path.read_text(encoding="utf-8"), False
 
 
 def short(name: str, folder: str) -> str:

@@ -77,7 +77,7 @@ def _rows(paths: Iterable[Path]) -> list[dict[str, str]]:
     """Rows of the parts of one CSV; a step that a resumed run repeated counts once, as it was last."""
     rows: list[dict[str, str]] = []
     for path in paths:
-        with path.open(newline="") as file:
+        with path.open(newline="", encoding="utf-8") as file:
             new = list(csv.DictReader(file))
         first = min((int(row["step"]) for row in new), default=0)
         rows = [row for row in rows if int(row["step"]) < first] + new
@@ -90,7 +90,7 @@ def _join(folder: Path) -> None:
     if parts:
         rows = _rows([*parts, *([last] if last.exists() else [])])  # cut after its last step: nothing new
         partial = folder / "metrics.partial"
-        with partial.open("w", newline="") as file:
+        with partial.open("w", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, sorted({name for row in rows for name in row}))  # in CSVLogger's order
             writer.writeheader()
             writer.writerows(rows)
