@@ -291,7 +291,7 @@ def test_votes_of_stale_candidates_are_marked(experiment):
     shutil.rmtree(experiment / "report")
     page = tabulate(experiment, stale="mark")[1]
     assert "The DPO model as verifier (stale)" in page
-    assert (experiment / "report/verifier.csv").read_text(encoding="utf-8").count("(stale)") == 24
+    assert (experiment / "report/verifier.csv").read_text(encoding="utf-8").count("(stale)") == 30  # 3 panels of 10
     assert "DPO (stale)" not in page
 
 
