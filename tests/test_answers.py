@@ -153,6 +153,7 @@ STATED = [
     ("A is wrong, C is wrong.\n\nB", "B"),
     ("(B) is the correct answer.", "B"),
     ("Option A is too small.", None),
+    ("(B) is the wrong answer.", None),
     ("So the correct answer is not (D).", None),
     ("The answer is (C) Phytoplankton.\n\nQuestion: which?\nChoices:\n(A) Zooplankton\n(B) Krill", "C"),
     ("Give the correct option letter, e.g., A, B, C, D, at the end.", None),

@@ -15,6 +15,7 @@ _MARKER = re.compile(
 )
 _FIRST_LINE = re.compile(r"\s*+([^\n\v\f\r\x1c-\x1e\x85\u2028\u2029]*)")
 _CLOSING = re.compile(r"""([*_`]+|["'”’])\.?$""")
+_OPENS = str.maketrans("”’", "“‘")
 _PLACEHOLDER = re.compile(r"[<\[{(][^<>\[\]{}()]{0,40}\b(?:answer|letter|option)\b[^<>\[\]{}()]{0,40}[>\]})]", re.I)
 _ON_ITS_OWN = re.compile(r"""(?:^|[\n\r.!?:;…。)\]}])[\s>*_`"'“-]*$""")
 _QUOTED = re.compile(r"""[\w,;:(][ \t]*[("'`“‘«][*_ \t]*\Z""")
@@ -61,8 +62,6 @@ def _first_line(text: str, marker: re.Match, end: int) -> str:
             line = line.removesuffix(closing[0]).rstrip() or line
     return undressed(line)
 
-
-_OPENS = str.maketrans("”’", "“‘")
 
 # What an option is named by: a letter in brackets or alone; not that of "N/A", "Q&A", "A+", "A = 5", "A-shaped".
 _LETTER = r"(?:[(\[]\s*[A-Za-z]\s*[)\]]|(?<![\w.'/&-])[A-Za-z](?![\w'’/&-]|\.\w|\s*[=+^<>≈]))"
@@ -181,21 +180,22 @@ class _Options:
         return not (index < len(self.keys) and _words(rest).rstrip(".,;:! ") == self.keys[index])
 
 
-_FILLER_WORDS = (
+_FILLERS = (
     "so|therefore|thus|hence|then|most likely|likely|probably|clearly|indeed|simply|closest to|about|approximately|"
     "around|roughly|also|actually|the|correct|final|option|choice|letter|answer"
 )
-_FILLER = re.compile(rf"(?:[\s:,]|\b(?:{_FILLER_WORDS})\b)*", re.I)
-ANSWER_IS = (
+_FILLER = re.compile(rf"(?:[\s:,]|\b(?:{_FILLERS})\b)*", re.I)
+_ANSWER_IS = (
     r"\b(?:answers?|option|choice|letter)\b(?:\s+(?:choice|option|letter)\b)?"
     r"(?:\s+(?:to|for|of|here|that|i|we|from|among|in|given)\b(?:\s+[\w'-]+){0,14}?)?[\s,]*"
     r"(?:(?:is|are|was|be|would be|should be|must be|will be|has to be)\b|[:=])|答案[是为:]*"
 )
 _CUE = re.compile(
-    rf"(?:{ANSWER_IS}|\b(?:I|we)(?:'d|'ll| would| will)? (?:choose|select|pick|go with|say)\b|"
+    rf"(?:{_ANSWER_IS}|\b(?:I|we)(?:'d|'ll| would| will)? (?:choose|select|pick|go with|say)\b|"
     rf"\b(?:corresponds? to|match(?:es)?(?: with)?) (?:the )?(?:option|choice|answer)\b){_FILLER.pattern}|"
     rf"(?P<right>{_LETTER})\s+(?:is|would be|must be|seems)\s+(?:\w+ly\s+)?(?:the\s+)?(?:only\s+|most\s+)?"
-    r"(?:correct|right(?! (?:of|to|angle|side))|answer|(?:best|\w+) (?:answer|option|choice))\b",
+    r"(?:correct|right(?! (?:of|to|angle|side))|answer|"
+    r"(?:best|appropriate|accurate|reasonable|suitable|likely|likeliest|plausible|closest) (?:answer|option|choice))\b",
     re.I,
 )
 _MOST_CUES = 64

@@ -33,6 +33,7 @@ def _fraction(found: re.Match) -> str:
 
 
 _SPELLINGS = [
+    (re.compile(r"(?![0-9])\d"), lambda found: str(unicodedata.decimal(found[0]))),
     (re.compile(r"(\d*)\s*([¼-¾⅐-⅞])"), _fraction),
     (re.compile(r"(?<=[\d)])[⁻⁺]?[⁰¹²³⁴-⁹]+"), lambda found: f"^{{{found[0].translate(_RAISED)}}}"),
     (re.compile(r"(?<=\d)(?:[, ]|\{,\}|\\,)(?=\d{3}(?![\d/]))"), ""),
