@@ -55,6 +55,20 @@ VALUES = [
     (r"\angle ABC = 30^{\circ}", 30),
     (r"m \approx 3.2", 3.2),
     (r"$\boxed{\frac{16}{7}}$", 16 / 7),
+    (r"\frac{\frac{1}{2}}{\frac{3}{4}}", 2 / 3),
+    ("2½", 2.5),
+    ("¾", 0.75),
+    ("12 000", 12000),
+    ("1 234 567.5", 1234567.5),
+    ("1.2e3", 1200),
+    ("1.5×10⁻²", 0.015),
+    (r"1.2 \times 10^{3}", 1200),
+    ("3 x 10^2", 300),
+    ("10 m²", 10),
+    ("zero", 0),
+    ("twenty-one", 21),
+    ("Ninety nine", 99),
+    ("one hundred", 100),
 ]
 
 
@@ -64,6 +78,7 @@ def test_value(text, number):
 
 
 NO_VALUES = ["", "e", "d", "nan", "inf", "5 or 6", "5 6", "5x", r"2\pi r", "5 million", "3 and a half", "2x+3=7", "5!",
+             "1.234.567", "1_000", "0x1F", "8//4", "twelve dozen",
              "1/0", "9^9^9^9", "(-8)^{1/3}", "(3", r"\frac{1}", "(" * 150, "-" * 150, "1" * 300]  # fmt: skip
 
 
@@ -123,6 +138,18 @@ def test_math_accuracy(answer, gold, same):
         ("5 million", "5 million"),
         ("It was 1.5 million people then", None),
         ("There are 5 cats and 3 dogs", None),
+        ("There are two cats and three dogs", None),
+        ("There are three bars that lie below 6.", "three"),
+        ("We count 1, 2, 3 bars.\n\nSo it is:\n\n3", "3"),
+        ("First 2, then 3.\n\nThe value in 2010 is **7**.\n\nI hope this helps! Is there anything else?", "7"),
+        ("It is 12 years, as one was born in 1950 and the other in 1962.", "12"),
+        ("815 - 315 = 500\n\nThe difference between the two is 500.", "500"),
+        ("About 1.5 × 10^3 m/s.", "1.5 × 10^3"),
+        ("The sum is 2½ inches.", "2½"),
+        ("The answer is 5!", "5!"),
+        ("It is version 1.234.567 of it", None),
+        ("We meet here at 10:30", None),
+        ("a room with two large windows", None),
         ("The answer cannot be told", None),
         ("(3,-4)", "(3,-4)"),
         ("", None),
@@ -190,6 +217,8 @@ FRACTIONS = ["3/11", "8/11", "6/11", "3/5"]
         ("The line graph saw its maximum peak between 2007 and 2008.", [], "list", None),
         ("The correct answer is (B) 8/11.", FRACTIONS, "text", "B"),
         ("x = 1,200 m", [], "integer", "1200"),
+        ("N/A", ["Yes", "No"], "text", None),
+        ("The answer is twenty-one.", [], "integer", "21"),
         (r"\frac{1}{4}", [], "float", "0.25"),
         ("Between 2007 and 2008: [2007,2008]", [], "list", "[2007, 2008]"),
         (r"\frac{8}{11}", FRACTIONS, "text", "B"),

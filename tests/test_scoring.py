@@ -1,6 +1,9 @@
 """The one judge: what it reads in a response, whatever its dress, and the score that the scorer gives it."""
 
+import json
+import os
 import tracemalloc
+from pathlib import Path
 from unittest.mock import ANY
 
 import pytest
@@ -46,6 +49,42 @@ def question(scorer, answers, choices=(), meta=None):
 )
 def test_judge(asked, text, style, verdict):
     assert judge(asked, text, style) == verdict
+
+
+OPEN = ["exact", "relaxed_accuracy", "anls", "vqa_accuracy", "math", "mmmu"]
+WRAPPED = [
+    "**{}**",
+    "*{}*",
+    "__{}__",
+    "`{}`",
+    "${}$",
+    r"\({}\)",
+    r"\text{{{}}}",
+    r"\boxed{{{}}}.",
+    "**{}**.",
+    "\u200b{}</s>",
+]
+
+
+@pytest.mark.parametrize("dress", WRAPPED)
+@pytest.mark.parametrize("scorer", OPEN)
+def test_dress_comes_off_before_the_official_rule(scorer, dress):
+    asked = question(scorer, ["12"] * 10)
+    for text, style in [(dress.format(12), "direct"), (f"Sum.\n### Answer: {dress.format(12)}", "cot")]:
+        assert judge(asked, text, style) == Verdict("12", 1.0)
+        assert judge(asked, text.replace("12", "78"), style) == Verdict("78", 0.0)
+
+
+@pytest.mark.parametrize("scorer", OPEN)
+@pytest.mark.parametrize(("said", "gold"), [("cafe\u0301", "caf\u00e9"), ("\u22125", "-5"), ("a\u00a0b", "a b")])
+def test_one_text_in_two_unicode_forms_is_one_answer_on_either_side(scorer, said, gold):
+    for answer, annotated in [(said, gold), (gold, said)]:
+        assert judge(question(scorer, [annotated] * 10), f"### Answer: {answer}", "cot").score == 1
+
+
+@pytest.mark.parametrize(("answer", "score"), [("$5", 0.0), ("12.", 2 / 3)])
+def test_what_is_no_dress_is_left_to_the_official_rule(answer, score):
+    assert judge(question("anls", ["12"]), answer, "direct").score == pytest.approx(score)
 
 
 @pytest.mark.parametrize(
@@ -174,3 +213,21 @@ def peak_memory(num):
 def test_memory_does_not_grow_with_the_rows():
     # The texts of the further 6,000 rows are 5 MB; the caches, which are bounded, hold less than 1.
     assert peak_memory(8000) - peak_memory(2000) < 2_000_000
+
+
+CASES = Path(os.environ.get("RATIONALE_CASES", "absent")) / "answers.jsonl"
+
+
+@pytest.mark.skipif(
+    not CASES.is_file(), reason="RATIONALE_CASES names no folder with answers.jsonl; set it to read them"
+)
+def test_collected_answers_are_read_as_a_careful_reader_reads_them():
+    wrong = []
+    for row in map(json.loads, CASES.read_text(encoding="utf-8").splitlines()):
+        golds = row["answers"] * (10 if row["scorer"] == "vqa_accuracy" else 1)
+        asked = question(row["scorer"], golds, row["choices"], {"answer_type": row.get("answer_type"), "precision": 1})
+        verdict = judge(asked, row["text"], row["style"])
+        states = row["reads"] is not None or row["scorer"] == "multiple_choice"
+        if (states and verdict.predicted != row["reads"]) or row["score"] not in (None, verdict.score):
+            wrong.append((row["id"], verdict))
+    assert wrong == []

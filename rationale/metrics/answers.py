@@ -10,10 +10,12 @@ from rationale.metrics.dress import COMMAND, boxed, normal, plain_text, undresse
 from rationale.schema import LETTERS
 
 _MARKER = re.compile(
-    r"#{1,6}[ \t]*[*_`]*[ \t]*(?:final[ \t]+)?answer[ \t]*[*_`]*(?:[ \t]*[:：=][*_`]*|[ \t]*$)", re.I | re.M
+    r"#{1,6}[ \t]*[*_`]*[ \t]*(?:the[ \t]+)?(?:final[ \t]+)?answer[ \t]*[*_`]*(?:[ \t]*[:：=][*_`]*|[ \t]*$)",
+    re.I | re.M,
 )
 _FIRST_LINE = re.compile(r"\s*+([^\n\v\f\r\x1c-\x1e\x85\u2028\u2029]*)")
 _CLOSING = re.compile(r"""([*_`]+|["'”’])\.?$""")
+_OPENS = str.maketrans("”’", "“‘")
 _PLACEHOLDER = re.compile(r"[<\[{(][^<>\[\]{}()]{0,40}\b(?:answer|letter|option)\b[^<>\[\]{}()]{0,40}[>\]})]", re.I)
 _ON_ITS_OWN = re.compile(r"""(?:^|[\n\r.!?:;…。)\]}])[\s>*_`"'“-]*$""")
 _QUOTED = re.compile(r"""[\w,;:(][ \t]*[("'`“‘«][*_ \t]*\Z""")
@@ -61,20 +63,21 @@ def _first_line(text: str, marker: re.Match, end: int) -> str:
     return undressed(line)
 
 
-_OPENS = str.maketrans("”’", "“‘")
-
 # What an option is named by: a letter in brackets or alone; not that of "N/A", "Q&A", "A+", "A = 5", "A-shaped".
 _LETTER = r"(?:[(\[]\s*[A-Za-z]\s*[)\]]|(?<![\w.'/&-])[A-Za-z](?![\w'’/&-]|\.\w|\s*[=+^<>≈]))"
 _TOKEN = re.compile(_LETTER)
 _LETTERS = re.compile(rf"(?:either |both )?{_LETTER}(?:[ \t,;/&]*(?:\b(?:and|or)\b[ \t]*)?{_LETTER})*", re.I)
-_ALSO_LETTER = re.compile(r"\s*(?:,? and |,? or |[&/,])\s*[(\[]?([a-z])[)\]]")
+_ALSO_LETTER = re.compile(
+    r"\s*(?:,?\s*\b(?:and|or) (?:maybe |perhaps |possibly )?[(\[]?([b-hj-z]|[a-z](?=[)\]]))(?![\w'])|"
+    r"[&/,]\s*[(\[]?([a-z])[)\]])"
+)
 _ALSO = re.compile(r"\s*(?:,? and |,? or |[,/&])\s*")
 _NEXT_WORD = re.compile(r"[ \t]+([^\W\d_]+)")
 # After an option these words are grammatical; after an article or a pronoun they hardly are.
 _AFTER_OPTION = frozenset(["and", "as", "because", "but", "due", "for", "given", "is", "or", "since", "which"])
 _ENDS = re.compile(
-    r"\s*(?:$|[.,;:!?]+(?:\s|$)|[(\[)\]—]|(?:one|option|choice|answer|because|since|as|which|due|given|while|that|not|"
-    r"rather|instead|but)\b)"
+    r"\s*(?:$|[.,;:!?]+(?:\s|$)|[(\[)\]—]|(?:because|since|as)\b)|"
+    r"(?P<weak>\s*(?:one\s*(?:$|[.,;:!?(])|(?:option|choice|answer|which|due|given|while|that|not|rather|instead|but)\b))"
 )
 _DECORATION = re.compile(rf'{COMMAND}|\\[()\[\]]|[*{{}}$`"“”]|(?<!\w)_+|_+(?!\w)')
 _WIDE = {code: code - 0xFEE0 for code in range(0xFF01, 0xFF5F)}
@@ -147,11 +150,11 @@ class _Options:
         if found[0] in self.letters:
             rest = rest.removeprefix(self.keys[LETTERS.index(found[0])])
         also = _ALSO_LETTER.match(rest)
-        found += [also[1].upper()] if also else []
+        found += [(also[1] or also[2]).upper()] if also else []
         valid = set(found) & set(self.letters)
         return valid.pop() if len(valid) == 1 else ""
 
-    def text_at_head(self, text: str) -> str | None:
+    def text_at_head(self, text: str, opening: bool = False) -> str | None:
         """The option whose text a line begins with, and behind which it pauses or gives reasons."""
         words = _words(text[: self.reach].partition("\n")[0]).removeprefix("either ").removeprefix("both ")
         for key, letter in sorted(zip(self.keys, self.letters, strict=True), key=lambda pair: -len(pair[0])):
@@ -160,7 +163,8 @@ class _Options:
                 rest = _ARTICLE.sub("", words[also.end() :], count=1) if also else ""
                 if any(k and k != key and rest.startswith(k) and _ENDS.match(rest, len(k)) for k in self.keys):
                     return ""
-                if _ENDS.match(words, len(key)):
+                end = _ENDS.match(words, len(key))
+                if end and not (opening and end["weak"]):
                     return letter if self.keys.count(key) == 1 else None
         return None
 
@@ -176,21 +180,22 @@ class _Options:
         return not (index < len(self.keys) and _words(rest).rstrip(".,;:! ") == self.keys[index])
 
 
-_FILLER_WORDS = (
-    "therefore|thus|hence|then|most likely|likely|probably|clearly|indeed|simply|closest to|about|approximately|around|"
-    "roughly|also|actually|the|correct|final|option|choice|letter|answer"
+_FILLERS = (
+    "so|therefore|thus|hence|then|most likely|likely|probably|clearly|indeed|simply|closest to|about|approximately|"
+    "around|roughly|also|actually|the|correct|final|option|choice|letter|answer"
 )
-_FILLER = re.compile(rf"(?:[\s:,]|\b(?:{_FILLER_WORDS})\b)*", re.I)
-ANSWER_IS = (
+_FILLER = re.compile(rf"(?:[\s:,]|\b(?:{_FILLERS})\b)*", re.I)
+_ANSWER_IS = (
     r"\b(?:answers?|option|choice|letter)\b(?:\s+(?:choice|option|letter)\b)?"
     r"(?:\s+(?:to|for|of|here|that|i|we|from|among|in|given)\b(?:\s+[\w'-]+){0,14}?)?[\s,]*"
     r"(?:(?:is|are|was|be|would be|should be|must be|will be|has to be)\b|[:=])|答案[是为:]*"
 )
 _CUE = re.compile(
-    rf"(?:{ANSWER_IS}|\bI(?:'d|'ll| would| will)? (?:choose|select|pick|go with)\b|"
+    rf"(?:{_ANSWER_IS}|\b(?:I|we)(?:'d|'ll| would| will)? (?:choose|select|pick|go with|say)\b|"
     rf"\b(?:corresponds? to|match(?:es)?(?: with)?) (?:the )?(?:option|choice|answer)\b){_FILLER.pattern}|"
     rf"(?P<right>{_LETTER})\s+(?:is|would be|must be|seems)\s+(?:\w+ly\s+)?(?:the\s+)?(?:only\s+|most\s+)?"
-    r"(?:correct|right|best|answer|appropriate|accurate|reasonable|suitable)\b",
+    r"(?:correct|right(?! (?:of|to|angle|side))|answer|"
+    r"(?:best|appropriate|accurate|reasonable|suitable|likely|likeliest|plausible|closest) (?:answer|option|choice))\b",
     re.I,
 )
 _MOST_CUES = 64
@@ -270,8 +275,10 @@ def _cued(text: str, options: _Options) -> Iterator[str | None]:
 
 def _opening(text: str, options: _Options) -> str | None:
     """The only letter that opens a line or a sentence."""
-    letters = {"".join(filter(None, groups)).upper() for groups in _OPENINGS.findall(text)}
-    return options.alone(letters.pop()) if len(letters) == 1 else None
+    openings = list(_OPENINGS.finditer(text))
+    if len({"".join(filter(None, opening.groups())).upper() for opening in openings}) != 1:
+        return None
+    return options.at_head(text[openings[0].start() :][: options.reach].lstrip())
 
 
 def _in_sentences(text: str, options: _Options) -> str | None:
@@ -284,14 +291,14 @@ def _in_sentences(text: str, options: _Options) -> str | None:
 
 
 def _in_sentence(sentence: str, options: _Options) -> str | None:
-    opening = options.text_at_head(sentence)
-    if opening:
+    if opening := options.text_at_head(sentence[_FILLER.match(sentence).end() :], opening=True):
         return opening
-    for copula in islice(reversed(list(_COPULA.finditer(sentence))), 8):
-        found = options.at_head(sentence[copula.end() :], in_prose=True)
-        if found is not None and not _DOUBTFUL.search(sentence, 0, copula.start()):
-            return found
-    return None
+    told = {
+        options.at_head(sentence[copula.end() :], in_prose=True)
+        for copula in islice(_COPULA.finditer(sentence), 16)
+        if not _DOUBTFUL.search(sentence, 0, copula.start())
+    } - {None}
+    return told.pop() if len(told) == 1 else None
 
 
 def _spoken_of(text: str, options: _Options) -> str | None:

@@ -15,6 +15,7 @@ _BOX = re.compile(r"\\boxed\s*\{")
 _BRACE = re.compile(r"[{}]")
 _MARKS = ["***", "**", "*", "___", "__", "_", "```", "`", "$$", "$"]
 _PAIRS = [(mark, mark) for mark in _MARKS] + [(r"\(", r"\)"), (r"\[", r"\]")]
+_TAG = re.compile(r"<(\w+)>(.+)</\1>", re.DOTALL)
 _MOST_LAYERS = 10
 
 
@@ -52,6 +53,8 @@ def _inside(text: str) -> str:
             inside = text[len(opening) : -len(closing)]
             if opening not in inside and closing not in inside:
                 return inside.strip()
+    if tag := _TAG.fullmatch(text):
+        return tag[2].strip()
     if (command := _OPENING.match(text)) and _closing_brace(text, command.end()) == len(text) - 1:
         return text[command.end() : -1].strip()
     return ""

@@ -33,6 +33,7 @@ def _fraction(found: re.Match) -> str:
 
 
 _SPELLINGS = [
+    (re.compile(r"(?![0-9])\d"), lambda found: str(unicodedata.decimal(found[0]))),
     (re.compile(r"(\d*)\s*([¼-¾⅐-⅞])"), _fraction),
     (re.compile(r"(?<=[\d)])[⁻⁺]?[⁰¹²³⁴-⁹]+"), lambda found: f"^{{{found[0].translate(_RAISED)}}}"),
     (re.compile(r"(?<=\d)(?:[, ]|\{,\}|\\,)(?=\d{3}(?![\d/]))"), ""),
@@ -161,7 +162,7 @@ def math_accuracy(answer: str, golds: Sequence[str]) -> float:
 
 # The atomic group keeps "1.5 million" from giving "1"; what is part of something else ("5!", "1.234.567", "10:30",
 # "2^3") is no number.
-_TEN = r"\s*(?:[×x*]|\\times|\\cdot)\s*10\s*(?:\^\s*\{?\s*[-+]?\d+\s*\}?|[⁻⁺]?[⁰¹²³⁴-⁹]+)"
+_TEN = r"\s*(?:[×x*]|\\times|\\cdot)\s*10\s*(?:\^\s*\{?\s*[-+]?\d+(?:\s*\})?|[⁻⁺]?[⁰¹²³⁴-⁹]+)"
 _FIGURES = rf"(?:\d{{1,3}}(?:[ ,]\d{{3}})+(?!\d)|\d+)(?:\.\d+)?(?:e[-+]?\d+|{_TEN}|/\d+|\s?[¼-¾⅐-⅞])?"
 _NUMBER = re.compile(
     rf"(?<![\w.^/:])-?(?>{_FIGURES}|[¼-¾⅐-⅞])(?!\w*\d|\.\d|[/:,]\d|\s*[!^]|\s*(?:{_MULTIPLIERS})\b)", re.ASCII | re.I
@@ -171,11 +172,11 @@ _THERE_ARE = re.compile(
     rf"\bthere (?:are|is|were|was|will be|would be)\s+(?:\w+\s+){{0,2}}?({_COUNT})(?!.*(?:,|\band)\s+{_COUNT})", re.I
 )
 _TELLS = re.compile(
-    rf"(?:\b(?:is|are|was|were|be|equals|equal to|total of|about|approximately|around|roughly)|[=≈:])\s*[$€£]?\s*"
-    rf"({_COUNT})(?!.*\b{_WORD})[^\d.=,]{{0,40}}(?:$|,?\s*(?:as|because|since|which)\b)",
+    r"(?:\b(?:is|are|was|were|be|equals|equal to|total of|count|counted|see|has|have|about|approximately|around|"
+    r"roughly)|[=≈:])\s*[$€£]?\s*"
+    rf"({_COUNT})(?:(?!\b{_WORD})[^\d.=,]){{0,40}}(?:$|,?\s*(?:as|because|since|which)\b)",
     re.I,
 )
-_LAST_WORD = re.compile(rf"\b({_WORD})\W*$", re.I)
 _SENTENCE_END = re.compile(r"\n|(?<=[^\d\s])\.\s|(?<=\d)\.(?:\s|$)")
 _EMPHASIS = re.compile(r"\*\*|[`\"]")
 
@@ -222,8 +223,7 @@ def _stated(text: str) -> str | None:
 
 
 def _only_number(text: str) -> str | None:
-    """The only number in figures; without any, one in words that ends the text."""
-    found = set(_NUMBER.findall(text)) or set(_LAST_WORD.findall(text))
+    found = set(_NUMBER.findall(text))
     return found.pop() if len(found) == 1 else None
 
 
