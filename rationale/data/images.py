@@ -39,7 +39,7 @@ def resolve(root: Path, relative: str, where: str) -> Path:
     if not path.is_relative_to(root.resolve()):
         raise RowError(
             f"{where}: image path {relative!r:.300} leaves its folder {root}; use a path below it, or name the folder "
-            "that holds the images with dataset.images=<folder>"
+            "that holds the images (dataset.images, exchange.images)"
         )
     if not present:
         raise RowError(f"{where}: image {relative!r:.300} is not in {root}; add the file or remove the row")
