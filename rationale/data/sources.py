@@ -12,7 +12,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from rationale.artifacts import UserError
+from rationale.artifacts import InputPath, UserError
 from rationale.data.columns import REASONS, Fields, Unusable, plain
 from rationale.data.rows import ROWS, Located, Origin, image_file, lines, raised, suffix_of
 from rationale.data.tasks import Sourced
@@ -37,11 +37,11 @@ class Source:
     read: Callable[..., Fields]
     scorers: Mapping[str, str]
     splits: Mapping[str, str | Sequence[str]] = field(default_factory=dict)
-    path: str | None = None
+    path: InputPath | None = None
     name: str | None = None
     revision: str | None = None
-    local: str | None = None
-    images: str | None = None
+    local: InputPath | None = None
+    images: InputPath | None = None
     columns: Sequence[str] = ()
     each: str | None = None
     split_column: str | None = None
@@ -214,7 +214,7 @@ class Sources:
 
 
 def folder(
-    root: str | None,
+    root: InputPath | None,
     dataset: str,
     scorer: str,
     limit: dict[str, int] | None = None,

@@ -6,7 +6,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from rationale.artifacts import read_manifest
+from rationale.artifacts import InputPath, read_manifest
 from rationale.reporting import figures
 from rationale.reporting.load import facts, folders, load_candidates, load_metrics, load_runs, rows, seed_of, sources
 from rationale.reporting.page import examples, neighbours, render
@@ -29,14 +29,14 @@ FORMS = {"md": to_markdown, "csv": to_csv, "tex": to_latex}
 
 
 def run(
-    questions: str,
-    trained_on: str,
-    rationales: str,
-    evals: str,
-    candidates: str,
-    logps: dict[str, str],
-    pairs: str,
-    trainings: dict[str, str],
+    questions: InputPath,
+    trained_on: InputPath,
+    rationales: InputPath,
+    evals: InputPath,
+    candidates: InputPath,
+    logps: dict[str, InputPath],
+    pairs: InputPath,
+    trainings: dict[str, InputPath],
     title: str,
     average: list[str],
     columns: list[dict],

@@ -19,6 +19,9 @@ from rationale.artifacts import read_manifest
 KEPT = ("manifest", "model", "none")  # of an artifact, by `artifacts`
 HIDDEN = "(hidden)"
 WANDB_ID = "wandb_id"  # in a working folder: the run that a cut stage goes on with
+# Where wandb keeps files that an artifact or a table names, and what else it would write below the home directory.
+WANDB_FOLDERS = {"WANDB_DATA_DIR": "", "WANDB_CACHE_DIR": "cache", "WANDB_CONFIG_DIR": "config"}
+GIVEN = {name: os.environ.get(name) for name in WANDB_FOLDERS}  # by the user
 ALWAYS = {"seed", "model"}
 # The groups of numbers that weights hang on; those that they do not are no part of what a run is known by.
 WEIGHTS = {
@@ -45,7 +48,8 @@ class Dashboard(WandbLogger):
     ) -> None:  # fmt: skip
         root = Path(folder).resolve()
         (root / "wandb").mkdir(parents=True, exist_ok=True)
-        os.environ["WANDB_DATA_DIR"] = str(root / "wandb")  # where files wait that an artifact or a table names
+        for name, folder_of in WANDB_FOLDERS.items():
+            os.environ[name] = GIVEN.get(name) or str(root / "wandb" / folder_of)
         run, cut = _identity(out)
         if cut and mode == "offline":
             for left in root.glob(f"wandb/offline-run-*-{run}"):
