@@ -41,6 +41,7 @@ UNKEYED = {
     "trainer.num_nodes", "teacher.traffic", "teacher.budget", "teacher.batches", "generator.traffic",
     "generator.budget", "extractor.traffic", "extractor.budget",
 }  # fmt: skip
+UNSET = "not set"
 NUM_CHANGES = 8  # that are named where an artifact is to be replaced
 PREVIOUS = re.compile(r"\..+\.previous(_\d+)?")
 RESUMED = ".resumed"  # in a working folder: how often its run was cut and went on
@@ -131,12 +132,16 @@ def changes(manifest: dict[str, Any], stage: str, arguments: dict[str, Any], inp
     sides = ((manifest["stage"], manifest["arguments"], manifest["inputs"]), (stage, arguments, inputs))
     one, other = ({"stage": name, **settings(node, found)} for name, node, found in sides)
     old, new = ({"stage": name, **{place: value for place, value, _ in leaves(node)}} for name, node, _ in sides)
-    places = [p for p in {**one, **other} if one.get(p) != other.get(p) and old.get(p) != new.get(p)]
-    said = [f"{place}: {old.get(place, 'not set')} -> {new.get(place, 'not set')}" for place in places]
+    places = [p for p in {**one, **other} if _differ(p, one, other) and _differ(p, old, new)]
+    said = [f"{place}: {old.get(place, UNSET)} -> {new.get(place, UNSET)}" for place in places]
     before, named = manifest["inputs"], {str(value) for place in places for value in (old.get(place), new.get(place))}
     differ = (path for path in sorted(before.keys() | inputs.keys()) if before.get(path) != inputs.get(path))
     words = {(True, True): "changed", (True, False): "is gone", (False, True): "is new"}
     return said + [f"{path} {words[path in before, path in inputs]}" for path in differ if path not in named]
+
+
+def _differ(place: str, one: dict[str, Any], other: dict[str, Any]) -> bool:
+    return one.get(place, UNSET) != other.get(place, UNSET)
 
 
 def why(found: dict[str, Any] | None, stage: str, arguments: dict[str, Any], inputs: dict[str, str]) -> str:
@@ -323,8 +328,9 @@ def produce(
         if made and not force and not partial.exists():
             copy_whole(out, partial)
         elif out.exists() and (force or not made) and not looks:
-            print(f"{stage}: {out} is to be replaced: {why(found, stage, arguments, inputs)}. What is there stays as "
-                  f"{previous.name} if the new one differs; name= or variant= keep both in view", flush=True)  # fmt: skip
+            reason = why(found, stage, arguments, inputs)
+            print(f"{stage}: {out} is to be replaced: {reason}. What is there stays as {previous.name} if the new one "
+                  "differs; name= or variant= keep both in view", flush=True)  # fmt: skip
         partial.mkdir(exist_ok=True)
         resumed = 0 if looks else begin(partial)
         started, begun = time.monotonic(), datetime.now(UTC)

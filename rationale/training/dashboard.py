@@ -19,8 +19,8 @@ from rationale.artifacts import read_manifest
 KEPT = ("manifest", "model", "none")  # of an artifact, by `artifacts`
 HIDDEN = "(hidden)"
 WANDB_ID = "wandb_id"  # in a working folder: the run that a cut stage goes on with
-# Where wandb keeps files that an artifact or a table names, and what else it would write below the home directory.
-WANDB_FOLDERS = {"WANDB_DATA_DIR": "", "WANDB_CACHE_DIR": "cache", "WANDB_CONFIG_DIR": "config"}
+# Where wandb keeps files that an artifact or a table names, and its logs: both below the home directory, if not told.
+WANDB_FOLDERS = {"WANDB_DATA_DIR": "", "WANDB_CACHE_DIR": "cache"}
 GIVEN = {name: os.environ.get(name) for name in WANDB_FOLDERS}  # by the user
 ALWAYS = {"seed", "model"}
 # The groups of numbers that weights hang on; those that they do not are no part of what a run is known by.
