@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 from omegaconf import OmegaConf
+from test_configs import STAGES, composed, options
 
 from rationale import hashes
-from rationale.artifacts import InputPath, find_inputs, produce
+from rationale.artifacts import InputPath, find_inputs, keyed, path_parameters, produce
 from rationale.hashes import Hashes, fingerprint
 from rationale.runs import call
 
@@ -186,3 +187,14 @@ def test_processes_add_to_what_others_kept(here, settled):
         digest(Path(name))
         digest.save()
     assert {place.split()[0] for place in json.loads((here / ".hashes").read_text())} == {"a", "b"}
+
+
+@pytest.mark.parametrize(
+    "words",
+    [*([f"stage={stage}"] for stage in STAGES), *(["stage=prepare", f"dataset={one}"] for one in options("dataset"))],
+    ids=" ".join,
+)
+def test_every_path_in_conf_is_an_argument_that_is_known_to_be_one(words):
+    node = OmegaConf.to_container(composed("root=below", *words).stage, resolve=True)
+    paths = {taker for _, value, taker in keyed(node) if str(value).startswith(("below/", "/somewhere"))}
+    assert "out" not in node or not [taker for taker in paths if taker[1] not in path_parameters(taker[0])]

@@ -48,8 +48,8 @@ class Dashboard(WandbLogger):
     ) -> None:  # fmt: skip
         root = Path(folder).resolve()
         (root / "wandb").mkdir(parents=True, exist_ok=True)
-        for name, folder_of in WANDB_FOLDERS.items():
-            os.environ[name] = GIVEN.get(name) or str(root / "wandb" / folder_of)
+        for variable, below in WANDB_FOLDERS.items():
+            os.environ[variable] = GIVEN.get(variable) or str(root / "wandb" / below)
         run, cut = _identity(out)
         if cut and mode == "offline":
             for left in root.glob(f"wandb/offline-run-*-{run}"):
