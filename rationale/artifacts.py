@@ -6,132 +6,205 @@ its own half-done work and goes on; another call never sees it. The final folder
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import hashlib
 import json
 import os
-import platform
+import pkgutil
+import re
 import shutil
-import subprocess
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from functools import cache
 from glob import glob
-from importlib import metadata
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, SoftFileLock, Timeout
 from tqdm import tqdm
 
-MANIFEST = "manifest.json"
-CARD = "README.md"  # says how an artifact was made, and is no part of what it is
-# Arguments that cannot change what is written: where to, and how (not what) an endpoint is asked.
-UNKEYED = {"out", "logger", "workers", "chunk", "traffic", "budget", "batches", "dry_run", "retry_failed"}
-PACKAGES = ("torch", "transformers", "tokenizers", "pytorch-lightning", "peft", "datasets", "deepspeed", "pillow")
+from rationale.hashes import MANIFEST, Hashes, fingerprint, output_hashes, read_manifest, sha256_file
+from rationale.provenance import git_commit, machine, versions
+
+# In the signature of a stage, or of what a stage is given: an argument that names files or folders, so what lies there
+# is an input. A word without a slash is one only where this says so: `split: train` is none beside a folder ./train.
+InputPath = str
+# Places among a stage's arguments that cannot change what is written: where to, how (not what) an endpoint is asked,
+# how many processes share the steps, and what a training keeps while it runs.
+UNKEYED = {
+    "out", "logger", "workers", "chunk", "dry_run", "retry_failed", "save_every", "keep_last", "trainer.devices",
+    "trainer.num_nodes", "teacher.traffic", "teacher.budget", "teacher.batches", "generator.traffic",
+    "generator.budget", "extractor.traffic", "extractor.budget",
+}  # fmt: skip
+UNSET = "not set"
+NUM_CHANGES = 8  # that are named where an artifact is to be replaced
+PREVIOUS = re.compile(r"\..+\.previous(_\d+)?")
+RESUMED = ".resumed"  # in a working folder: how often its run was cut and went on
+# What flock answers where a file system has none: Lustre mounted without it, NFS without its daemon.
+NO_FLOCK = {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP}
+Taker = tuple[str, str]  # a callable by its dotted name, and one of its parameters
 
 
 class UserError(ValueError):
     """Something the caller can mend; shown without a traceback."""
 
 
-def sha256_file(path: Path) -> str:
-    """Hex digest of a file's bytes."""
-    with Path(path).open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def leaves(node: Any, place: str = "", taker: Taker | None = None) -> Iterator[tuple[str, Any, Taker | None]]:
+    """Each value below a node with its dotted place and what takes it; an empty list or dict is a value."""
+    items = node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list) else ()
+    if not items or not node:
+        yield place, node, taker
+    target = node.get("_target_") if isinstance(node, dict) else None
+    for key, value in items:
+        yield from leaves(value, f"{place}.{key}".lstrip("."), (str(target), key) if target else taker)
 
 
-def read_manifest(folder: Path) -> dict[str, Any] | None:
-    """The manifest of a whole artifact, or None where there is none."""
-    path = Path(folder) / MANIFEST
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+def keyed(arguments: dict[str, Any]) -> list[tuple[str, Any, Taker | None]]:
+    """The leaves of a stage's arguments that are part of its key."""
+    found = leaves(arguments)
+    return [leaf for leaf in found if not any(f"{leaf[0]}.".startswith(f"{place}.") for place in UNKEYED)]
 
 
-def output_hashes(folder: Path) -> dict[str, str]:
-    """SHA-256 of every file by its path in the folder, but for images, whose names tell their contents."""
-    files = (file for file in sorted(folder.rglob("*")) if file.is_file())
-    named = {str(file.relative_to(folder)): file for file in files}
-    return {name: sha256_file(file) for name, file in named.items() if Path(name).parts[0] != "images"}
+@cache
+def path_parameters(target: str) -> set[str] | None:
+    """The parameters of a callable that are annotated `InputPath`; None where it knows nothing of that."""
+    try:
+        found = signature(pkgutil.resolve_name(target)).parameters.values()
+    except (ImportError, AttributeError, TypeError, ValueError):
+        return None
+    names = {one.name for one in found if re.search(r"\bInputPath\b", str(one.annotation))}
+    return names if names or target.startswith("rationale.") else None
 
 
-def fingerprint(path: Path) -> str:
-    """What an input is: digest of an artifact's outputs, of a file, or of a plain folder's names and rows."""
-    manifest = read_manifest(path)
-    if manifest is not None:
-        outputs = {name: digest for name, digest in manifest["outputs"].items() if Path(name).name != CARD}
-        return hashlib.sha256(json.dumps(outputs, sort_keys=True).encode()).hexdigest()
-    if path.is_file():
-        return sha256_file(path)
-    digest = hashlib.sha256()
-    for file in sorted(p for p in path.rglob("*") if p.is_file() and p.name != CARD):
-        digest.update(f"{file.relative_to(path)} {file.stat().st_size}\n".encode())
-        if file.suffix in {".json", ".jsonl", ".safetensors"}:
-            digest.update(sha256_file(file).encode())
-    return digest.hexdigest()
+def is_path(text: str, taker: Taker | None) -> bool:
+    """Whether text that names something on the disk is meant so: with a slash it is; without one, if its parameter is
+    an `InputPath`, or belongs to others' code that does not use it: a run too many is better than a wrong result."""
+    if "/" in text or taker is None:
+        return "/" in text
+    names = path_parameters(taker[0])
+    return names is None or taker[1] in names
 
 
-def find_inputs(node: Any, skip: frozenset[str] | set[str] = frozenset()) -> dict[str, str]:
-    """Fingerprint of every existing path among the arguments; patterns with `*` count each match."""
+def there(value: Any) -> list[str]:
+    """What a value names on the disk: a path, or all that a pattern with `*` matches."""
+    if not isinstance(value, str) or "\n" in value or not 0 < len(value) < 1024:
+        return []
+    # `glob` passes over hidden names, so another run's lock or half-done folder is no input.
+    return [path for path in (sorted(glob(value)) if "*" in value else [value]) if os.path.exists(path)]
+
+
+def find_inputs(arguments: dict[str, Any], digest: Callable[[Path], str] = sha256_file) -> dict[str, str]:
+    """Fingerprint of every existing path among a stage's arguments; of a pattern, of each match."""
     found: dict[str, str] = {}
-    if isinstance(node, dict):
-        for key, value in node.items():
-            if key not in skip:
-                found.update(find_inputs(value))
-    elif isinstance(node, list):
-        for value in node:
-            found.update(find_inputs(value))
-    elif isinstance(node, str) and "/" in node and "\n" not in node and len(node) < 1024:
-        # `glob` passes over hidden names, so another run's lock or half-done folder is no input.
-        paths = [Path(match) for match in sorted(glob(node))] if "*" in node else [Path(node)]
-        found.update({str(path): fingerprint(path) for path in paths if os.path.exists(path)})
+    for place, value, taker in keyed(arguments):
+        for path in there(value):
+            if is_path(value, taker):
+                try:
+                    found[str(Path(path))] = fingerprint(Path(path), digest, arguments.get("out"))
+                except OSError as error:
+                    raise UserError(f"{place}={value}: {error.filename} cannot be read ({error.strerror})") from error
     return found
+
+
+def settings(arguments: dict[str, Any], inputs: dict[str, str]) -> dict[str, Any]:
+    """What a call hangs on, by dotted place. An input counts by its content, not by where it lies."""
+
+    def by_content(value: Any, taker: Taker | None) -> Any:
+        named = isinstance(value, str) and str(Path(value)) in inputs and is_path(value, taker)
+        return inputs[str(Path(value))] if named else value
+
+    return {place: by_content(value, taker) for place, value, taker in keyed(arguments)}
 
 
 def call_key(stage: str, arguments: dict[str, Any], inputs: dict[str, str]) -> str:
-    """Identity of a call. An input counts by its content, not by where it lies."""
-
-    def by_content(node: Any) -> Any:
-        if isinstance(node, dict):
-            return {k: by_content(v) for k, v in node.items() if k not in UNKEYED}
-        if isinstance(node, list):
-            return [by_content(v) for v in node]
-        return inputs.get(str(Path(node)), node) if isinstance(node, str) else node
-
-    content = {"stage": stage, "arguments": by_content(arguments), "inputs": sorted(inputs.values())}
+    """Identity of a call: its stage, what it hangs on, and its inputs."""
+    content = {"stage": stage, "arguments": settings(arguments, inputs), "inputs": sorted(inputs.values())}
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
-def git_commit() -> str | None:
-    """Commit of the source tree, with a mark where it has uncommitted changes; None outside a checkout."""
-    here = Path(__file__).resolve().parent
-    run = subprocess.run(
-        ["git", "describe", "--always", "--dirty", "--abbrev=40"], check=False, cwd=here, capture_output=True, text=True
-    )
-    return run.stdout.strip() or None
+def changes(manifest: dict[str, Any], stage: str, arguments: dict[str, Any], inputs: dict[str, str]) -> list[str]:
+    """What makes a call another than that of a manifest: `place: old -> new`, and inputs that changed, came or went."""
+    sides = ((manifest["stage"], manifest["arguments"], manifest["inputs"]), (stage, arguments, inputs))
+    one, other = ({"stage": name, **settings(node, found)} for name, node, found in sides)
+    old, new = ({"stage": name, **{place: value for place, value, _ in leaves(node)}} for name, node, _ in sides)
+    places = [p for p in {**one, **other} if _differ(p, one, other) and _differ(p, old, new)]
+    said = [f"{place}: {old.get(place, UNSET)} -> {new.get(place, UNSET)}" for place in places]
+    before, named = manifest["inputs"], {str(value) for place in places for value in (old.get(place), new.get(place))}
+    differ = (path for path in sorted(before.keys() | inputs.keys()) if before.get(path) != inputs.get(path))
+    words = {(True, True): "changed", (True, False): "is gone", (False, True): "is new"}
+    return said + [f"{path} {words[path in before, path in inputs]}" for path in differ if path not in named]
 
 
-def versions() -> dict[str, str]:
-    """Versions of Python and of the packages that results depend on."""
-    found = {"python": platform.python_version()}
-    for name in PACKAGES:
+def _differ(place: str, one: dict[str, Any], other: dict[str, Any]) -> bool:
+    return one.get(place, UNSET) != other.get(place, UNSET)
+
+
+def why(found: dict[str, Any] | None, stage: str, arguments: dict[str, Any], inputs: dict[str, str]) -> str:
+    """Why an artifact with the manifest `found` is made anew, in a line."""
+    if found is None:
+        return "it has no manifest"
+    if found["key"] == call_key(stage, arguments, inputs):
+        return "force=true"
+    said = changes(found, stage, arguments, inputs) or ["made by an earlier version of this package"]
+    more = [f"and {len(said) - NUM_CHANGES} more"] if len(said) > NUM_CHANGES else []
+    return "; ".join([*said[:NUM_CHANGES], *more])
+
+
+def flock_works(folder: Path) -> bool:
+    """Whether the file system of a folder has locks that end with the process that holds them."""
+    with tempfile.TemporaryFile(dir=folder) as file:
         try:
-            found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            found[name] = "not installed"
-    return found
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno in NO_FLOCK:
+                return False
+            raise
+    return True
 
 
 @contextmanager
-def locked(out: Path) -> Iterator[None]:
-    """Hold the artifact's lock; a second run on the same artifact waits, and says so."""
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with (out.parent / f".{out.name}.lock").open("w", encoding="utf-8") as file:
+def locked(out: Path) -> Iterator[bool]:
+    """Hold the artifact's lock; a second run on the same artifact waits, and says so. Yields whether it did.
+
+    Where the file system has no flock the lock is a file that is there while it is held, with its holder's process and
+    machine; filelock takes one over whose process is gone on this machine.
+    """
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        soft = not flock_works(out.parent)
+        lock = (SoftFileLock if soft else FileLock)(out.parent / f".{out.name}{'.soft' if soft else ''}.lock")
+        waited = False
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            print(f"{out}: another run is making it; waiting", flush=True)
-            fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+            lock.acquire(blocking=False)
+        except Timeout:
+            waited = True
+            print(f"{out}: another run is making it; waiting{holder(Path(lock.lock_file)) if soft else ''}", flush=True)
+            lock.acquire(poll_interval=0.2)
+    except OSError as error:
+        if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
+            raise
+        raise UserError(
+            f"{out}: cannot be made ({error.strerror}: {error.filename}); set root= to a folder of your own, or have "
+            "what several users share made writable for their group (umask 002)"
+        ) from error
+    try:
+        yield waited
+    finally:
+        lock.release()
+
+
+def holder(lock: Path) -> str:
+    """Who holds a lock that is a file, and what to do where they are gone."""
+    try:
+        process, host = lock.read_text(encoding="utf-8").split()[:2]
+    except (OSError, ValueError):
+        return ""
+    return f" for process {process} on {host}; if that has ended, remove {lock}"
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -155,13 +228,56 @@ def main_process() -> bool:
     return not any(int(os.environ.get(name, "0")) for name in ranks)
 
 
-def follow(stage: str, arguments: dict[str, Any], work: Callable[[Path], dict], force: bool = False) -> Path:
+def identity(stage: str, arguments: dict[str, Any], hashes: Hashes) -> tuple[str, dict[str, str]]:
+    """The key of a call, and its inputs as they are now."""
+    inputs = find_inputs(arguments, hashes)
+    hashes.save()
+    return call_key(stage, arguments, inputs), inputs
+
+
+def begin(partial: Path) -> int:
+    """How often the run of a working folder was cut before this time, noted there: in its size, which no cut breaks."""
+    (partial / MANIFEST).unlink(missing_ok=True)  # of a run cut off just before the rename
+    with (partial / RESUMED).open("a", encoding="utf-8") as count:
+        if len(list(partial.iterdir())) > 1:  # one that had done nothing yet was none
+            count.write("1")
+    return (partial / RESUMED).stat().st_size
+
+
+def next_previous(out: Path) -> Path:
+    """Where what stands under an artifact's name goes: `.<name>.previous_<number>`, the first after those there are."""
+    prefix = f".{out.name}.previous_"
+    numbers = [path.name.removeprefix(prefix) for path in out.parent.iterdir() if path.name.startswith(prefix)]
+    return out.parent / f"{prefix}{1 + max((int(n) for n in numbers if n.isdigit()), default=0)}"
+
+
+def earlier(root: Path) -> list[tuple[Path, int]]:
+    """What artifacts below a folder were before they were made anew, and how many bytes each has."""
+    found = sorted(path for path in root.rglob(".*") if PREVIOUS.fullmatch(path.name) and path.is_dir())
+    return [(path, sum(file.stat().st_size for file in path.rglob("*") if file.is_file())) for path in found]
+
+
+def put_in_place(partial: Path, out: Path, previous: Path, outputs: dict[str, str], hashes: Hashes) -> None:
+    """Give a whole artifact its name; what had it goes to `previous`, and away where it is the same."""
+    if out.exists():
+        there = output_hashes(out, hashes)
+        os.rename(out, previous)
+        os.rename(partial, out)
+        if {name: digest for name, digest in there.items() if name != MANIFEST} == outputs:
+            shutil.rmtree(previous)
+    else:
+        os.rename(partial, out)
+
+
+def follow(
+    stage: str, arguments: dict[str, Any], work: Callable[[Path], dict], force: bool = False, kept: Path | None = None
+) -> Path:
     """`produce` in any process but the first: takes part in a training, and waits for the artifact that the first
     process writes."""
     if force:
         raise UserError("force=true is for one process: remove the artifact that is to be made again")
     out = Path(arguments["out"])
-    key = call_key(stage, arguments, find_inputs(arguments, skip=UNKEYED))
+    key, _ = identity(stage, arguments, Hashes(kept or out.parent / ".hashes"))
 
     def made() -> bool:
         return (read_manifest(out) or {}).get("key") == key
@@ -175,46 +291,64 @@ def follow(stage: str, arguments: dict[str, Any], work: Callable[[Path], dict], 
     return out
 
 
-def produce(stage: str, arguments: dict[str, Any], work: Callable[[Path], dict], force: bool = False) -> Path:
+def produce(
+    stage: str, arguments: dict[str, Any], work: Callable[[Path], dict], force: bool = False, kept: Path | None = None
+) -> Path:
     """Make the artifact `arguments["out"]` by calling `work(folder)` unless its manifest already matches.
 
     `work` fills the folder, which may hold what an interrupted run of the same call left, and returns counts, or None
     where it only looked ahead. `retry_failed` among the arguments opens a finished artifact again. What stood under
-    the final name is kept once as `.<name>.previous`. Of several processes the first does this and the others `follow`.
+    the final name stays as `.<name>.previous_<number>`, if it is another. `kept` is where digests of files are
+    remembered, if not beside the artifact. Of several processes the first does this and the others `follow`.
     """
     if not main_process():
-        return follow(stage, arguments, work, force)
+        return follow(stage, arguments, work, force, kept)
     out = Path(arguments["out"])
-    with locked(out):
-        inputs = find_inputs(arguments, skip=UNKEYED)
-        key = call_key(stage, arguments, inputs)
-        found = read_manifest(out)
-        made = found is not None and found["key"] == key and not force
-        partial = out.parent / f".{out.name}.{key[:12]}.partial"
-        if made and not arguments.get("retry_failed"):
+    hashes = Hashes(kept or out.parent / ".hashes")
+    key, inputs = identity(stage, arguments, hashes)
+
+    def up_to_date() -> bool:
+        found = (read_manifest(out) or {}).get("key") == key and not force and not arguments.get("retry_failed")
+        if found:
             print(f"{stage}: {out} is up to date", flush=True)
+        return found
+
+    if up_to_date():  # needs no lock, nor the right to write one
+        return out
+    commit = git_commit()
+    with locked(out) as waited:
+        if waited:
+            key, inputs = identity(stage, arguments, hashes)
+        if up_to_date():
             return out
-        if made and not partial.exists():
+        found = read_manifest(out)
+        made = found is not None and found["key"] == key
+        partial, previous = out.parent / f".{out.name}.{key[:12]}.partial", next_previous(out)
+        looks = bool(arguments.get("dry_run"))
+        if made and not force and not partial.exists():
             copy_whole(out, partial)
+        elif out.exists() and (force or not made) and not looks:
+            reason = why(found, stage, arguments, inputs)
+            print(f"{stage}: {out} is to be replaced: {reason}. What is there stays as {previous.name} if the new one "
+                  "differs; name= or variant= keep both in view", flush=True)  # fmt: skip
         partial.mkdir(exist_ok=True)
+        resumed = 0 if looks else begin(partial)
         started, begun = time.monotonic(), datetime.now(UTC)
-        (partial / MANIFEST).unlink(missing_ok=True)  # of a run cut off just before the rename
         counts = work(partial)
         if counts is None:
             if not any(partial.iterdir()):
                 partial.rmdir()
             return out
+        (partial / RESUMED).unlink(missing_ok=True)
         manifest = {
-            "stage": stage, "key": key, "arguments": arguments, "inputs": inputs, "outputs": output_hashes(partial),
-            "counts": counts, "versions": versions(), "commit": git_commit(), "started": begun.isoformat(),
+            "stage": stage, "key": key, "arguments": arguments, "inputs": inputs,
+            "outputs": output_hashes(partial, hashes), "counts": counts, "versions": versions(), "commit": commit,
+            "machine": machine(), "resumed": resumed, "started": begun.isoformat(),
             "wall_seconds": round(time.monotonic() - started, 1),
         }  # fmt: skip
         write_json(partial / MANIFEST, manifest)
-        if out.exists():
-            previous = out.parent / f".{out.name}.previous"
-            shutil.rmtree(previous, ignore_errors=True)
-            os.rename(out, previous)
-        os.rename(partial, out)
+        put_in_place(partial, out, previous, manifest["outputs"], hashes)
+        hashes.save()
         shown = ", ".join(f"{k} {v}" for k, v in counts.items() if not isinstance(v, (dict, list)))
         print(f"{stage}: {out} ({manifest['wall_seconds']} s; {shown})", flush=True)
         return out

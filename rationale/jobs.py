@@ -16,7 +16,8 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
-from rationale.artifacts import UserError, call_key, main_process, read_manifest, write_json
+from rationale.artifacts import UserError, call_key, main_process, write_json
+from rationale.hashes import read_manifest
 
 OBJECTIVE = "objective.json"  # in the folder of a job
 Call = tuple[str, dict[str, Any]]  # a stage and its arguments

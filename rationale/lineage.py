@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rationale.artifacts import MANIFEST, fingerprint, read_manifest
+from rationale.hashes import MANIFEST, fingerprint, read_manifest, sha256_file
 
-Digest = Callable[[Path], str]
+Digest = Callable[[Path], str]  # of a file
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,11 +29,13 @@ def moved(path: Path, folder: Path, manifest: dict[str, Any]) -> Path:
     return now / path.relative_to(then) if path.is_relative_to(then) else path
 
 
-def inputs_of(folder: Path, manifest: dict[str, Any], digest: Digest = fingerprint) -> Iterator[Input]:
+def inputs_of(folder: Path, manifest: dict[str, Any], digest: Digest = sha256_file) -> Iterator[Input]:
     """The inputs of an artifact as they are now; a run that was moved is found by where they lie to each other."""
     for name, expected in manifest["inputs"].items():
         place = moved(Path(name), folder, manifest)
-        state = "missing" if not place.exists() else "same" if digest(place) == expected else "changed"
+        state = "missing"
+        if place.exists():
+            state = "same" if fingerprint(place, digest, folder) == expected else "changed"
         yield Input(name, place, state)
 
 
@@ -51,7 +53,7 @@ def sources_of(folder: Path, manifest: dict[str, Any]) -> Iterator[tuple[Path, d
             yield source, found
 
 
-def lineage(folder: Path, digest: Digest = fingerprint) -> Iterator[tuple[list[Path], Input]]:
+def lineage(folder: Path, digest: Digest = sha256_file) -> Iterator[tuple[list[Path], Input]]:
     """Every input of an artifact and of all that it was made from, the nearest first, each with the artifacts on the
     way: the one that it went into, what was made of that, and so on to `folder`."""
     manifest = read_manifest(folder)

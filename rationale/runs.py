@@ -17,7 +17,8 @@ from hydra.errors import InstantiationException
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from rationale.artifacts import CARD, UserError, main_process, produce, write_json
+from rationale.artifacts import UserError, main_process, produce, write_json
+from rationale.hashes import CARD
 from rationale.jobs import OBJECTIVE, objective_of
 from rationale.keys import refuse_keys
 from rationale.reporting.card import model_card
@@ -49,6 +50,7 @@ def checkpoint_name(path: str, revision: str | None) -> str:
 
 OmegaConf.register_new_resolver("checkpoint", checkpoint_name, replace=True)
 OmegaConf.register_new_resolver("repo", lambda path: str(_HERE.parent / path), replace=True)
+OmegaConf.register_new_resolver("expanded", os.path.expanduser, replace=True)
 OmegaConf.register_new_resolver("times", lambda a, b: a * b, replace=True)
 OmegaConf.register_new_resolver("varied", varied, replace=True)
 # Cached, so that the jobs of a sweep agree on the folder that the first process named.
@@ -57,7 +59,7 @@ OmegaConf.register_new_resolver("process", lambda: f"{os.uname().nodename}_{os.g
 
 def call(node: DictConfig) -> tuple[str, dict[str, Any], Callable[[Path], dict]]:
     """A stage node as its name, its resolved arguments, and the call that fills a folder."""
-    arguments = OmegaConf.to_container(node, resolve=True)
+    arguments = expanded(OmegaConf.to_container(node, resolve=True))
     refuse_keys(arguments)  # those that an interpolation brought, too
     stage = arguments["_target_"].split(".")[-2]
 
@@ -72,6 +74,29 @@ def call(node: DictConfig) -> tuple[str, dict[str, Any], Callable[[Path], dict]]
         return counts
 
     return stage, arguments, work
+
+
+def expanded(node: Any) -> Any:
+    """A node with the home directory in place of `~` at the start of any text."""
+    if isinstance(node, dict):
+        return {key: expanded(value) for key, value in node.items()}
+    if isinstance(node, list):
+        return [expanded(value) for value in node]
+    return os.path.expanduser(node) if isinstance(node, str) and node.startswith("~") else node
+
+
+def caches(folder: Path) -> None:
+    """Where the home directory is absent or read-only, what packages write there goes below `folder`, unless the user
+    said where; checkpoints and the hub's token that can be read at home stay in use."""
+    home = Path(os.path.expanduser("~"))
+    if os.access(home, os.W_OK):
+        return
+    hub = Path(os.environ.get("HF_HOME") or Path(os.environ.get("XDG_CACHE_HOME") or home / ".cache") / "huggingface")
+    at_home = {"HF_HUB_CACHE": hub / "hub", "HF_TOKEN_PATH": hub / "token"}
+    wanted = {name: path for name, path in at_home.items() if path.exists()}
+    wanted |= {"XDG_CACHE_HOME": folder, "MPLCONFIGDIR": folder / "matplotlib", "TRITON_CACHE_DIR": folder / "triton"}
+    for name, path in wanted.items():
+        os.environ.setdefault(name, str(path.absolute()))
 
 
 def written(overrides: ListConfig) -> list[str]:
@@ -97,12 +122,14 @@ def run(cfg: DictConfig) -> None:
 
     A stage without `out` makes no artifact: it looks and says what it found.
     """
+    root = Path(cfg.root).expanduser()
+    caches(root / ".cache")
     for step in steps_of(cfg, written(HydraConfig.get().overrides.task)):
         stage, arguments, work = call(step.stage)
         if "out" not in arguments:
             work(Path())
             continue
-        out = produce(stage, arguments, work, force=bool(cfg.force))
+        out = produce(stage, arguments, work, force=bool(cfg.force), kept=root / ".hashes")
         if "rationale.training.dashboard" in sys.modules:  # heavy; nothing was logged without it
             sys.modules["rationale.training.dashboard"].finish(out)
     if cfg.objective is not None and main_process():

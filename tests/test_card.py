@@ -8,7 +8,8 @@ import shutil
 import pytest
 import yaml
 
-from rationale.artifacts import UserError, fingerprint, produce
+from rationale.artifacts import UserError, produce
+from rationale.hashes import fingerprint
 from rationale.models.vlm import load
 from rationale.reporting.card import model_card
 from rationale.stages import publish

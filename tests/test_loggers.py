@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import csv
+import os
 
 import pytest
 import wandb
+from commands import run as command
 from offline import runs
 
-from rationale.artifacts import UserError
+from rationale.artifacts import UserError, produce
+from rationale.runs import caches
+from rationale.training import dashboard
 from rationale.training.loggers import close, loggers
 
 
@@ -82,3 +86,61 @@ def test_a_setting_that_is_none_is_refused_before_anything_is_written(tmp_path):
     with pytest.raises(UserError, match=r"logger.artifacts=all: use one of manifest, model, none"):
         log(tmp_path, [], "offline", artifacts="all")
     assert not list(tmp_path.iterdir())
+
+
+@pytest.fixture
+def homeless(tmp_path, monkeypatch):
+    """A home directory that is not there and cannot be made, by any user: below a file."""
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("HOME", str(tmp_path / "file/home"))
+    for name in ("XDG_CACHE_HOME", "XDG_DATA_HOME", "WANDB_CACHE_DIR", "WANDB_DATA_DIR", "HF_HOME", "MPLCONFIGDIR"):
+        monkeypatch.delenv(name, raising=False)
+    return tmp_path
+
+
+def filed(folder):
+    """An artifact whose stage logs to wandb, filed as the command does."""
+    given = {"out": str(folder / "made"), "logger": {"artifacts": "manifest"}}
+    out = produce("sft", given, lambda partial: close(log(partial, [(9, 1.0)], "offline"), partial) or {})
+    dashboard.finish(out)
+
+
+def test_wandb_writes_nothing_below_a_home_that_is_not_there(homeless):
+    filed(homeless)
+    assert wandb.run is None
+
+
+def test_where_the_user_has_wandbs_caches_they_stay(tmp_path, monkeypatch):
+    monkeypatch.setitem(dashboard.GIVEN, "WANDB_CACHE_DIR", str(tmp_path / "own"))
+    filed(tmp_path)
+    assert os.environ["WANDB_CACHE_DIR"] == str(tmp_path / "own") and (tmp_path / "own").is_dir()
+
+
+def test_caches_go_below_the_root_where_home_cannot_be_written(tmp_path, monkeypatch):
+    (tmp_path / "file").touch()
+    monkeypatch.setattr(os, "environ", {"HOME": str(tmp_path / "file/home"), "TRITON_CACHE_DIR": "mine"})
+    caches(tmp_path / ".cache")
+    found = {name: os.environ[name] for name in ("XDG_CACHE_HOME", "MPLCONFIGDIR", "TRITON_CACHE_DIR")}
+    at = str(tmp_path / ".cache")
+    assert found == {"XDG_CACHE_HOME": at, "MPLCONFIGDIR": f"{at}/matplotlib", "TRITON_CACHE_DIR": "mine"}
+
+
+def test_checkpoints_in_a_home_that_can_only_be_read_stay_in_use(tmp_path, monkeypatch):
+    (tmp_path / ".cache/huggingface/hub").mkdir(parents=True)
+    monkeypatch.setattr(os, "environ", {"HOME": str(tmp_path)})
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    caches(tmp_path / "runs/.cache")
+    assert os.environ["HF_HUB_CACHE"] == str(tmp_path / ".cache/huggingface/hub")
+    assert "HF_TOKEN_PATH" not in os.environ
+
+
+def test_a_home_that_can_be_written_is_left_as_it_is(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "environ", {"HOME": str(tmp_path)})
+    caches(tmp_path / ".cache")
+    assert os.environ == {"HOME": str(tmp_path)}
+
+
+@pytest.mark.slow
+def test_stages_end_well_without_a_home(homeless):
+    command(homeless, "experiment=mini_small", "stage=prepare")
+    command(homeless, "experiment=mini_small", "stage=evaluate", "of=base", "evaluation.batch_size=32")

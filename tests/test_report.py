@@ -10,7 +10,8 @@ import pytest
 import yaml
 from PIL import Image
 
-from rationale.artifacts import UserError, fingerprint, output_hashes
+from rationale.artifacts import UserError
+from rationale.hashes import fingerprint, output_hashes
 from rationale.reporting.figures import REWARDS, save, trainings
 from rationale.reporting.load import load_candidates
 from rationale.reporting.page import json_text, neighbours

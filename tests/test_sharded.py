@@ -75,6 +75,27 @@ def test_two_processes_train_as_one_does(objective, strategy, layout, alone, tin
             assert [held[part] for held in found.held] == pytest.approx([whole / 2] * 2, rel=0.02), part
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(("objective", "first", "then"), [("dpo", 1, 2), ("sft", 2, 1)])
+def test_a_run_cut_in_some_processes_goes_on_in_others(
+    objective, first, then, alone, tiny_dir, questions_dir, tmp_path
+):
+    where = {"model": str(tiny_dir), "questions": str(questions_dir), "strategy": DDP, "layout": "tree"}
+    cut = run(tmp_path, first, objective=objective, kill=(5, 0, "SIGKILL"), **where)
+    assert cut.returncode != 0 and (tmp_path / "state/step=00000004.ckpt").exists()
+    found, one = trained(tmp_path, then, objective=objective, **where), alone[objective]
+    assert list(found.steps) == ["5", "6"]
+    for name, value in one.weights.items():
+        torch.testing.assert_close(found.weights[name], value, atol=1e-4, rtol=0, msg=name)
+
+
+@pytest.mark.slow
+def test_pieces_of_a_state_are_refused_in_another_number_of_processes(tiny_dir, questions_dir, tmp_path):
+    where = {"model": str(tiny_dir), "questions": str(questions_dir), "objective": "dpo", "layout": "tree"}
+    run(tmp_path, 2, strategy="zero2", kill=(5, 0, "SIGKILL"), **where)
+    assert "in 2 pieces, which 1 processes cannot go on from" in run(tmp_path, 1, strategy="zero2", **where).stderr
+
+
 def killed(out: Path, processes: int, kills: list[tuple[int, float, str]], **settings: str | int) -> None:
     """A training that is killed and started again at each of `kills`, and then left to end."""
     out.mkdir()

@@ -12,8 +12,9 @@ import pytest
 from commands import run as command
 from PIL import Image
 
-from rationale.artifacts import MANIFEST, UserError, produce
+from rationale.artifacts import UserError, produce
 from rationale.data.images import store
+from rationale.hashes import MANIFEST
 from rationale.stages import verify
 
 

@@ -26,7 +26,7 @@ from pathlib import Path
 
 from stages import AS_ANOTHER, STAGES, Stage, begin, disk, ended, lay, server, strike, trials, uncut
 
-from rationale.artifacts import CARD, MANIFEST, output_hashes
+from rationale.hashes import CARD, MANIFEST, output_hashes
 from rationale.stopping import REQUEUE
 
 KINDS = ("killed", "told to stop", "disk full", "two at once", "server faults")

@@ -21,8 +21,8 @@ sys.path.append(str(Path(__file__).resolve().parents[2] / "tests"))
 from commands import SMALL
 from loopback import LASTING, PASSING, Loopback
 
-from rationale.artifacts import MANIFEST
 from rationale.cli import main as rationale
+from rationale.hashes import MANIFEST
 
 
 @dataclass

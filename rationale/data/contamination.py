@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from rationale.artifacts import UserError
+from rationale.artifacts import InputPath, UserError
 from rationale.data.images import resolve
 from rationale.data.overlap import LEVELS, Item, Match, image_matches, text_matches
 from rationale.schema import Question, read_jsonl, write_jsonl
@@ -26,7 +26,7 @@ class Contamination:
     `report` writes what was found; `drop` also takes the matching rows of `splits` out.
     """
 
-    against: list[str]
+    against: list[InputPath]
     splits: list[str]
     held_out: list[str]
     images: str | None

@@ -24,8 +24,8 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from rationale.artifacts import sha256_file
 from rationale.data.images import open_image
+from rationale.hashes import sha256_file
 from rationale.schema import RowError
 
 LEVELS = ("exact", "pixels", "perceptual")

@@ -12,7 +12,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from rationale.artifacts import UserError
+from rationale.artifacts import InputPath, UserError
 from rationale.data.columns import REASONS, Fields, Unusable, plain
 from rationale.data.rowfiles import raised, read_rows, silent
 from rationale.data.rows import Origin, Rows, check_images, image_file, suffix_of, table_of
@@ -39,11 +39,11 @@ class Source:
     read: Callable[..., Fields]
     scorers: Mapping[str, str]
     splits: Mapping[str, str | Sequence[str]] = field(default_factory=dict)
-    path: str | None = None
+    path: InputPath | None = None
     name: str | None = None
     revision: str | None = None
-    local: str | None = None
-    images: str | None = None
+    local: InputPath | None = None
+    images: InputPath | None = None
     columns: Sequence[str] = ()
     optional: Sequence[str] = ()
     ids: str | None = None
@@ -273,7 +273,7 @@ class Sources:
 
 
 def folder(
-    root: str | None,
+    root: InputPath | None,
     dataset: str,
     scorer: str,
     images: str | None = None,

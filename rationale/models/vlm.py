@@ -15,7 +15,7 @@ from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dic
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 
-from rationale.artifacts import UserError
+from rationale.artifacts import InputPath, UserError
 from rationale.models.parts import is_in
 from rationale.models.prefix import base_of, can_share, enable
 from rationale.models.quantised import config_of, prepared
@@ -86,7 +86,7 @@ def _with_weights(model: nn.Module, weights: dict[str, Tensor]) -> nn.Module:
 
 
 def load(
-    path: str,
+    path: InputPath,
     revision: str | None = None,
     dtype: str = "float32",
     attention: str = "sdpa",

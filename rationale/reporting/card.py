@@ -8,7 +8,9 @@ from typing import Any
 
 import yaml
 
-from rationale.artifacts import find_inputs, git_commit, read_manifest, versions
+from rationale.artifacts import find_inputs
+from rationale.hashes import read_manifest
+from rationale.provenance import git_commit, versions
 from rationale.reporting.markdown import in_markdown
 
 PAPER = "[Improve Vision Language Model Chain-of-thought Reasoning](https://arxiv.org/abs/2410.16198)"
@@ -50,7 +52,7 @@ def model_card(
 
 def _sources(arguments: dict[str, Any]) -> Iterator[str]:
     """A line for each artifact among the arguments: its counts, as its own stage gave them."""
-    for path in find_inputs(arguments, skip=NOT_RECIPE):
+    for path in find_inputs(arguments, digest=str):  # which they are; nothing is read
         manifest = read_manifest(Path(path)) or read_manifest(Path(path).parent)
         if manifest is not None:
             shown = ", ".join(f"{k} {v}" for k, v in manifest["counts"].items() if not isinstance(v, (dict, list)))

@@ -11,7 +11,8 @@ from typing import Any
 
 import yaml
 
-from rationale.artifacts import MANIFEST, UserError, read_manifest
+from rationale.artifacts import UserError
+from rationale.hashes import MANIFEST, read_manifest
 from rationale.lineage import sources_of
 from rationale.reporting.scores import Run
 from rationale.reporting.verifier import Candidates, sequence_sums

@@ -17,7 +17,7 @@ from urllib.parse import quote
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from rationale.artifacts import read_manifest
+from rationale.hashes import read_manifest
 from rationale.metrics.scoring import is_correct
 from rationale.reporting.figures import Drawing
 from rationale.reporting.load import own_name

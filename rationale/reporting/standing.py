@@ -9,7 +9,8 @@ from functools import cache
 from pathlib import Path
 from typing import TypeVar
 
-from rationale.artifacts import UserError, fingerprint, read_manifest
+from rationale.artifacts import UserError
+from rationale.hashes import read_manifest, sha256_file
 from rationale.lineage import lineage
 
 CHOICES = ("refuse", "mark")
@@ -29,7 +30,7 @@ class Standing:
 
 def standings(folders: Iterable[Path]) -> dict[Path, Standing]:
     """How each artifact stands, by all that it was made from; of a folder without a manifest nothing is known."""
-    digest = cache(fingerprint)
+    digest = cache(sha256_file)
     found = {}
     for folder in folders:
         inputs = list(lineage(folder, digest))

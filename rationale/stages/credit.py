@@ -8,7 +8,7 @@ from typing import Any
 
 from transformers import AutoTokenizer
 
-from rationale.artifacts import UserError
+from rationale.artifacts import InputPath, UserError
 from rationale.metrics.scoring import is_correct
 from rationale.models.vlm import check_path
 from rationale.reporting import standing
@@ -20,10 +20,10 @@ from rationale.stages.inputs import grouped, need, questions_by_id
 
 
 def run(
-    questions: str,
-    candidates: str,
-    logps: dict[str, str],
-    model: str,
+    questions: InputPath,
+    candidates: InputPath,
+    logps: dict[str, InputPath],
+    model: InputPath,
     num_examples: int,
     threshold: float,
     seed: int,

@@ -6,6 +6,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from rationale.artifacts import InputPath
 from rationale.data.journal import Journal
 from rationale.data.judged import judged
 from rationale.models.replies import Meter, Reply, store
@@ -29,7 +30,7 @@ def status(question: Question, reply: Reply, teacher: str) -> Rationale:
 
 
 def run(
-    questions: str,
+    questions: InputPath,
     teacher: Callable[[Question], str] | OneByOne | LocalTeacher | ServedTeacher,
     split: str,
     chunk: int,

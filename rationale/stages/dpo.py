@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from rationale.artifacts import UserError
+from rationale.artifacts import InputPath, UserError
 from rationale.data.batch import Example
 from rationale.data.encode import Encoder
 from rationale.data.response import response_example
@@ -25,10 +25,10 @@ from rationale.training.optim import Optim
 
 
 def run(
-    questions: str,
-    pairs: str,
+    questions: InputPath,
+    pairs: InputPath,
     datasets: list[str] | None,
-    reference_logps: str | None,
+    reference_logps: InputPath | None,
     model: Callable[..., VLM],
     objective: Objective,
     reference: str,

@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
 
-from rationale.artifacts import in_shards, write_json
+from rationale.artifacts import InputPath, in_shards, write_json
 from rationale.data.batch import Example
 from rationale.data.encode import in_chunks
 from rationale.metrics.scoring import judge
@@ -20,7 +20,7 @@ from rationale.training.loggers import close, dashboards
 
 
 def run(
-    questions: str,
+    questions: InputPath,
     model: Callable[..., VLM],
     generator: Callable[..., Local | Served],
     name: str,

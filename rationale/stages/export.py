@@ -8,7 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from rationale.artifacts import UserError, write_json
+from rationale.artifacts import InputPath, UserError, write_json
 from rationale.data.exchange import FORMS, MARK, Row, sharegpt_info
 from rationale.data.outgoing import STYLES, pair_row, sft_rows
 from rationale.data.rowfiles import link, write_rows
@@ -18,9 +18,9 @@ from rationale.stages.inputs import grouped, need, questions_by_id
 
 
 def run(
-    questions: str,
-    rationales: str | None,
-    pairs: str | None,
+    questions: InputPath,
+    rationales: InputPath | None,
+    pairs: InputPath | None,
     form: str,
     styles: list[str],
     split: str | None,

@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from rationale.artifacts import UserError, write_json
+from rationale.artifacts import InputPath, UserError, write_json
 from rationale.data.journal import Journal
 from rationale.metrics.answers import extract_answer
 from rationale.metrics.scoring import SCORERS
@@ -107,8 +107,8 @@ def read(question: Question, row: EvalRow, found: str | Reply) -> Extraction:
 
 
 def run(
-    questions: str,
-    evaluation: str,
+    questions: InputPath,
+    evaluation: InputPath,
     extractor: Extractor,
     scorers: list[str],
     after_marker: bool,

@@ -11,19 +11,20 @@ from pathlib import Path, PurePosixPath
 
 from tqdm import tqdm
 
-from rationale.artifacts import UserError, sha256_file
+from rationale.artifacts import InputPath, UserError
 from rationale.data.check import Refusals
 from rationale.data.exchange import FORMS
 from rationale.data.images import open_image, resolve, store
 from rationale.data.incoming import Incoming, Source
 from rationale.data.rowfiles import link, read_rows, silent
 from rationale.data.rows import check_images, suffix_of
+from rationale.hashes import sha256_file
 from rationale.schema import Question, RowError, write_jsonl
 
 UNFIT = ("error", "aside")
 
 
-def run(sources: list[Source], root: str | None, images: str | None, unfit: str, out: Path) -> dict:
+def run(sources: list[Source], root: InputPath | None, images: InputPath | None, unfit: str, out: Path) -> dict:
     """Write `questions.jsonl` with `images/`, and where there are any `rows.jsonl` (rationales) and `pairs.jsonl`: the
     folder serves as questions, as rationales and as pairs.
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TypeVar
 
-from rationale.artifacts import MANIFEST, UserError
+from rationale.artifacts import UserError
 from rationale.data.images import resolve
+from rationale.hashes import MANIFEST
 from rationale.schema import Question, Rationale, RowError, iter_jsonl, read_jsonl
 
 T = TypeVar("T")

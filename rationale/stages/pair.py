@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from rationale.artifacts import UserError
+from rationale.artifacts import InputPath, UserError
 from rationale.metrics.scoring import canonical, is_correct
 from rationale.metrics.votes import majority
 from rationale.pairing import PairingRule, pair_all
@@ -13,7 +13,7 @@ from rationale.schema import Question, Response, write_jsonl
 from rationale.stages.inputs import grouped, need, questions_by_id
 
 
-def run(questions: str, responses: str, rule: PairingRule, seed: int, out: Path) -> dict:
+def run(questions: InputPath, responses: InputPath, rule: PairingRule, seed: int, out: Path) -> dict:
     """Write `pairs.jsonl`; counts say why the other questions gave none."""
     asked = questions_by_id(questions)
     found = grouped(need(responses, "rows.jsonl"), Response, asked)

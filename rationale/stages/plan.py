@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from rationale.artifacts import UserError, write_json
+from rationale.artifacts import InputPath, UserError, write_json
 from rationale.planning.sizes import sizes
 from rationale.planning.table import Hardware, Training, plan
 from rationale.planning.text import markdown
@@ -14,7 +14,7 @@ from rationale.planning.text import markdown
 
 def run(
     title: str,
-    path: str,
+    path: InputPath,
     trainings: Sequence[Training],
     trainers: Sequence[str],
     hardware: Hardware,

@@ -8,6 +8,7 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+from rationale.artifacts import InputPath
 from rationale.data.encode import Encoder
 from rationale.data.mixture import open_example
 from rationale.models.mini import build_model, build_processor, train_tokenizer
@@ -47,9 +48,9 @@ def curriculum(
 
 
 def run(
-    questions: str,
+    questions: InputPath,
     start: Callable[..., VLM] | None,
-    tokenizer_texts: str,
+    tokenizer_texts: InputPath,
     architecture: dict[str, Any],
     vocab_size: int,
     describe_share: float,

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from rationale.artifacts import CARD, UserError, fingerprint, read_manifest
+from rationale.artifacts import InputPath, UserError
 from rationale.data.rowfiles import link
+from rationale.hashes import CARD, fingerprint, read_manifest
 from rationale.reporting.card import model_card
 from rationale.reporting.load import folders
 
 
-def run(model: str, evals: str, out: Path) -> dict:
+def run(model: InputPath, evals: InputPath, out: Path) -> dict:
     """The files of `model`, linked where the disk allows, and `README.md`.
 
     Of the evaluations that the pattern `evals` matches, those count whose input was these very weights.

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from rationale.artifacts import UserError
+from rationale.artifacts import InputPath, UserError
 from rationale.models.vlm import VLM, load
 from rationale.stages.inputs import need
 from rationale.training.nonfinite import Recipe
@@ -18,7 +18,7 @@ from rationale.training.replayed import Found, replayed
 AUTOCAST = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}  # Lightning's names
 
 
-def run(batch: str | None, out: Path) -> dict:
+def run(batch: InputPath | None, out: Path) -> dict:
     """Write `rows.jsonl`, a row for each response in each precision, and `replay.md`, which is printed.
 
     `batch` is a folder as training.nonfinite writes it. Its weights are run as they are, in the precision of the

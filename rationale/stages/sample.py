@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from random import Random
 
-from rationale.artifacts import in_shards
+from rationale.artifacts import InputPath, in_shards
 from rationale.data.batch import Example
 from rationale.data.encode import in_chunks
 from rationale.metrics.scoring import judge
@@ -24,7 +24,7 @@ def choose(questions: list[Question], limit: int | None, seed: int) -> list[Ques
 
 
 def run(
-    questions: str,
+    questions: InputPath,
     model: Callable[..., VLM],
     generator: Callable[..., Local | Served],
     split: str,

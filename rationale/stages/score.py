@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from rationale.artifacts import UserError, in_shards, write_json
+from rationale.artifacts import InputPath, UserError, in_shards, write_json
 from rationale.data.encode import Encoder, in_chunks
 from rationale.data.response import response_example
 from rationale.models.identity import context_hash, scored_with
@@ -28,8 +28,8 @@ def texts_of(rows: str) -> list[ResponseKey]:
 
 
 def run(
-    questions: str,
-    rows: str,
+    questions: InputPath,
+    rows: InputPath,
     model: Callable[..., VLM],
     truncate: dict[str, Any],
     batch_size: int,

@@ -7,7 +7,7 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from rationale.artifacts import UserError
+from rationale.artifacts import InputPath, UserError
 from rationale.data.encode import Encoder
 from rationale.data.mixture import open_example, rft_examples, sft_examples
 from rationale.models.vlm import VLM, freeze
@@ -21,10 +21,10 @@ from rationale.training.sft_module import SFTModule, sft_data
 
 
 def run(
-    questions: str,
-    rationales: str,
-    responses: str | None,
-    pretrain_questions: str | None,
+    questions: InputPath,
+    rationales: InputPath,
+    responses: InputPath | None,
+    pretrain_questions: InputPath | None,
     model: Callable[..., VLM],
     mixture: dict[str, Any],
     optim: Optim,

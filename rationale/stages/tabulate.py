@@ -6,7 +6,8 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from rationale.artifacts import read_manifest
+from rationale.artifacts import InputPath
+from rationale.hashes import read_manifest
 from rationale.reporting import figures, standing
 from rationale.reporting.load import (
     facts,
@@ -41,14 +42,14 @@ FORMS = {"md": to_markdown, "csv": to_csv, "tex": to_latex}
 
 
 def run(
-    questions: str,
-    trained_on: str,
-    rationales: str,
-    evals: str,
-    candidates: str,
-    logps: dict[str, str],
-    pairs: str,
-    artifacts: list[str],
+    questions: InputPath,
+    trained_on: InputPath,
+    rationales: InputPath,
+    evals: InputPath,
+    candidates: InputPath,
+    logps: dict[str, InputPath],
+    pairs: InputPath,
+    artifacts: list[InputPath],
     stale: str,
     title: str,
     average: list[str],

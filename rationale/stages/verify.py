@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-from rationale.artifacts import CARD, MANIFEST, UserError, call_key, fingerprint, output_hashes, read_manifest
+from rationale.artifacts import UserError, call_key, earlier
 from rationale.data.images import content_name
-from rationale.lineage import inputs_of
+from rationale.hashes import CARD, MANIFEST, fingerprint, output_hashes, read_manifest, sha256_file
+from rationale.lineage import Digest, inputs_of
 
 REPORTS = ("tabulate", "credit")  # stages whose outputs are figures
 SHOWN = {".md", ".csv", ".svg", ".html", ".png"}
@@ -36,17 +37,17 @@ def run(run: str) -> None:
     An artifact is whole where its files are those that its manifest counts, its images have the names of their
     contents, its key is that of its arguments and inputs, and each input is still what it was made from. A figure is
     supported where its report, and all that it was made from, is whole. A run that was moved is found by where its
-    artifacts lie to each other.
+    artifacts lie to each other. What artifacts were before they were made anew is listed with its size.
     """
-    root = Path(run)
-    found = {path: checked(path) for path in artifacts(root)}
+    root, digest = Path(run), cache(sha256_file)
+    found = {path: checked(path, digest) for path in artifacts(root)}
     if not found:
         raise UserError(f"run={run}: no finished artifact below it; give the folder of a run, such as runs/mini")
-    digest = cache(fingerprint)
+    altered = {path for path in found if found[path].faults}
     for artifact in found.values():
-        trace(artifact, found, digest)
+        trace(artifact, found, altered, digest)
     broken = {path: why for path in found if (why := weakness(path, found)) is not None}
-    print("\n".join(lines(root, found, broken)), flush=True)
+    print("\n".join(lines(root, found, broken, digest)), flush=True)
     if broken:
         raise UserError(
             f"{len(broken)} of {len(found)} artifacts are not whole or rest on one that is not; remove those whose "
@@ -60,10 +61,10 @@ def artifacts(root: Path) -> list[Path]:
     return sorted(p for p in found if not any(part.startswith(".") for part in p.relative_to(root).parts))
 
 
-def checked(path: Path) -> Artifact:
+def checked(path: Path, digest: Digest) -> Artifact:
     """An artifact with what its own files tell against it."""
     manifest = read_manifest(path)
-    expected, now = manifest["outputs"], output_hashes(path)
+    expected, now = manifest["outputs"], output_hashes(path, digest)
     names = {name for name in expected.keys() | now.keys() if Path(name).name != CARD} - {MANIFEST}
     faults = [
         f"{name} {'is missing' if name not in now else 'was changed' if name in expected else 'was added'}"
@@ -88,13 +89,16 @@ def image_faults(path: Path) -> Iterable[str]:
         yield from (f"{image} is missing" for image in sorted(named) if not (path / image).is_file())
 
 
-def trace(artifact: Artifact, found: dict[Path, Artifact], digest: Callable[[Path], str]) -> None:
-    """Look up each input where it is now; note what is absent or another than it was."""
-    words = {"missing": "is not there", "changed": "is another now"}
+def trace(artifact: Artifact, found: dict[Path, Artifact], altered: set[Path], digest: Digest) -> None:
+    """Look up each input where it is now; note what is absent or another than it was, but for what says so itself:
+    `altered` artifacts, of `found`."""
     for one in inputs_of(artifact.path, artifact.manifest, digest):
-        if one.state in words:
-            artifact.faults.append(f"its input {one.name} {words[one.state]}")
-        artifact.sources += [path for path in found if one.place == path or path in one.place.parents]
+        sources = [path for path in found if one.place == path or path in one.place.parents]
+        if one.state == "missing":
+            artifact.faults.append(f"its input {one.name} is not there")
+        elif one.state == "changed" and not altered.intersection(sources):
+            artifact.faults.append(f"its input {one.name} is another now")
+        artifact.sources += sources
 
 
 def weakness(path: Path, found: dict[Path, Artifact]) -> str | None:
@@ -105,8 +109,8 @@ def weakness(path: Path, found: dict[Path, Artifact]) -> str | None:
     return next((f"made from {source}: {reason}" for source, reason in reasons if reason), None)
 
 
-def lines(root: Path, found: dict[Path, Artifact], broken: dict[Path, str]) -> Iterable[str]:
-    """What is said: every artifact, then every report with its figures and what they rest on."""
+def lines(root: Path, found: dict[Path, Artifact], broken: dict[Path, str], digest: Digest) -> Iterable[str]:
+    """What is said: every artifact, then every report with its figures and what they rest on, then what is kept."""
     yield f"{root}: {len(found)} artifacts, {len(found) - len(broken)} whole and made from whole ones"
     for path, artifact in found.items():
         if path in broken:
@@ -121,8 +125,13 @@ def lines(root: Path, found: dict[Path, Artifact], broken: dict[Path, str]) -> I
             yield f"figures of {path.relative_to(root)} {state}"
             chain = [found[p] for p in sorted(ancestors(path, found))]
             commits = sorted({re.sub(r"^(\w{10})\w+", r"\1", str(a.manifest["commit"])) for a in chain})
-            data = [f"{a.path.relative_to(root)} {fingerprint(a.path)[:12]}" for a in chain if not a.sources]
+            data = [f"{a.path.relative_to(root)} {fingerprint(a.path, digest)[:12]}" for a in chain if not a.sources]
             yield f"  rest on {len(chain)} artifacts, of commits {', '.join(commits)}; data: {', '.join(data)}"
+    kept = earlier(root)
+    for path, size in kept:
+        yield f"earlier version {path.relative_to(root)} ({size / 1e6:.1f} MB)"
+    if kept:
+        yield f"stage=clean run={root} removes these"
 
 
 def ancestors(path: Path, found: dict[Path, Artifact]) -> set[Path]:

@@ -14,11 +14,14 @@ from typing import Any
 import wandb
 from pytorch_lightning.loggers import WandbLogger
 
-from rationale.artifacts import read_manifest
+from rationale.hashes import read_manifest
 
 KEPT = ("manifest", "model", "none")  # of an artifact, by `artifacts`
 HIDDEN = "(hidden)"
 WANDB_ID = "wandb_id"  # in a working folder: the run that a cut stage goes on with
+# Where wandb keeps files that an artifact or a table names, and its logs: both below the home directory, if not told.
+WANDB_FOLDERS = {"WANDB_DATA_DIR": "", "WANDB_CACHE_DIR": "cache"}
+GIVEN = {name: os.environ.get(name) for name in WANDB_FOLDERS}  # by the user
 ALWAYS = {"seed", "model"}
 # The groups of numbers that weights hang on; those that they do not are no part of what a run is known by.
 WEIGHTS = {
@@ -45,7 +48,8 @@ class Dashboard(WandbLogger):
     ) -> None:  # fmt: skip
         root = Path(folder).resolve()
         (root / "wandb").mkdir(parents=True, exist_ok=True)
-        os.environ["WANDB_DATA_DIR"] = str(root / "wandb")  # where files wait that an artifact or a table names
+        for variable, below in WANDB_FOLDERS.items():
+            os.environ[variable] = GIVEN.get(variable) or str(root / "wandb" / below)
         run, cut = _identity(out)
         if cut and mode == "offline":
             for left in root.glob(f"wandb/offline-run-*-{run}"):

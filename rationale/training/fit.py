@@ -56,6 +56,7 @@ def fit(
     check_master_copies(run, module)
     run.accumulate_grad_batches = data.accumulate(run.world_size)
     run.val_check_interval = max(1, round(validate_every * data.plan.num_steps)) * run.accumulate_grad_batches
+    states.check(run.world_size)
     if main_process():
         states.clear()
     with held() as states.told:

@@ -11,6 +11,7 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import Callback
 
+from rationale.artifacts import UserError
 from rationale.models.vlm import VLM
 from rationale.stopping import Told
 from rationale.training.strategy import whole_weights
@@ -37,6 +38,24 @@ class States(Callback):
         """Remove what a cut run left half written, here and beside."""
         for path in (*self.folder.glob("*.partial"), *self.folder.parent.glob("*.partial")):
             _remove(path)
+
+    def check(self, processes: int) -> None:
+        """UserError where the newest state is of another number of processes and lies in pieces, one for each."""
+        newest = self.newest()
+        pieces = len(list(newest.rglob("*_optim_states.pt"))) if newest is not None else 0
+        if pieces not in (0, processes):
+            raise UserError(
+                f"{newest}: a state of DeepSpeed's in {pieces} pieces, which {processes} processes cannot go on from; "
+                f"start {pieces} (trainer.devices, trainer.num_nodes), or remove {self.folder} to begin anew"
+            )
+
+    def on_load_checkpoint(self, trainer: pl.Trainer, module: pl.LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Lightning counts the batches of one process: of another number of processes, each has done more or fewer."""
+        then = len(checkpoint["callbacks"][self.state_key]["random"])
+        progress = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]
+        for counts in (progress["total"], progress["current"]):
+            done = counts["completed"] * then // trainer.world_size
+            counts.update({name: done + count - counts["completed"] for name, count in counts.items()})
 
     def state_dict(self) -> dict[str, Any]:
         own = {"cpu": torch.get_rng_state(), "cuda": torch.cuda.get_rng_state() if torch.cuda.is_available() else None}
