@@ -209,7 +209,9 @@ _OPENINGS = re.compile(
 _SENTENCE_BREAK = re.compile(r"(?<=[.!?])(?<!\b[A-Z]\.)\s+|\n+")
 _POLITE = re.compile(r"(?:i hope|hope this|let me know|please |is there any|do you have|feel free|if you |thank)", re.I)
 _MARKED = re.compile(r"\(([A-Z])\)|\b(?i:option|choice) [(\[]?([A-Za-z])\b[)\]]?")
-_REJECTED = re.compile(r"\s+(?:is|are|was|seems)\s+(?:not|too|wrong|false|in\w+|im\w+|un\w+|eliminated|ruled)\b")
+_REJECTED = re.compile(
+    r"\s+(?:is|are|was|seems)\s+(?:the |an? |clearly )?(?:not|too|wrong|false|in\w+|im\w+|un\w+|eliminated|ruled)\b"
+)
 _LABEL = re.compile(
     r"\b(?:not|panel|figure|fig\.?|graph|plot|image|point|circle|line|equation|step|part|row|column|curve)[ \t]*$", re.I
 )
@@ -276,7 +278,8 @@ def _cued(text: str, options: _Options) -> Iterator[str | None]:
 def _opening(text: str, options: _Options) -> str | None:
     """The only letter that opens a line or a sentence."""
     openings = list(_OPENINGS.finditer(text))
-    if len({"".join(filter(None, opening.groups())).upper() for opening in openings}) != 1:
+    letters = {"".join(filter(None, opening.groups())).upper() for opening in openings}
+    if len(letters) != 1 or _REJECTED.match(text, openings[0].end()):
         return None
     return options.at_head(text[openings[0].start() :][: options.reach].lstrip())
 
