@@ -27,15 +27,12 @@ def test_the_last_columns_of_a_row_are_its_response(tiny, examples):
 
 
 def test_a_response_that_did_not_end_gets_no_end_token(tiny, examples):
-    encoder = Encoder(tiny.processor)
-    assert encoder.response_ids("so it is", ended=False)[-1] != tiny.tokenizer.eos_token_id
+    (ids,) = Encoder(tiny.processor).responses([replace(examples[0], ended=False)])
+    assert ids[-1] != tiny.tokenizer.eos_token_id
 
 
 def test_a_cut_response_keeps_its_first_tokens_and_no_end_token(tiny, examples):
-    whole, cut = (
-        Encoder(tiny.processor).response_ids("so it is so"),
-        Encoder(tiny.processor, 2).response_ids("so it is so"),
-    )
+    (whole,), (cut,) = (Encoder(tiny.processor, limit).responses(examples[3:4]) for limit in (None, 2))
     assert cut == whole[:2]
 
 

@@ -12,6 +12,7 @@ from transformers import LogitsProcessorList, TemperatureLogitsWarper, TopPLogit
 
 from rationale.data.batch import Example, rows_about
 from rationale.data.encode import Encoder
+from rationale.models.checks import end_tokens
 from rationale.models.prefix import can_share
 from rationale.models.reading import Prefilled, prefill, read_on
 from rationale.models.vlm import VLM
@@ -34,12 +35,6 @@ def seed_of(seed: int, *names: str) -> int:
 def _warp(temperature: float, top_p: float) -> LogitsProcessorList:
     warpers = [TemperatureLogitsWarper(temperature)] if temperature not in (0.0, 1.0) else []
     return LogitsProcessorList(warpers + ([TopPLogitsWarper(top_p)] if top_p < 1 else []))
-
-
-def end_tokens(model: nn.Module) -> Tensor:
-    """Ids that end a response: the generation config's, or the text model's where that names none."""
-    ends = model.generation_config.eos_token_id
-    return torch.as_tensor(model.config.get_text_config().eos_token_id if ends is None else ends).reshape(-1)
 
 
 def decode(

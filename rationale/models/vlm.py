@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from copy import deepcopy
@@ -98,8 +99,9 @@ def load(
 ) -> VLM:
     """Weights, processor and, where `lora` is given, a fresh LoRA adapter (keywords of peft.LoraConfig).
 
-    `processor` are settings of the image processor. `family` is the model_type that the checkpoint must have.
-    `quantization` (keywords of transformers.BitsAndBytesConfig) holds the weights beneath the adapter in 4 bits.
+    `processor` are settings of the processor and its image processor. `family` is the model_type that the checkpoint
+    must have. `quantization` (keywords of transformers.BitsAndBytesConfig) holds the weights beneath the adapter in 4
+    bits.
 
     safetensors only, no remote code. A checkpoint that lacks weights of the architecture that its config names,
     or holds others, is refused: training would start from random parts without a word.
@@ -164,13 +166,17 @@ def _first_line(error: Exception) -> str:
 
 
 def configure(processor: Any, wanted: dict[str, Any]) -> None:
-    """Give a processor's image processor the settings `wanted`, which must then be in force.
+    """Give a processor and its image processor the settings `wanted`, which must then be in force.
 
-    A class is built anew from what the checkpoint's file came to, with the settings in place: handed over while the
-    file is read, `size` gives way to the file's own `max_pixels` without a word.
+    The image processor is built anew from what the checkpoint's file came to, with the settings in place: handed over
+    while the file is read, `size` gives way to the file's own `max_pixels` without a word.
     """
     kind = type(processor.image_processor)
     known = kind.valid_kwargs.__annotations__
+    own = wanted.keys() & inspect.signature(type(processor).__init__).parameters.keys() - known.keys()
+    for name in own:  # such as LLaVA's num_additional_image_tokens
+        setattr(processor, name, wanted[name])
+    wanted = {name: value for name, value in wanted.items() if name not in own}
     if unknown := sorted(wanted.keys() - known.keys()):  # transformers keeps them without a word
         raise UserError(f"processor: {kind.__name__} knows no {unknown}, only {sorted(known)}")
     built = kind.from_dict(processor.image_processor.to_dict() | deepcopy(wanted))

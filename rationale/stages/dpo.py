@@ -11,13 +11,13 @@ from rationale.artifacts import UserError
 from rationale.data.batch import Example
 from rationale.data.encode import Encoder
 from rationale.data.response import response_example
+from rationale.models.checks import check_end, check_rows
 from rationale.models.identity import context_hash, scored_with
 from rationale.models.vlm import VLM, freeze
 from rationale.pairing import truncate_words
 from rationale.prompts import prompt_text
 from rationale.schema import Pair, ResponseLogps, RowError, iter_jsonl
 from rationale.stages.inputs import check_known, need, questions_by_id
-from rationale.training.checks import check_image_tokens
 from rationale.training.datamodule import Plan, held_out
 from rationale.training.dpo_module import DPOModule, Objective, dpo_data
 from rationale.training.fit import fit
@@ -77,7 +77,8 @@ def run(
         contexts = {(p.question_id, p.style): context_hash(e.image, encoder.render(e.prompt))
                     for p, (e, _) in zip(rows, examples, strict=True)}  # fmt: skip
         stored = stored_logps(need_scores(reference_logps), rows, scored_with(vlm, truncate), contexts)
-    check_image_tokens(encoder, [chosen for chosen, _ in examples])
+    check_rows(vlm, encoder, [e for pair in examples for e in pair])
+    check_end(vlm, encoder)
     freeze(vlm.model, frozen_parts)
     data = dpo_data(encoder, examples[: len(train)], order, stored, bundle, examples[len(train) :])
     data.workers = workers
