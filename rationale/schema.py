@@ -6,12 +6,14 @@ import json
 import sys
 import types
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import MISSING, asdict, dataclass, field, fields
 from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+# question_id, style, text, finished, token_ids: what decides a response's tokens
+ResponseKey = tuple[str, str, str, bool, tuple[int, ...]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +63,10 @@ class Rationale:
 
 @dataclass(frozen=True, slots=True)
 class Response:
-    """One sampled response of a policy, judged against the annotation. `logps` are filled by stage score."""
+    """One sampled response of a policy, judged against the annotation.
+
+    `token_ids` are the tokens that were sampled, the end token left out, where the text has others; else empty.
+    """
 
     question_id: str
     sample_id: int
@@ -70,12 +75,17 @@ class Response:
     predicted: str | None
     score: float
     finished: bool  # ended by itself, not by the token limit
+    token_ids: list[int] = field(default_factory=list)
+
+    @property
+    def key(self) -> ResponseKey:
+        return self.question_id, self.style, self.text, self.finished, tuple(self.token_ids)
 
 
 @dataclass(frozen=True, slots=True)
 class Pair:
     """A preference between two responses to one question: which sample each was, what it answered, and whether it
-    ended by itself (one cut at the token limit has no end to learn)."""
+    ended by itself (one cut at the token limit has no end to learn). Token ids are those of `Response`."""
 
     question_id: str
     pair_id: int
@@ -88,20 +98,37 @@ class Pair:
     rejected_answer: str | None
     chosen_finished: bool = True
     rejected_finished: bool = True
+    chosen_token_ids: list[int] = field(default_factory=list)
+    rejected_token_ids: list[int] = field(default_factory=list)
+
+    @property
+    def keys(self) -> tuple[ResponseKey, ResponseKey]:
+        """Of the chosen and of the rejected response."""
+        return (
+            (self.question_id, self.style, self.chosen, self.chosen_finished, tuple(self.chosen_token_ids)),
+            (self.question_id, self.style, self.rejected, self.rejected_finished, tuple(self.rejected_token_ids)),
+        )
 
 
 @dataclass(frozen=True, slots=True)
 class ResponseLogps:
     """Per-token log-probabilities (nats) of one text under one model, float32, end-of-text token included.
 
-    `context` is the hash of the image's bytes and of the rendered prompt (models.identity).
+    Stage score writes one for each `key` there is: whether a text ended by itself decides whether its end token is
+    among the values. `context` is the hash of the image's bytes and of the rendered prompt (models.identity).
     """
 
     question_id: str
     style: str
     text: str
+    finished: bool
     logps: list[float]
     context: str
+    token_ids: list[int] = field(default_factory=list)
+
+    @property
+    def key(self) -> ResponseKey:
+        return self.question_id, self.style, self.text, self.finished, tuple(self.token_ids)
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,10 +219,10 @@ def from_dict(kind: type[Record], row: Any, where: str) -> Record:
         if not _matches(value, hints[name]):
             raise RowError(f"{where}: field {name!r} of {kind.__name__} should be {hints[name]}, found {value!r:.80}")
         check_writable(value, name, where)
-    try:
-        return kind(**row)
-    except TypeError as error:
-        raise RowError(f"{where}: {error} (row {row!r:.120})") from error
+    required = [f.name for f in fields(kind) if f.default is MISSING and f.default_factory is MISSING]
+    if missing := [name for name in required if name not in row]:
+        raise RowError(f"{where}: a {kind.__name__} needs {missing}; re-make the row, found {row!r:.120}")
+    return kind(**row)
 
 
 def iter_jsonl(path: Path, kind: type[Record]) -> Iterator[Record]:

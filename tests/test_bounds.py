@@ -38,6 +38,7 @@ from rationale.prompts import prompt_text
 from rationale.schema import Pair, Question, Response, ResponseLogps, read_jsonl, write_jsonl
 from rationale.stages import evaluate, pair, sample, score
 from rationale.training.datamodule import plan
+from rationale.training.dpo_module import DPOModule, Objective, dpo_data
 from rationale.training.optim import Optim
 from rationale.training.sft_module import SFTModule, sft_data
 
@@ -73,7 +74,7 @@ def test_stored_log_probs_do_not_depend_on_batch_size_and_layout(questions, ques
             out.mkdir()
             score.run(str(questions_dir), str(tmp_path), model, WHOLE, size, layout, out)
             rows = read_jsonl(out / "rows.jsonl", ResponseLogps)
-            found.append({(r.question_id, r.text): torch.tensor(r.logps) for r in rows})
+            found.append({r.key: torch.tensor(r.logps) for r in rows})
     assert min(logps.min() for logps in found[0].values()) < -5
     for other in found[1:]:
         torch.testing.assert_close(other, found[0], atol=2e-5, rtol=0)
@@ -154,24 +155,33 @@ def first_gradient(module, data):
     return seen.found
 
 
-def cut_sft(vlm, examples, micro, reduction):
-    """Eight examples in one step of at most `micro` at a time: of three at a time, the first batch has two."""
-    order = partial(plan, micro_batch=micro, accumulate=-(-8 // micro), epochs=1, seed=0)
-    data = sft_data(Encoder(vlm.processor), examples, order, reduction)
+def cut_sft(vlm, examples, order, reduction):
+    """Four examples in one step."""
+    data = sft_data(Encoder(vlm.processor), examples[:4], order, reduction)
     return SFTModule(vlm, Optim(lr=1e-3), data.plan.num_steps, reduction), data
 
 
+def cut_dpo(vlm, examples, order, objective):
+    """Four pairs in one step."""
+    pairs = [(a, replace(a, response=b.response)) for a, b in zip(examples[:4], examples[4:], strict=True)]
+    data = dpo_data(Encoder(vlm.processor), pairs, order)
+    return DPOModule(vlm, objective, "frozen", Optim(lr=1e-3), data.plan.num_steps), data
+
+
 OBJECTIVES = {
-    "sft by token": (partial(cut_sft, reduction="token"), (8, 3, 1)),
-    "sft by sequence": (partial(cut_sft, reduction="sequence"), (8, 3)),
-    "dpo": (lambda vlm, examples, micro: preference(vlm, examples, "frozen", micro=micro), (4, 1)),
+    "sft by token": partial(cut_sft, reduction="token"),
+    "sft by sequence": partial(cut_sft, reduction="sequence"),
+    "dpo": partial(cut_dpo, objective=Objective()),
+    "dpo and sft": partial(cut_dpo, objective=Objective(sft_weight=0.5)),
 }
+# Four rows in micro-batches of 4; 1, 1 and 2; 1, 1, 1 and 1; and in six, two rows in two of them each.
+CUTS = [(4, 1), (2, 3), (1, 4), (1, 6)]
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES)
 def test_the_gradient_of_a_step_does_not_depend_on_how_it_is_cut(objective, tiny_dir, examples):
-    make, sizes = OBJECTIVES[objective]
-    whole, *cuts = (first_gradient(*make(load(str(tiny_dir)), examples, micro=micro)) for micro in sizes)
+    orders = [partial(plan, micro_batch=micro, accumulate=number, epochs=1, seed=0) for micro, number in CUTS]
+    whole, *cuts = (first_gradient(*OBJECTIVES[objective](load(str(tiny_dir)), examples, order)) for order in orders)
     largest = max(g.abs().max().item() for g in whole.values())
     for cut in cuts:
         assert cut.keys() == whole.keys()

@@ -98,8 +98,9 @@ def made(text, rewards, wrong_step, words=None, finished=True, score=0.0, questi
 @pytest.mark.parametrize("finished", [True, False])
 def test_the_end_token_is_a_word_of_its_own_in_the_last_step_where_a_response_ended_by_itself(finished):
     text, num = "Hence 5.\n### Answer: 5", 5 + finished
-    sides = {side: {("chart", "cot", text): {num: ([-1.0] * num, "seen")}} for side in ("dpo", "sft")}
     response = Response("chart", 0, "cot", text, "5", 1.0, finished)
+    scored = ResponseLogps(*response.key, [-1.0] * num, "seen")
+    sides = {side: {scored.key: scored} for side in ("dpo", "sft")}
     found = credited(CHART, response, [m.span() for m in re.finditer(r"\S+", text)], sides)
     assert found.token_words == [0, 1, 2, 3, 4, 5][:num]
     assert found.steps == [0, 0, 1, 1, 1, 1][:num]
@@ -272,8 +273,8 @@ def call(questions, questions_dir, tiny_dir, tokenizer, tmp_path):
             rng, wrong = Random(text), first_wrong_step(q, text)
             before = [-rng.random() for _ in [*steps, "end"]]
             after = [b - 5 * (wrong is not None and s == wrong) for b, s in zip(before, [*steps, None], strict=True)]
-            sft.append(ResponseLogps(q.question_id, "cot", text, before, "seen"))
-            dpo.append(ResponseLogps(q.question_id, "cot", text, after, "seen"))
+            sft.append(ResponseLogps(q.question_id, "cot", text, True, before, "seen"))
+            dpo.append(ResponseLogps(q.question_id, "cot", text, True, after, "seen"))
     logps = {"sft": str(store(tmp_path / "sft", sft)), "dpo": str(store(tmp_path / "dpo", dpo))}
     return {
         "questions": str(questions_dir), "candidates": str(tmp_path / "candidates"), "logps": logps,
@@ -340,8 +341,9 @@ def unknown(questions, questions_dir, tokenizer, call, tmp_path):
     store(tmp_path / "candidates", rows)
     num = len(tokenizer(evil, add_special_tokens=False)["input_ids"])
     for side, value in (("sft", -1.0), ("dpo", -2.0)):
-        both = [[value * (j % 3) for j in range(n)] for n in (num, num + 1)]  # cut at the limit, and ended
-        store(tmp_path / side, [ResponseLogps(q.question_id, "cot", evil, v, "seen") for q in asked for v in both])
+        values = [value * (j % 3) for j in range(num + 1)]
+        both = [(False, values[:-1]), (True, values)]  # cut at the limit, and ended
+        store(tmp_path / side, [ResponseLogps(q.question_id, "cot", evil, *v, "seen") for q in asked for v in both])
     return {**call, "questions": str(folder)}
 
 
@@ -387,7 +389,7 @@ def test_drawing_takes_each_kind_alike_and_no_question_twice():
 def test_sides_of_different_length_are_refused(call, tmp_path):
     first, *rest = lines(call["logps"]["dpo"])
     (tmp_path / "dpo/rows.jsonl").write_text(re.sub(r'"logps": \[[^,]*, ', '"logps": [', first) + "".join(rest))
-    with pytest.raises(RowError, match=r"response 0 has \[\d+\] log-probs under dpo and \[\d+\] under sft"):
+    with pytest.raises(RowError, match=r"response 0 has \d+ log-probs under dpo and \d+ under sft"):
         into(tmp_path, call)
 
 
@@ -395,7 +397,7 @@ def test_log_probs_of_another_tokenizer_are_refused(call, tmp_path):
     for side in ("sft", "dpo"):
         longer = [line.replace('"logps": [', '"logps": [-1.0, ') for line in lines(call["logps"][side])]
         (tmp_path / side / "rows.jsonl").write_text("".join(longer))
-    with pytest.raises(RowError, match=r"is \d+ tokens long and has \[\d+\] log-probs; `model` must be the one"):
+    with pytest.raises(RowError, match=r"is \d+ tokens long and has \d+ log-probs; `model` must be the one"):
         into(tmp_path, call)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import replace
 
 import pytest
@@ -81,10 +82,35 @@ def test_an_end_token_finishes_a_response(tiny, examples):
     assert (reply.num_tokens, reply.finished, reply.text) == (1, True, "")
 
 
-def test_blind_answers_do_not_depend_on_the_image(tiny, examples):
-    other = replace(examples[0], image=examples[5].image)
-    a, b = (generate(tiny, [e], 8, blind=True)[0][0].text for e in (examples[0], other))
-    assert a == b
+@pytest.mark.parametrize("blind", [True, False])
+def test_a_blind_model_sees_no_pixel(blind, tiny, examples):
+    seen = []
+    tiny.model.model.vision_tower.register_forward_hook(
+        lambda module, args, kwargs, out: seen.append(kwargs.get("pixel_values", args[0] if args else None)),
+        with_kwargs=True,
+    )
+    generate(tiny, examples[:2], 2, blind=blind)
+    assert [bool(pixels.any()) for pixels in seen] == [not blind]
+
+
+def test_a_draw_depends_on_every_question_of_its_batch(tiny, examples):
+    """Two batches that begin alike are not drawn alike."""
+    first, *others = (replace(examples[0], question_id=i) for i in ("one", "two", "three"))
+    drawn = [texts(generate(tiny, [first, other], 6, num_samples=8, temperature=1.0, seed=3)) for other in others]
+    assert drawn[0] != drawn[1]
+
+
+def test_a_response_is_drawn_at_its_temperature(tiny, examples):
+    """Two tokens with logits 0.7 and 0 are drawn at 0.7 as exp(1) to 1: 73.1% and 26.9%. Applied twice: 80.7%."""
+    with torch.no_grad():
+        tiny.model.lm_head.weight.zero_()
+    logits = torch.full((tiny.model.lm_head.out_features,), -100.0)
+    first, second = tiny.tokenizer("ab", add_special_tokens=False)["input_ids"][-2:]
+    logits[first], logits[second] = 0.7, 0.0
+    tiny.model.lm_head.register_forward_hook(lambda module, args, out: out + logits)
+    found = Counter(g.text for g in generate(tiny, examples[:1], 1, num_samples=4000, temperature=0.7, seed=1)[0])
+    shares = [n / 4000 for n in sorted(found.values())]
+    assert shares == pytest.approx([0.269, 0.731], abs=0.02)  # 0.007 is the standard deviation
 
 
 @pytest.mark.parametrize(("temperature", "top_p"), [(0.0, 1.0), (1.0, 1.0), (1.2, 0.9)])

@@ -1,6 +1,7 @@
 """The four mixtures of Figure 4 and the prompts of Figure D.1."""
 
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -177,6 +178,11 @@ def test_right_responses_alone_are_imitated_each_once():
     examples = imitated({"set0-00": sampled})
     assert sorted(e.response for e in examples) == ["a", "d"]
     assert {e.prompt for e in examples} == {f"How many 0?\n{COT}"}
+
+
+def test_a_text_that_is_right_in_both_styles_is_imitated_in_both():
+    sampled = [replace(response("set0-00", i, "5", 1.0), style=style) for i, style in enumerate(("cot", "direct"))]
+    assert {e.prompt for e in imitated({"set0-00": sampled})} == {f"How many 0?\n{hint}" for hint in (COT, DIRECT)}
 
 
 def test_no_more_than_so_many_responses_of_a_question_are_imitated():

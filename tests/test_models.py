@@ -92,7 +92,7 @@ def test_a_dpo_step_starts_at_log_2_and_moves_nothing_that_is_frozen(name):
     family = built(config_of(name).family)
     freeze(family.model, [VISION, PROJECTOR])
     module = DPOModule(VLM(family.model, None, ""), Objective(), "frozen", Optim(lr=1e-3), total_steps=1)
-    moved = moves(module, PairBatch(batch_of(family, [0, 1, 0, 1], [0, 1, 2, 3]), 1.0))
+    moved = moves(module, PairBatch(batch_of(family, [0, 1, 0, 1], [0, 1, 2, 3]), 2, 1))
     assert moved["loss"] == pytest.approx(math.log(2), abs=1e-5)
     assert moved[VISION] == moved[PROJECTOR] == 0
     assert moved[LANGUAGE] == pytest.approx(1e-3, rel=0.05)

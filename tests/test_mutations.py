@@ -26,6 +26,16 @@ FROZEN = "test_training.py::test_the_frozen_reference_does_not_move_and_has_no_g
 CUT = "test_bounds.py::test_the_gradient_of_a_step_does_not_depend_on_how_it_is_cut"
 SAMPLED = "test_generate.py::test_tokens_are_those_of_the_library_under_the_same_seed"
 SEEDED = "test_generate.py::test_another_seed_draws_other_responses"
+BATCHED = "test_generate.py::test_a_draw_depends_on_every_question_of_its_batch"
+DRAWN = "test_generate.py::test_a_response_is_drawn_at_its_temperature"
+BLIND = "test_generate.py::test_a_blind_model_sees_no_pixel[True]"
+SERVED_SAMPLES = "test_served.py::test_a_served_model_gives_its_samples_in_one_request_or_one_by_one[8-5]"
+SERVED_BLIND = "test_served.py::test_a_served_model_that_answers_blind_is_sent_grey_pictures"
+LOGGED = "test_training.py::test_what_is_logged_of_a_step_is_the_mean_over_it_however_it_is_cut[2-3]"
+LIKELIHOOD = "test_training.py::test_the_sft_term_is_the_mean_over_the_tokens_of_the_chosen"
+LONGEST = "test_plan.py::test_the_longest_rows_are_trained_on"
+EQUAL = "test_stages.py::test_pairs_that_truncation_makes_equal_are_left_out_and_counted[truncate1-1]"
+SCORED = "test_stages.py::test_a_text_with_its_end_and_without_is_scored_as_two"
 
 
 class Mutation(NamedTuple):
@@ -119,15 +129,49 @@ MUTATIONS = {
         "objectives/sft.py", "denominator = mask.sum() if", "denominator = mask.numel() if", "test_sft_loss.py"
     ),
     "a micro-batch is averaged over itself": Mutation(
-        "training/sft_module.py", "sum(lengths[i] for i in step) if", "sum(lengths[i] for i in indices) if", CUT
+        "training/sft_module.py", "sum(lengths[i] for i in whole) if", "sum(lengths[i] for i in indices) if", CUT
     ),
     "accumulation divides the gradient": Mutation(
         "training/step.py", "self.trainer.accumulate_grad_batches * self.trainer.world_size",
         "self.trainer.world_size", CUT,
     ),
     "a micro-batch of pairs weighs as a whole step": Mutation(
-        "training/dpo_module.py", "PairBatch(rows, len(indices) / len(step), reference",
-        "PairBatch(rows, 1.0, reference", CUT,
+        "training/dpo_module.py", "PairBatch(rows, len(whole),", "PairBatch(rows, len(indices),", CUT
+    ),
+    "micro-batches of pairs weigh alike": Mutation(
+        "training/dpo_module.py", "terms.loss.sum() / (batch.step_pairs * batch.copies)",
+        "terms.loss.mean() / self.micro_batches()", CUT,
+    ),
+    "a row in two micro-batches of a step counts twice": Mutation(
+        "training/datamodule.py", "return step.count(indices[0])", "return 1", CUT
+    ),
+    "the SFT term of DPO is averaged over a micro-batch": Mutation(
+        "training/dpo_module.py", "rows.mask[:half], batch.step_tokens * batch.copies)", "rows.mask[:half])", CUT
+    ),
+    "the SFT term of DPO trains the rejected too": Mutation(
+        "training/dpo_module.py", "sft_loss(logps[:half], rows.mask[:half],", "sft_loss(logps, rows.mask,", LIKELIHOOD
+    ),
+    "what is logged of a step is not weighted": Mutation(
+        "training/step.py", "torch.as_tensor(v, device=self.device) * weight",
+        "torch.as_tensor(v, device=self.device)", LOGGED,
+    ),
+    "the logged DPO loss weighs micro-batches alike": Mutation(
+        "training/dpo_module.py", "self.log_step(index, loss, half / batch.copies,", "self.log_step(index, loss, 1.0,",
+        LOGGED,
+    ),
+    "the logged SFT loss weighs micro-batches alike": Mutation(
+        "training/sft_module.py", "self.log_step(index, loss, tokens,", "self.log_step(index, loss, 1.0,", LOGGED
+    ),
+    "what fills no step is the longest rows": Mutation(
+        "training/datamodule.py", "rest = order[whole:]",
+        "order.sort(key=lambda i: lengths[i])\n        rest = order[whole:]", LONGEST,
+    ),
+    "pairs that truncation makes equal are trained on": Mutation(
+        "stages/dpo.py", "in enumerate(ids) if chosen != rejected]", "in enumerate(ids)]", EQUAL
+    ),
+    "score takes every response for a finished one": Mutation(
+        "stages/score.py", "prompt_text(found[i], style), text, ended, truncate)",
+        "prompt_text(found[i], style), text, True, truncate)", SCORED,
     ),
     "chosen and rejected are swapped in a pair": Mutation(
         "pairing.py", "for pair_id, (chosen, rejected) in", "for pair_id, (rejected, chosen) in", "test_pairing.py"
@@ -150,6 +194,28 @@ MUTATIONS = {
     ),
     "the temperature is ignored": Mutation(
         "models/generate.py", "TemperatureLogitsWarper(temperature)", "TemperatureLogitsWarper(1.0)", SAMPLED
+    ),
+    "the temperature is applied twice in a step of decoding": Mutation(
+        "models/generate.py", "warp(None, logits).softmax(-1)", "warp(None, warp(None, logits)).softmax(-1)", DRAWN
+    ),
+    "the temperature is applied twice to a batch": Mutation(
+        "models/generate.py", "decode(vlm.model, read, limits, temperature, top_p",
+        "decode(vlm.model, read, limits, temperature**2, top_p", DRAWN,
+    ),
+    "the temperature is applied twice in a vote": Mutation(
+        "metrics/votes.py", "math.exp((reward - top) / temperature)", "math.exp((reward - top) / temperature**2)",
+        "test_votes.py",
+    ),
+    "the temperature is applied twice by stage sample": Mutation(
+        "stages/sample.py", "temperature[batch[0].kind], top_p", "temperature[batch[0].kind] ** 2, top_p",
+        SERVED_SAMPLES,
+    ),
+    "a blind model keeps the pixels": Mutation(
+        "models/generate.py", "    if blind:\n", "    if blind and False:\n", BLIND
+    ),
+    "a blind evaluation is none": Mutation("stages/evaluate.py", "blind=blind)", "blind=False)", SERVED_BLIND),
+    "the draw depends on the first question alone": Mutation(
+        "models/generate.py", "*(e.question_id for e in examples)", "examples[0].question_id", BATCHED
     ),
     "the seed is ignored": Mutation(
         "models/generate.py", '"/".join([str(seed), *names])', '"/".join(names)', SEEDED

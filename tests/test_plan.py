@@ -1,6 +1,8 @@
 """The order of training, the learning rate over it, and who gets which rate."""
 
 import math
+from collections import Counter
+from fractions import Fraction
 from random import Random
 
 import pytest
@@ -9,7 +11,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from rationale.artifacts import UserError
-from rationale.training.datamodule import PlannedData, alike, bundles, plan
+from rationale.training.datamodule import PlannedData, alike, bundles, copies, plan, unbundled
 from rationale.training.optim import Optim, cosine, parameter_groups
 
 lengths_of = st.lists(st.integers(1, 50), min_size=1, max_size=200)
@@ -21,18 +23,65 @@ def flat(batches):
 
 
 @given(lengths=lengths_of, micro=small, accumulate=small, seed=small, shuffle=st.booleans())
-def test_every_index_comes_once_but_for_the_last_incomplete_step(lengths, micro, accumulate, seed, shuffle):
-    indices = flat(plan(lengths, micro, accumulate, 1, seed, group=2, shuffle=shuffle).micro_batches)
+def test_every_index_is_in_one_step_of_an_epoch_or_left_out(lengths, micro, accumulate, seed, shuffle):
     step = micro * accumulate
-    dropped = 0 if len(lengths) < step else len(lengths) % step
-    assert len(set(indices)) == len(indices) == len(lengths) - dropped
+    for drop_last in (True, False):
+        found = plan(lengths, micro, accumulate, 1, seed, group=2, shuffle=shuffle, drop_last=drop_last)
+        steps = [set(found.step_of(i)) for i in range(0, len(found.micro_batches), accumulate)]
+        (left_out,) = found.left_out
+        assert sorted(flat([*steps, left_out])) == list(range(len(lengths)))
+        assert len(left_out) == (len(lengths) % step if drop_last and len(lengths) >= step else 0)
+        assert all(len(indices) == step for indices in steps[: len(lengths) // step])
 
 
-@given(lengths=lengths_of, micro=small, accumulate=small, seed=small)
-def test_no_micro_batch_is_empty_or_over_its_size(lengths, micro, accumulate, seed):
-    found = plan(lengths, micro, accumulate, 1, seed)
-    assert all(1 <= len(batch) <= micro for batch in found.micro_batches)
-    assert len(found.micro_batches) == found.num_steps * found.accumulate
+@pytest.mark.parametrize("shuffle", [True, False])
+def test_what_an_epoch_leaves_out_does_not_depend_on_length(shuffle):
+    """Seven rows in steps of four leave three out, drawn anew each epoch; in a given order, the last three."""
+    short, long = ([plan(lengths, 2, 2, 40, seed, shuffle=shuffle) for seed in range(20)] for lengths in
+                   ([1] * 7, [10, 20, 30, 40, 50, 60, 70]))  # fmt: skip
+    assert [p.left_out for p in short] == [p.left_out for p in long]
+    times = Counter(i for p in long for left_out in p.left_out for i in left_out)
+    assert times.total() == 3 * 40 * 20
+    if shuffle:  # 800 draws of 3 of 7: 343 of each row, 14 the standard deviation
+        assert len(times) == 7 and all(abs(n - 343) < 56 for n in times.values())
+    else:
+        assert times == {4: 800, 5: 800, 6: 800}
+
+
+def test_the_longest_rows_are_trained_on():
+    """Seven hundred rows in 21 steps of 32 leave 28 out: of twenty seeds a few leave out the longest row."""
+    lengths = list(range(700))
+    left_out = [set(flat(plan(lengths, 8, 4, 1, seed).left_out)) for seed in range(20)]
+    assert {len(found) for found in left_out} == {28}
+    assert sum(699 in found for found in left_out) <= 3
+    assert all(found & set(range(350)) and found & set(range(350, 700)) for found in left_out)
+
+
+def test_what_was_trained_on_is_counted():
+    found = plan(range(7), 2, 2, 2, seed=1, shuffle=False)  # steps 0-3 and 0-3; 4, 5 and 6 are left out twice
+    assert found.counts(2) == {"left_out": [3, 3], "never_trained_on": 3}
+    assert found.counts(0)["never_trained_on"] == 7
+
+
+def test_what_bundles_left_out_hold_is_counted():
+    found = unbundled(plan([1] * 3, 2, 1, 1, seed=1, shuffle=False), [[0, 2], [1], [3, 4, 5]])
+    assert found.micro_batches == [[0, 2, 1]]
+    assert found.counts(1) == {"left_out": [3], "never_trained_on": 3}
+
+
+@given(lengths=lengths_of, micro=small, accumulate=small, seed=small, drop_last=st.booleans())
+def test_no_micro_batch_is_empty_or_over_its_size(lengths, micro, accumulate, seed, drop_last):
+    found = plan(lengths, micro, accumulate, 1, seed, drop_last=drop_last)
+    assert all(1 <= len(set(batch)) == len(batch) <= micro for batch in found.micro_batches)
+    assert len(found.micro_batches) == found.num_steps * accumulate
+
+
+@given(lengths=lengths_of, micro=small, accumulate=small, seed=small, drop_last=st.booleans())
+def test_every_row_of_a_step_weighs_one(lengths, micro, accumulate, seed, drop_last):
+    found, weights = plan(lengths, micro, accumulate, 1, seed, drop_last=drop_last), Counter()
+    for number, batch in enumerate(found.micro_batches):
+        weights.update(dict.fromkeys(batch, Fraction(1, copies(batch, found.step_of(number)))))
+    assert set(weights.values()) == {1}
 
 
 @given(lengths=lengths_of, seed=small, epochs=small)
@@ -40,6 +89,7 @@ def test_every_epoch_trains_as_many_steps(lengths, seed, epochs):
     one, several = plan(lengths, 2, 3, 1, seed), plan(lengths, 2, 3, epochs, seed)
     assert several.num_steps == epochs * one.num_steps
     assert several.micro_batches[: len(one.micro_batches)] == one.micro_batches
+    assert several.left_out[:1] == one.left_out
 
 
 @given(lengths=lengths_of, seed=small)
@@ -47,7 +97,7 @@ def test_cutting_a_step_otherwise_keeps_what_is_in_it(lengths, seed):
     steps = []
     for micro, accumulate in ((12, 1), (4, 3), (1, 12)):
         found = plan(lengths, micro, accumulate, 2, seed)
-        steps.append([sorted(found.step_of(i)) for i in range(0, len(found.micro_batches), found.accumulate)])
+        steps.append([sorted(set(found.step_of(i))) for i in range(0, len(found.micro_batches), found.accumulate)])
     assert steps[0] == steps[1] == steps[2]
 
 
@@ -83,12 +133,23 @@ def test_bundles_keep_what_shares_a_key_in_order():
 
 
 @pytest.mark.parametrize(
-    ("num", "sizes"), [(1, [1]), (3, [1, 1, 1]), (5, [1, 1, 1, 2]), (7, [1, 2, 2, 2]), (8, [2, 2, 2, 2])]
+    ("num", "batches"),
+    [
+        (1, [[0], [0], [0], [0]]),
+        (3, [[0], [1], [2], [0]]),
+        (5, [[0], [1], [2], [3, 4]]),
+        (7, [[0], [1, 2], [3, 4], [5, 6]]),
+        (8, [[0, 1], [2, 3], [4, 5], [6, 7]]),
+    ],
 )
-def test_fewer_examples_than_one_step_still_train(num, sizes):
-    found = plan([1] * num, micro_batch=2, accumulate=4, epochs=1, seed=1)
-    assert found.num_steps == 1
-    assert [len(batch) for batch in found.micro_batches] == sizes
+def test_fewer_examples_than_one_step_still_train(num, batches):
+    assert plan([1] * num, 2, 4, 1, seed=1, shuffle=False).micro_batches == batches
+
+
+def test_a_last_step_that_is_kept_is_a_smaller_one():
+    found = plan([1] * 7, 2, 2, 1, seed=1, shuffle=False, drop_last=False)
+    assert found.micro_batches == [[0, 1], [2, 3], [4], [5, 6]]
+    assert found.left_out == [[]]
 
 
 def test_nothing_to_train_on_is_no_step():

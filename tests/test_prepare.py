@@ -139,6 +139,13 @@ def test_only_kept_rationales_are_taught(source, tmp_path):
     assert list(kept_rationales(str(tmp_path), questions)) == ["r1"]
 
 
+def test_two_kept_rationales_of_one_question_are_refused(source, tmp_path):
+    questions = questions_by_id(str(prepared(source, [row(1)])))
+    write_jsonl(tmp_path / "rows.jsonl", [rationale("r1", status="disagrees"), rationale("r1"), rationale("r1")])
+    with pytest.raises(RowError, match=r"rows\.jsonl: two kept rationales of 'r1'; keep one"):
+        kept_rationales(str(tmp_path), questions)
+
+
 def test_rows_are_grouped_by_question_in_file_order(tmp_path):
     write_jsonl(tmp_path / "rows.jsonl", [rationale("b"), rationale("a"), rationale("b", status="empty")])
     found = grouped(tmp_path / "rows.jsonl", Rationale, {"a": None, "b": None})

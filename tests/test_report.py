@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from rationale.artifacts import UserError
+from rationale.reporting.load import load_candidates
 from rationale.reporting.page import json_text, neighbours
 from rationale.schema import EvalRow, Pair, Question, Rationale, Response, ResponseLogps, write_jsonl
 from rationale.stages.tabulate import run
@@ -61,7 +62,7 @@ def experiment(tmp_path) -> Path:
         responses = [Response(q.question_id, i, "cot", f"t{i}", "56"[i], 1.0 - i, True) for q in TEST for i in (0, 1)]
         folder(member / "candidates", "rows.jsonl", responses)
         for side, logp in (("sft", -1.0), ("dpo", -0.5)):
-            logps = [ResponseLogps(r.question_id, "cot", r.text, [logp, logp], "") for r in responses]
+            logps = [ResponseLogps(*r.key, [logp, logp], "") for r in responses]
             folder(member / f"verifier_logps_{side}", "rows.jsonl", logps)
         for training in ("sft_both", "dpo"):
             (member / training / "metrics").mkdir(parents=True)
@@ -165,6 +166,17 @@ def test_one_evaluation_under_two_folders_is_an_error(experiment):
     shutil.copytree(experiment / "seed_1/eval/dpo", experiment / "seed_1/eval/copy")
     with pytest.raises(UserError, match="dpo with seed 1 was evaluated twice"):
         tabulate(experiment)
+
+
+def test_two_folders_of_candidates_or_log_probs_that_nothing_tells_apart_are_refused(experiment):
+    shutil.copytree(experiment / "seed_1/verifier_logps_dpo", experiment / "seed_1/verifier_logps_dpo_other")
+    logps = {side: f"{experiment}/seed_*/verifier_logps_{side}*" for side in ("sft", "dpo")}
+    with pytest.raises(UserError, match=r"verifier_logps_dpo_other and .*verifier_logps_dpo are both of .*seed_1"):
+        load_candidates(f"{experiment}/seed_*/candidates", logps)
+    shutil.copytree(experiment / "seed_2", experiment / "again/seed_2")
+    logps = {side: f"{experiment}/**/verifier_logps_{side}" for side in ("sft", "dpo")}
+    with pytest.raises(UserError, match="candidates are both of 2"):
+        load_candidates(f"{experiment}/**/candidates", logps)
 
 
 def test_the_same_data_gives_the_same_page(experiment):

@@ -39,7 +39,7 @@ RECORDS = {
     Rationale: st.builds(Rationale, st.text(), st.text(), maybe, st.text(), score, st.text()),
     Response: st.builds(Response, st.text(), count, st.text(), st.text(), maybe, score, st.booleans()),
     Pair: st.builds(Pair, st.text(), count, st.text(), st.text(), st.text(), count, count, maybe, maybe),
-    ResponseLogps: st.builds(ResponseLogps, *[st.text()] * 3, st.lists(st.floats(-1e30, 0)), st.text()),
+    ResponseLogps: st.builds(ResponseLogps, *[st.text()] * 3, st.booleans(), st.lists(st.floats(-1e30, 0)), st.text()),
     EvalRow: st.builds(EvalRow, *[st.text()] * 5, maybe, score, count, st.booleans()),
 }
 RATIONALE = {"question_id": "q7", "text": "2 + 3 = 5", "predicted": "5", "status": "kept", "score": 1.0, "teacher": "t"}
@@ -106,7 +106,7 @@ def test_a_wrong_type_is_named_with_its_field(tmp_path, name, value):
 
 @pytest.mark.parametrize("logps", [[0.5, "x"], [None], [True], 0.5])
 def test_every_item_of_a_list_is_checked(logps):
-    row = {"question_id": "q", "style": "cot", "text": "a", "logps": logps, "context": ""}
+    row = {"question_id": "q", "style": "cot", "text": "a", "finished": True, "logps": logps, "context": ""}
     with pytest.raises(RowError, match="field 'logps'"):
         from_dict(ResponseLogps, row, "here")
 
@@ -120,7 +120,7 @@ def test_an_unknown_field_is_named_beside_the_known_ones(tmp_path):
 @pytest.mark.parametrize("name", list(RATIONALE))
 def test_a_missing_field_is_named(tmp_path, name):
     line = json.dumps({k: v for k, v in RATIONALE.items() if k != name}).encode()
-    with pytest.raises(RowError, match=rf"rows\.jsonl:2: .*missing 1 required positional argument: '{name}'"):
+    with pytest.raises(RowError, match=rf"rows\.jsonl:2: a Rationale needs \['{name}'\]"):
         read_jsonl(second_line(tmp_path, line), Rationale)
 
 

@@ -373,7 +373,7 @@ def served(server, **changes):
 def sampled(questions, generator, out):
     out.mkdir()
     return sample.run(
-        str(questions), None, generator, "train", None, [], "cot", 8, {"short": 1.0, "choice": 1.2}, 0.9, 50, 99, 1, out
+        str(questions), None, generator, "train", None, [], "cot", 8, {"short": 0.7, "choice": 1.2}, 0.9, 50, 99, 1, out
     )
 
 
@@ -391,7 +391,7 @@ def test_a_served_model_gives_its_samples_in_one_request_or_one_by_one(most, req
     assert sum(server.asked.values()) == requests
     last = [body for body in server.bodies if body.get("n", 1) == min(most, 8)]
     assert len({body["seed"] for body in last}) == len(last)  # or an endpoint that honours seeds repeats itself
-    assert {(b["temperature"], b["top_p"], b["max_tokens"]) for b in last} == {(1.0, 0.9, 50)}
+    assert {(b["temperature"], b["top_p"], b["max_tokens"]) for b in last} == {(0.7, 0.9, 50)}
 
 
 def test_an_endpoint_that_gives_the_same_response_every_time_is_refused_as_a_sampler(ask_dir, tmp_path):
@@ -410,6 +410,15 @@ def test_a_served_model_is_evaluated_and_what_the_limit_cut_is_marked(ask_dir, t
     assert all(r.finished != (r.question_id == "q2") for r in rows)
     assert {(b["max_tokens"], b["temperature"]) for b in server.bodies} == {(4, 0.0), (8, 0.0)}
     assert {r.num_tokens for r in rows} == {100}
+
+
+def test_a_served_model_that_answers_blind_is_sent_grey_pictures(ask_dir, tmp_path):
+    with Loopback() as server:
+        limits = {"direct": 4}
+        evaluate.run(str(ask_dir(2)), None, served(server), "api", 1, "train", ["direct"], limits, 99, True, tmp_path)
+    sent = {body["messages"][-1]["content"][0]["image_url"]["url"].split(",")[1] for body in server.bodies}
+    pictures = [Image.open(io.BytesIO(base64.b64decode(data))).convert("RGB") for data in sent]
+    assert [picture.getcolors() for picture in pictures] == [[(32 * 8, (127, 127, 127))]]
 
 
 def test_a_served_model_that_gives_no_answer_stops_the_stage_and_keeps_the_batches_before(ask_dir, tmp_path):

@@ -149,6 +149,66 @@ def test_score_stores_what_the_model_says_of_each_distinct_response(
         torch.testing.assert_close(torch.tensor(row.logps), alone, atol=1e-5, rtol=0)
 
 
+def cut_and_whole(questions, folder):
+    """Two pairs of one question whose chosen responses read alike: one ended by itself, one was cut at the limit."""
+    asked = next(q for q in questions if q.split == "train").question_id
+    folder.mkdir()
+    write_jsonl(folder / "pairs.jsonl", [
+        Pair(asked, i, "cot", "so it is 1", f"it is not {i}", 0, 1, "1", "2", chosen_finished=finished)
+        for i, finished in enumerate((True, False))
+    ])  # fmt: skip
+    return folder
+
+
+def test_a_text_with_its_end_and_without_is_scored_as_two(questions, questions_dir, model, tmp_path):
+    pairs = cut_and_whole(questions, tmp_path / "pairs")
+    score.run(str(questions_dir), str(pairs), model, WHOLE, batch_size=4, layout="tree", out=tmp_path)
+    rows = [r for r in read_jsonl(tmp_path / "rows.jsonl", ResponseLogps) if r.text == "so it is 1"]
+    whole, cut = sorted(rows, key=lambda r: not r.finished)
+    num = len(model().tokenizer("so it is 1", add_special_tokens=False)["input_ids"])
+    assert [(whole.finished, len(whole.logps)), (cut.finished, len(cut.logps))] == [(True, num + 1), (False, num)]
+    assert whole.logps[:-1] == pytest.approx(cut.logps, abs=1e-5)
+
+
+def test_each_end_of_a_text_reads_its_own_stored_log_probs(questions, questions_dir, model, tmp_path):
+    pairs = cut_and_whole(questions, tmp_path / "pairs")
+    (tmp_path / "logps").mkdir()
+    score.run(str(questions_dir), str(pairs), model, WHOLE, batch_size=4, layout="tree", out=tmp_path / "logps")
+    frozen, _ = train_dpo(questions_dir, pairs, model, tmp_path / "frozen", "frozen")
+    scored, _ = train_dpo(questions_dir, pairs, model, tmp_path / "scored", "scored", str(tmp_path / "logps"))
+    assert max((frozen[n] - scored[n]).abs().max().item() for n in frozen) < 1e-4
+
+
+@pytest.mark.parametrize(
+    ("truncate", "equal"),
+    [
+        ({}, 0),
+        ({"words": 3}, 1),  # the first pair: "so it is" and "so it is"
+        ({"tokens": 1}, 3),  # all that begin alike
+        ({"eos": "never"}, 1),  # what tells the third pair apart is the end alone
+    ],
+)
+def test_pairs_that_truncation_makes_equal_are_left_out_and_counted(
+    truncate, equal, questions, questions_dir, model, tmp_path
+):
+    asked = next(q for q in questions if q.split == "train").question_id
+    texts = [("so it is 1", "so it is 2"), ("so it 1 is", "so it 2 is"), ("it is", "it is"), ("no it is", "so it is")]
+    rows = [Pair(asked, i, "cot", *both, 0, 1, "1", "2") for i, both in enumerate(texts)]
+    rows[2] = replace(rows[2], rejected_finished=False)
+    (tmp_path / "pairs").mkdir()
+    write_jsonl(tmp_path / "pairs" / "pairs.jsonl", rows)
+    made = partial(train_dpo, questions_dir, tmp_path / "pairs", model, truncate=WHOLE | truncate)
+    _, counts = made(tmp_path / "out", "frozen")
+    assert (counts["equal_after_truncation"], counts["pairs"]) == (equal, 4 - equal)
+
+
+def test_pairs_that_are_all_equal_after_truncation_are_refused(questions_dir, pairs_dir, model, tmp_path):
+    rows = [replace(p, rejected=f"{p.chosen} not") for p in read_jsonl(pairs_dir / "pairs.jsonl", Pair)]
+    write_jsonl(pairs_dir / "pairs.jsonl", rows)
+    with pytest.raises(UserError, match=r"8 of 8 pairs have .* the same tokens after dpo\.truncate=.*none to train on"):
+        train_dpo(questions_dir, pairs_dir, model, tmp_path / "out", "frozen", truncate=WHOLE | {"words": 2})
+
+
 def test_score_of_a_response_whose_question_is_absent_is_refused(questions_dir, model, tmp_path):
     write_jsonl(tmp_path / "rows.jsonl", [Response("nobody", 0, "cot", "text", None, 0.0, True)])
     with pytest.raises(RowError, match="1 rows without their question, first 'nobody'"):

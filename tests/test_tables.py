@@ -20,8 +20,17 @@ from rationale.reporting.tables import (
     to_markdown,
     verdict,
 )
-from rationale.reporting.verifier import Candidates, add_orderings, curves, sizes_of, verifier_table, verify
-from rationale.schema import EvalRow, Question, Response, RowError
+from rationale.reporting.verifier import (
+    Candidates,
+    add_orderings,
+    curves,
+    reward,
+    sequence_sums,
+    sizes_of,
+    verifier_table,
+    verify,
+)
+from rationale.schema import EvalRow, Question, Response, ResponseLogps, RowError
 
 AVERAGE = ["chart", "scene"]
 COLUMNS = [
@@ -192,7 +201,7 @@ def candidates(rewards, seed=1):
     """Answers 5 (right), 9, 5.0 (right) and unparsed; log-probs of the SFT side are 0."""
     answers = [("5", 1.0), ("9", 0.0), ("5.0", 1.0), (None, 0.0)]
     responses = [Response("q", i, "cot", f"t{i}", a, s, True) for i, (a, s) in enumerate(answers)]
-    keys = [(r.question_id, r.style, r.text) for r in responses]
+    keys = [r.key for r in responses]
     return Candidates(seed, responses, dict(zip(keys, rewards, strict=True)), dict.fromkeys(keys, 0.0))
 
 
@@ -221,9 +230,16 @@ def test_votes_follow_the_log_ratio():
 
 def test_a_candidate_without_log_probs_is_named():
     found = candidates([0, 0, 0, 0])
-    del found.dpo["q", "cot", "t2"]
+    del found.dpo["q", "cot", "t2", True]
     with pytest.raises(RowError, match="q: response 2 of seed 1 has no log-probs under the dpo model"):
         curves([found], QUESTIONS, 1, 1.0)
+
+
+def test_a_text_cut_at_the_limit_and_one_that_ended_have_their_own_rewards():
+    both = [Response("q", i, "cot", "t", "5", 1.0, finished) for i, finished in enumerate((True, False))]
+    dpo, sft = ([ResponseLogps(*r.key, [value] * (1 + r.finished), "") for r in both] for value in (-1.0, -4.0))
+    found = Candidates(1, both, sequence_sums(dpo), sequence_sums(sft))
+    assert [reward(r, found) for r in both] == [6, 3]  # of a token and the end token, and of a token
 
 
 def test_sizes_are_the_powers_of_two_within_reach():

@@ -15,6 +15,7 @@ from rationale.artifacts import UserError
 from rationale.data.encode import Encoder
 from rationale.models.forward import response_logps
 from rationale.models.vlm import VLM, freeze, load
+from rationale.objectives.dpo import DPOTerms
 from rationale.schema import RowError
 from rationale.training.datamodule import plan
 from rationale.training.dpo_module import DPOModule, Objective, dpo_data
@@ -279,7 +280,58 @@ def test_a_loss_that_is_not_a_number_stops_the_run(tiny, examples, tmp_path):
         sft(tiny, examples, tmp_path / "out")
 
 
-def test_the_sft_term_adds_the_likelihood_of_the_chosen(tiny, examples):
-    plain = losses(*preference(copy.deepcopy(tiny), examples, "frozen"))[0]
+def mean_nll(vlm, examples) -> float:
+    """Of the tokens of all examples' responses."""
+    batch = Encoder(vlm.processor).batch(examples)
+    return -response_logps(vlm.model, batch).sum().item() / batch.mask.sum().item()
+
+
+def test_the_sft_term_is_the_mean_over_the_tokens_of_the_chosen(tiny, examples):
+    expected = math.log(2) + 0.5 * mean_nll(tiny, examples[:4])
     mixed = losses(*preference(tiny, examples, "frozen", objective=Objective(sft_weight=0.5)))[0]
-    assert mixed > plain + 0.5
+    assert mixed == pytest.approx(expected, rel=1e-5)
+
+
+class ByChosen(Objective):
+    """A loss that differs from pair to pair from the first step on."""
+
+    def __call__(self, policy, reference):
+        return DPOTerms(-policy.chosen, policy.chosen.detach(), policy.rejected.detach())
+
+
+# Four rows in one step: at once; 1, 1 and 2; and in six micro-batches, two of the rows in two of them each.
+@pytest.mark.parametrize(("micro", "accumulate"), [(4, 1), (2, 3), (1, 6)])
+def test_what_is_logged_of_a_step_is_the_mean_over_it_however_it_is_cut(micro, accumulate, tiny_dir, examples):
+    order = partial(plan, micro_batch=micro, accumulate=accumulate, epochs=1, seed=0)
+    vlm = load(str(tiny_dir))
+    batch = Encoder(vlm.processor).batch(examples[:4])
+    sums, tokens = response_logps(vlm.model, batch).sum(1).tolist(), batch.mask.sum().item()
+    pairs = [(a, replace(a, response="no", ended=False)) for a in examples[:4]]
+    more = len(vlm.tokenizer("no")["input_ids"])
+    encoder, optim = Encoder(vlm.processor), Optim(lr=1e-3)
+    for module, data, expected in (
+        (DPOModule(vlm, ByChosen(), "frozen", optim, 1), dpo_data(encoder, pairs, order),
+         {"train/loss": -sum(sums) / 4, "rewards/chosen": sum(sums) / 4, "train/tokens": tokens + 4 * more}),
+        (SFTModule(load(str(tiny_dir)), optim, 1), sft_data(encoder, examples[:4], order),
+         {"train/loss": -sum(sums) / tokens, "train/tokens": tokens}),
+    ):  # fmt: skip
+        trainer = QUIET(max_epochs=1, accumulate_grad_batches=accumulate, logger=False, enable_checkpointing=False)
+        trainer.fit(module, data)
+        assert {name: trainer.callback_metrics[name].item() for name in expected} == pytest.approx(expected, rel=1e-5)
+
+
+def test_what_is_left_out_is_counted_and_a_smaller_last_step_is_trained(tiny_dir, examples, tmp_path):
+    """Eight examples, steps of three: two are left out of each of two epochs, or are a step of their own."""
+    counted = []
+    for drop_last in (True, False):
+        vlm, optim = load(str(tiny_dir)), Optim(lr=1e-2)
+        order = partial(plan, micro_batch=1, accumulate=3, epochs=2, seed=1, drop_last=drop_last)
+        data = sft_data(Encoder(vlm.processor), examples, order)
+        module = SFTModule(vlm, optim, data.plan.num_steps)
+        found = fit(vlm, module, data, QUIET, csv, optim, tmp_path / str(drop_last), save_every=9)
+        counted.append({name: found[name] for name in ("steps", "left_out", "never_trained_on")})
+    one, two = plan(range(8), 1, 3, 2, seed=1).left_out  # which depends on no length
+    assert counted == [
+        {"steps": 4, "left_out": [2, 2], "never_trained_on": len({*one} & {*two})},
+        {"steps": 6, "left_out": [0, 0], "never_trained_on": 0},
+    ]

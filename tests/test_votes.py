@@ -45,6 +45,11 @@ def test_weighted_vote_lies_between_best_of_and_majority():
     assert weighted_vote(answers, rewards, temperature=100) == majority(answers) == "5"
 
 
+def test_a_weighted_vote_divides_by_its_temperature_once():
+    """One vote of reward 0.3 against two of 0, at temperature a half: exp(0.6) = 1.8 < 2, and exp(1.2) = 3.3 > 2."""
+    assert weighted_vote(["6", "5", "5"], [0.3, 0.0, 0.0], temperature=0.5) == "5"
+
+
 @given(st.lists(st.sampled_from("123"), min_size=1), st.floats(-50, 50))
 def test_equal_rewards_of_any_sign_vote_like_the_majority(answers, reward):
     assert weighted_vote(answers, [reward] * len(answers)) == majority(answers)

@@ -109,8 +109,31 @@ class Encoder:
         ]
 
     def _whole(self, examples: Sequence[Example]) -> list[list[int]]:
-        """Token ids of each response's text: those that it has in one string with its prompt."""
-        return self._after(self.turn.before, [self.turn.lead + e.response for e in examples])
+        """Token ids of each response: those that it brings, or that its text has in one string with its prompt."""
+        of_text = self._after(self.turn.before, [self.turn.lead * bool(e.response) + e.response for e in examples])
+        return [list(e.token_ids) or ids for e, ids in zip(examples, of_text, strict=True)]
+
+    def spans(self, examples: Sequence[Example]) -> list[list[tuple[int, int]]]:
+        """Where in the response's text each of its tokens stands, from and to; the end token is left out."""
+        before = self.turn.before + self.turn.lead
+        skipped, shift = len(self._ids([self.turn.before])[0]), len(before)
+        encoded = self.tokenizer(
+            [before + e.response for e in examples], add_special_tokens=False, split_special_tokens=True,
+            return_offsets_mapping=True,
+        )  # fmt: skip
+        return [
+            self._decoded_spans(e) if e.token_ids
+            else [(max(0, start - shift), max(0, end - shift)) for start, end in offsets[skipped:]]
+            for e, offsets in zip(examples, encoded["offset_mapping"], strict=True)
+        ]  # fmt: skip
+
+    def _decoded_spans(self, example: Example) -> list[tuple[int, int]]:
+        """Those of tokens that are not what a tokenizer makes of the text: by what ever more of them decode to."""
+        parts = [example.token_ids[:count] for count in range(len(example.token_ids) + 1)]
+        texts = self.tokenizer.batch_decode(parts, skip_special_tokens=True)
+        space = len(texts[-1]) - len(texts[-1].lstrip())
+        ends = [min(max(0, len(text) - space), len(example.response)) for text in texts]
+        return list(itertools.pairwise(ends))
 
     def _after(self, before: str, texts: list[str]) -> list[list[int]]:
         """Token ids of each text behind `before`; alone, where its first characters would join the prompt's last."""

@@ -106,12 +106,15 @@ def rft_examples(
         question = questions[question_id]
         if datasets is not None and question.dataset not in datasets:
             continue
-        right = {r.text: r for r in sampled if r.predicted is not None and at_least_half(r.score) and r.finished}
+        right = {
+            (r.style, r.text): r for r in sampled if r.predicted is not None and at_least_half(r.score) and r.finished
+        }
         chosen = sorted(right.values(), key=lambda r: r.sample_id)
         Random(f"{seed}/rft/{question_id}").shuffle(chosen)
         prompt = {r.style: prompt_text(question, r.style) for r in chosen}
         examples += [
-            Example(question_id, root / question.image, prompt[r.style], r.text) for r in chosen[:per_question]
+            Example(question_id, root / question.image, prompt[r.style], r.text, token_ids=tuple(r.token_ids))
+            for r in chosen[:per_question]
         ]
     if not examples:
         raise UserError("mixture.rft: no right response to imitate; look at the responses' scores, or at rft.datasets")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
@@ -20,11 +20,15 @@ from rationale.models.vlm import VLM
 
 @dataclass(frozen=True, slots=True)
 class Generated:
-    """One response: text, its number of tokens, and whether it ended by itself rather than at the limit."""
+    """One response: text, its number of tokens, and whether it ended by itself rather than at the limit.
+
+    `token_ids` are its tokens, the end left out, where its text would have others; a served response has none.
+    """
 
     text: str
     num_tokens: int
     finished: bool
+    token_ids: list[int] = field(default_factory=list)
 
 
 def seed_of(seed: int, *names: str) -> int:
@@ -108,9 +112,11 @@ def generate(
     with torch.random.fork_rng():
         torch.manual_seed(seed_of(seed, *(e.question_id for e in examples)))
         tokens = decode(vlm.model, read, limits, temperature, top_p, num_samples).cpu()
-    lengths = (tokens >= 0).sum(1)
+    lengths = (tokens >= 0).sum(1).tolist()
     finished = torch.isin(tokens, end_tokens(vlm.model)).any(1).tolist()
-    kept = [row[:n] for row, n in zip(tokens, lengths, strict=True)]
-    texts = vlm.tokenizer.batch_decode(kept, skip_special_tokens=True)
-    flat = [Generated(t.strip(), n, f) for t, n, f in zip(texts, lengths.tolist(), finished, strict=True)]
+    said = [row[: n - f].tolist() for row, n, f in zip(tokens, lengths, finished, strict=True)]
+    texts = [text.strip() for text in vlm.tokenizer.batch_decode(said, skip_special_tokens=True)]
+    again = encoder.responses([Example("", None, "", text, ended=False) for text in texts])
+    others = [ids if ids != of_text else [] for ids, of_text in zip(said, again, strict=True)]
+    flat = [Generated(*row) for row in zip(texts, lengths, finished, others, strict=True)]
     return [flat[i : i + num_samples] for i in range(0, len(flat), num_samples)]

@@ -15,12 +15,11 @@ from rationale.metrics.aggregate import Interval, mean_interval
 from rationale.metrics.scoring import is_correct
 from rationale.reporting.scores import Cell
 from rationale.reporting.tables import MISSING, Table, cell_text
-from rationale.schema import Question, Response, RowError
+from rationale.schema import Question, Response, ResponseKey, ResponseLogps, RowError
 
 NUM_SHUFFLES = 200
 EVERYTHING = "all"
-# By question_id, style and text; then by their number, since a text may be scored with its end and without.
-Logps = dict[tuple[str, str, str], dict[int, tuple[list[float], str]]]
+Logps = dict[ResponseKey, ResponseLogps]
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,25 +88,23 @@ def credited(
 def _logps(response: Response, num: int, sides: dict[str, Logps]) -> tuple[list[float], list[float]]:
     """The values of both sides, dpo first."""
     who = f"{response.question_id}: response {response.sample_id}"
-    found = {side: rows.get((response.question_id, response.style, response.text)) for side, rows in sides.items()}
-    for side, rows in found.items():
-        if rows is None:
+    for side, rows in sides.items():
+        if response.key not in rows:
             raise RowError(f"{who} has no log-probs under {side}; re-run stage=score score=verifier of={side}")
-    counts = {side: sorted(rows) for side, rows in found.items()}
-    if counts["dpo"] != counts["sft"]:
+    dpo, sft = (sides[side][response.key] for side in ("dpo", "sft"))
+    if len(dpo.logps) != len(sft.logps):
         raise RowError(
-            f"{who} has {counts['dpo']} log-probs under dpo and {counts['sft']} under sft; score both with one"
+            f"{who} has {len(dpo.logps)} log-probs under dpo and {len(sft.logps)} under sft; score both with one"
             " tokenizer and one rule of truncation"
         )
-    if num not in found["dpo"]:
+    if num != len(dpo.logps):
         raise RowError(
-            f"{who} is {num} tokens long and has {counts['dpo']} log-probs; `model` must be the one whose"
+            f"{who} is {num} tokens long and has {len(dpo.logps)} log-probs; `model` must be the one whose"
             " tokenizer scored it, and score.truncate must leave responses whole"
         )
-    (dpo, read), (sft, also) = (found[side][num] for side in ("dpo", "sft"))
-    if read != also:
+    if dpo.context != sft.context:
         raise RowError(f"{who} was scored after another image or prompt under dpo than under sft; score both again")
-    return dpo, sft
+    return dpo.logps, sft.logps
 
 
 def measures(found: Credited, threshold: float, seed: int) -> dict[str, tuple[float, float | None]]:

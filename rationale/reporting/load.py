@@ -5,7 +5,9 @@ from __future__ import annotations
 import csv
 import json
 import re
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from rationale.artifacts import UserError, read_manifest
 from rationale.reporting.scores import Run
@@ -51,13 +53,22 @@ def load_runs(pattern: str) -> list[Run]:
 
 def load_candidates(candidates: str, logps: dict[str, str]) -> list[Candidates]:
     """Candidates of every seed that both sides have scored."""
-    sides = {side: {f.parent: f for f in folders(pattern)} for side, pattern in logps.items()}
+    sides = {side: once(folders(pattern), lambda f: f.parent) for side, pattern in logps.items()}
+    scored = [f for f in folders(candidates) if all(f.parent in found for found in sides.values())]
     loaded = []
-    for folder in folders(candidates):
-        if all(folder.parent in found for found in sides.values()):
-            sums = {side: sequence_sums(rows(found[folder.parent], ResponseLogps)) for side, found in sides.items()}
-            loaded.append(Candidates(seed_of(folder), rows(folder, Response), **sums))
+    for seed, folder in once(scored, seed_of).items():
+        sums = {side: sequence_sums(rows(found[folder.parent], ResponseLogps)) for side, found in sides.items()}
+        loaded.append(Candidates(seed, rows(folder, Response), **sums))
     return loaded
+
+
+def once(found: list[Path], key: Callable[[Path], Any]) -> dict[Any, Path]:
+    """Folders by what tells them apart; two that it does not are an error."""
+    kept: dict[Any, Path] = {}
+    for folder in found:
+        if (other := kept.setdefault(key(folder), folder)) != folder:
+            raise UserError(f"{folder} and {other} are both of {key(folder)}; name one of them in the report's config")
+    return kept
 
 
 def load_metrics(pattern: str) -> list[tuple[str, dict[str, tuple]]]:

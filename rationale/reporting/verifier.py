@@ -9,11 +9,10 @@ from rationale.metrics.scoring import canonical
 from rationale.metrics.votes import verifier_curve
 from rationale.reporting.scores import Cell, Scored, Scores, difference, summary
 from rationale.reporting.tables import Table, ordering, record
-from rationale.schema import Question, Response, ResponseLogps, RowError
+from rationale.schema import Question, Response, ResponseKey, ResponseLogps, RowError
 
 METHODS = {"weighted_vote": "weighted vote", "majority": "majority vote", "best_of": "best of N"}
 AVERAGE = "Avg"
-Key = tuple[str, str, str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,25 +21,24 @@ class Candidates:
 
     seed: int
     responses: list[Response]
-    dpo: dict[Key, float]
-    sft: dict[Key, float]
+    dpo: dict[ResponseKey, float]
+    sft: dict[ResponseKey, float]
 
 
-def sequence_sums(rows: Iterable[ResponseLogps]) -> dict[Key, float]:
-    """Summed log-probs by (question_id, style, text)."""
-    return {(r.question_id, r.style, r.text): sum(r.logps) for r in rows}
+def sequence_sums(rows: Iterable[ResponseLogps]) -> dict[ResponseKey, float]:
+    """Summed log-probs of each response."""
+    return {r.key: sum(r.logps) for r in rows}
 
 
 def reward(response: Response, found: Candidates) -> float:
     """log pi_dpo(y | x) - log pi_sft(y | x) of a whole response, in nats."""
-    key = (response.question_id, response.style, response.text)
     for side in ("dpo", "sft"):
-        if key not in getattr(found, side):
+        if response.key not in getattr(found, side):
             raise RowError(
                 f"{response.question_id}: response {response.sample_id} of seed {found.seed} has no log-probs under"
                 f" the {side} model; re-run stage=score score=verifier of={side}"
             )
-    return found.dpo[key] - found.sft[key]
+    return found.dpo[response.key] - found.sft[response.key]
 
 
 def sizes_of(num: int) -> list[int]:

@@ -63,16 +63,25 @@ def run(
     train, held = held_out([p.question_id for p in rows], validation["share"], seed)
     rows = [rows[i] for i in train + held]
 
-    def example(pair: Pair, text: str, finished: bool) -> Example:
-        question = found[pair.question_id]
+    def example(question_id: str, style: str, text: str, finished: bool, token_ids: tuple[int, ...]) -> Example:
+        question = found[question_id]
         image = Path(questions) / question.image
-        return response_example(pair.question_id, image, prompt_text(question, pair.style), text, finished, truncate)
+        return response_example(question_id, image, prompt_text(question, style), text, finished, truncate, token_ids)
 
-    examples = [(example(p, p.chosen, p.chosen_finished), example(p, p.rejected, p.rejected_finished)) for p in rows]
+    examples = [tuple(example(*key) for key in pair.keys) for pair in rows]
     if reference == "scored":
         need_scores(reference_logps)
     vlm = model()
     encoder, stored = Encoder(vlm.processor, truncate["tokens"], layout), None
+    kept, num_rows = unlike(encoder, examples), len(rows)
+    num_train = sum(i < len(train) for i in kept)
+    if not num_train or (held and num_train == len(kept)):
+        raise UserError(
+            f"{path}: {num_rows - len(kept)} of {num_rows} pairs have a chosen and a rejected response of the same "
+            f"tokens after dpo.truncate={truncate}, which leaves none to {'measure' if num_train else 'train'} on; "
+            "raise its limits, or draw other pairs"
+        )
+    rows, examples = ([side[i] for i in kept] for side in (rows, examples))
     if reference == "scored":
         contexts = {(p.question_id, p.style): context_hash(e.image, encoder.render(e.prompt))
                     for p, (e, _) in zip(rows, examples, strict=True)}  # fmt: skip
@@ -80,18 +89,26 @@ def run(
     check_rows(vlm, encoder, [e for pair in examples for e in pair])
     check_end(vlm, encoder)
     freeze(vlm.model, frozen_parts)
-    data = dpo_data(encoder, examples[: len(train)], order, stored, bundle, examples[len(train) :])
+    data = dpo_data(encoder, examples[:num_train], order, stored, bundle, examples[num_train:])
     data.workers = workers
     module = DPOModule(vlm, objective, reference, optim, data.plan.num_steps)
     counts = fit(vlm, module, data, trainer, logger, optim, out, save_every, keep_last, validation["every"])
     cut = sum(truncate_words(text, truncate["words"])[1] for p in rows for text in (p.chosen, p.rejected))
     return {
-        "pairs": len(train),
-        "of_other_datasets": total - len(rows),
-        "held_out": len(held),
+        "pairs": num_train,
+        "of_other_datasets": total - num_rows,
+        "equal_after_truncation": num_rows - len(kept),
+        "held_out": len(kept) - num_train,
         "truncated": cut,
         **counts,
     }
+
+
+def unlike(encoder: Encoder, examples: list[tuple[Example, Example]]) -> list[int]:
+    """Indices of the pairs whose responses differ in a token that is trained on, the end token included. Of the others
+    nothing but rounding would be learned: their margin is 0 whatever the weights are."""
+    ids = encoder.responses([e for pair in examples for e in pair])
+    return [i for i in range(len(examples)) if ids[2 * i] != ids[2 * i + 1]]
 
 
 def need_scores(folder: str | None) -> Path:
@@ -114,8 +131,8 @@ def stored_logps(
         raise UserError(
             f"{path.parent}: these log-probs are of something else ({'; '.join(stale)}); re-run stage=score"
         )
-    found = {(r.question_id, r.style, r.text): r for r in iter_jsonl(path, ResponseLogps)}
-    sides = [[(p.question_id, p.style, text) for text in (p.chosen, p.rejected)] for p in pairs]
+    found = {r.key: r for r in iter_jsonl(path, ResponseLogps)}
+    sides = [p.keys for p in pairs]
     if absent := [key for both in sides for key in both if key not in found]:
         raise RowError(
             f"{path}: no log-probs of {len(absent)} responses, first {absent[0][0]!r}; run stage=score again"

@@ -42,7 +42,10 @@ def questions_by_id(folder: str, split: str | None = None) -> dict[str, Question
 def kept_rationales(folder: str, questions: dict[str, Question]) -> dict[str, Rationale]:
     """Kept rationales by question; one whose question is absent is an error, not a row less."""
     path = need(folder, "rows.jsonl")
-    kept = {r.question_id: r for r in iter_jsonl(path, Rationale) if r.status == "kept"}
+    kept: dict[str, Rationale] = {}
+    for row in iter_jsonl(path, Rationale):
+        if row.status == "kept" and kept.setdefault(row.question_id, row) is not row:
+            raise RowError(f"{path}: two kept rationales of {row.question_id!r}; keep one")
     check_known(path, kept, questions)
     return kept
 

@@ -58,7 +58,7 @@ def run(
         examples = [example(q) for q in batch]
         answered = answer(examples, max_new_tokens, num_samples, temperature[batch[0].kind], top_p, seed)
         return [
-            to_line(Response(q.question_id, i, style, g.text, *verdict_of(q, g.text, style), g.finished))
+            to_line(Response(q.question_id, i, style, g.text, *verdict_of(q, g.text, style), g.finished, g.token_ids))
             for q, samples in zip(batch, answered, strict=True)
             for i, g in enumerate(samples)
         ]

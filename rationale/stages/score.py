@@ -15,21 +15,17 @@ from rationale.models.identity import context_hash, scored_with
 from rationale.models.reading import candidate_logps
 from rationale.models.vlm import VLM
 from rationale.prompts import prompt_text
-from rationale.schema import Pair, Response, ResponseLogps, iter_jsonl, to_line
+from rationale.schema import Pair, Response, ResponseKey, ResponseLogps, iter_jsonl, to_line
 from rationale.stages.inputs import check_known, need, questions_by_id
 
 
-def texts_of(rows: str) -> list[tuple[str, str, str, bool]]:
-    """Distinct (question_id, style, text, ended) of a pair or sample artifact, in order."""
+def texts_of(rows: str) -> list[ResponseKey]:
+    """Distinct responses of a pair or sample artifact, in order."""
     pairs = Path(rows) / "pairs.jsonl"
     if pairs.is_file():
-        found = [
-            (p.question_id, p.style, text, finished)
-            for p in iter_jsonl(pairs, Pair)
-            for text, finished in ((p.chosen, p.chosen_finished), (p.rejected, p.rejected_finished))
-        ]
+        found = [key for p in iter_jsonl(pairs, Pair) for key in p.keys]
     else:
-        found = [(r.question_id, r.style, r.text, r.finished) for r in iter_jsonl(need(rows, "rows.jsonl"), Response)]
+        found = [r.key for r in iter_jsonl(need(rows, "rows.jsonl"), Response)]
     return list(dict.fromkeys(found))
 
 
@@ -60,21 +56,21 @@ def run(
         for key in dict.fromkeys(t[:2] for t in texts)
     }
 
-    def example(question_id: str, style: str, text: str, ended: bool) -> Example:
+    def example(question_id: str, style: str, text: str, ended: bool, token_ids: tuple[int, ...]) -> Example:
         question = found[question_id]
         image = Path(questions) / question.image
-        return response_example(question_id, image, prompt_text(question, style), text, ended, truncate)
+        return response_example(question_id, image, prompt_text(question, style), text, ended, truncate, token_ids)
 
     check_rows(vlm, encoder, [example(*t) for t in texts])
     check_end(vlm, encoder)
     # Rows: responses of like length together. Tree: those of one question, which share its prefix.
-    texts.sort(key=lambda t: (t[0], t[1], len(t[2]), t[2]) if layout == "tree" else (len(t[2]), t[0], t[2]))
+    texts.sort(key=lambda t: (t[0], t[1], len(t[2]), t[2:]) if layout == "tree" else (len(t[2]), t[0], t[2:]))
 
-    def work(batch: list[tuple[str, str, str, bool]]) -> list[str]:
-        examples = [example(*t) for t in batch]
+    def work(batch: list[ResponseKey]) -> list[str]:
+        examples = [example(*key) for key in batch]
         return [
-            to_line(ResponseLogps(i, style, text, [round(v, 6) for v in logps], contexts[i, style]))
-            for (i, style, text, _), logps in zip(batch, candidate_logps(vlm.model, encoder, examples), strict=True)
+            to_line(ResponseLogps(*key[:4], [round(v, 6) for v in logps], contexts[key[:2]], list(key[4])))
+            for key, logps in zip(batch, candidate_logps(vlm.model, encoder, examples), strict=True)
         ]
 
     in_shards(out, in_chunks(texts, batch_size), work, "score")

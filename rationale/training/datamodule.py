@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from itertools import pairwise
+from dataclasses import dataclass, field
+from itertools import chain, cycle, islice, pairwise
 from random import Random
 from typing import Any
 
@@ -17,19 +16,27 @@ from rationale.artifacts import UserError
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """Micro-batches of indices in training order; `accumulate` of them make an optimizer step."""
+    """Micro-batches of indices in training order; `accumulate` of them make an optimizer step. `left_out` are the
+    indices that each epoch does without."""
 
     micro_batches: list[list[int]]
     accumulate: int
+    left_out: list[list[int]] = field(default_factory=list)
 
     @property
     def num_steps(self) -> int:
         return len(self.micro_batches) // self.accumulate
 
     def step_of(self, micro: int) -> list[int]:
-        """All indices of the optimizer step that a micro-batch belongs to."""
+        """All indices of the optimizer step that a micro-batch belongs to, as often as they stand in it."""
         first = micro - micro % self.accumulate
         return [i for batch in self.micro_batches[first : first + self.accumulate] for i in batch]
+
+    def counts(self, steps: int) -> dict[str, Any]:
+        """Rows that each epoch leaves out, and those that are in none of the first `steps` steps."""
+        trained = set(chain.from_iterable(self.micro_batches[: steps * self.accumulate]))
+        planned = set(chain.from_iterable(self.micro_batches + self.left_out))
+        return {"left_out": [len(rows) for rows in self.left_out], "never_trained_on": len(planned) - len(trained)}
 
 
 def plan(
@@ -40,37 +47,56 @@ def plan(
     seed: int,
     group: int = 32,
     shuffle: bool = True,
+    drop_last: bool = True,
 ) -> Plan:
     """Shuffle, sort by length within windows of `group` steps, cut into steps, shuffle the steps of a window.
 
     `lengths` are whatever sorts rows of like length together: token counts, or tuples that hold them.
 
-    Grouping by length keeps padding low and leaves the composition of the data over a window random. A last step
-    that is not full is dropped, as in the authors' script (dataloader_drop_last); with fewer examples than one
-    step, the step takes them all, in fewer micro-batches if need be: none is empty. `shuffle=False` keeps the given
-    order (a curriculum) and groups nothing.
+    Grouping by length keeps padding low and leaves the composition of the data over a window random. What does not
+    fill a step is set apart before anything is sorted, so a row's length has no part in it: each epoch leaves other
+    len(lengths) mod step rows out, or with `drop_last=False` ends with a smaller step of them. Fewer rows than one
+    step are such a step either way. `shuffle=False` keeps the given order (a curriculum) and groups nothing.
     """
     step = micro_batch * accumulate
-    accumulate = min(accumulate, max(1, len(lengths)))
+    size = len(lengths)
+    whole = size - size % step
     micro_batches: list[list[int]] = []
+    left_out: list[list[int]] = []
     for epoch in range(epochs):
-        order = list(range(len(lengths)))
-        rng = Random(f"{seed}/{epoch}")
+        order, rng = list(range(size)), Random(f"{seed}/{epoch}")
         if shuffle:
             rng.shuffle(order)
+        rest = order[whole:]
         window = step * group if shuffle else step
-        for start in range(0, len(order), window):
-            chunk = order[start : start + window]
+        for start in range(0, whole, window):
+            chunk = order[start : min(start + window, whole)]
             if shuffle:
                 chunk.sort(key=lambda i: lengths[i])
             steps = [chunk[i : i + step] for i in range(0, len(chunk), step)]
-            steps = [s for s in steps if len(s) == step] or ([chunk] if len(order) < step else [])
             if shuffle:
                 rng.shuffle(steps)
-            for indices in steps:
-                cuts = [i * len(indices) // accumulate for i in range(accumulate + 1)]
-                micro_batches += [indices[start:end] for start, end in pairwise(cuts)]
-    return Plan(micro_batches, accumulate)
+            micro_batches += [batch for indices in steps for batch in _cut(indices, accumulate)]
+        drops = drop_last and whole > 0
+        left_out.append(rest if drops else [])
+        if rest and not drops:
+            micro_batches += _cut(sorted(rest, key=lambda i: lengths[i]) if shuffle else rest, accumulate)
+    return Plan(micro_batches, accumulate, left_out)
+
+
+def _cut(indices: list[int], parts: int) -> list[list[int]]:
+    """A step in as many micro-batches as every other has, none of them empty: where the rows are fewer, some stand in
+    several, and count as `copies` says."""
+    if len(indices) < parts:
+        return [[indices[part % len(indices)]] for part in range(parts)]
+    cuts = [part * len(indices) // parts for part in range(parts + 1)]
+    return [indices[start:end] for start, end in pairwise(cuts)]
+
+
+def copies(indices: list[int], step: list[int]) -> int:
+    """How many micro-batches of its step the rows of a micro-batch stand in. Each weighs one part of them in each, so
+    the step's mean is that over its rows."""
+    return step.count(indices[0])
 
 
 def alike(tokens: int, prompt: int, image: bool = True) -> tuple[bool, int, int]:
@@ -89,7 +115,11 @@ def bundles(keys: Iterable[Hashable]) -> list[list[int]]:
 
 def unbundled(planned: Plan, together: list[list[int]]) -> Plan:
     """The plan of bundles as a plan of what they hold."""
-    return Plan([[i for b in batch for i in together[b]] for batch in planned.micro_batches], planned.accumulate)
+    micro_batches, left_out = (
+        [[i for bundle in listed for i in together[bundle]] for listed in lists]
+        for lists in (planned.micro_batches, planned.left_out)
+    )
+    return Plan(micro_batches, planned.accumulate, left_out)
 
 
 class _Planned(Dataset):
@@ -181,7 +211,7 @@ class PlannedData(pl.LightningDataModule):
     def val_dataloader(self) -> DataLoader:
         """The held-out micro-batches, the first ones again where the processes cannot share them evenly: under ZeRO-3
         all must take part in every forward. `counts` says which are which."""
-        again = itertools.islice(itertools.cycle(self.held_out), -(-len(self.held_out) // self.world) * self.world)
+        again = islice(cycle(self.held_out), -(-len(self.held_out) // self.world) * self.world)
         return self._loader(Plan(list(again), 1), 0)
 
     def counts(self, index: int) -> bool:

@@ -20,7 +20,7 @@ from rationale.objectives.dpo import DPOTerms, PairLogps, dpo_loss
 from rationale.objectives.logprobs import sequence_logps
 from rationale.objectives.sft import sft_loss
 from rationale.schema import RowError
-from rationale.training.datamodule import Plan, PlannedData, alike, bundles, unbundled
+from rationale.training.datamodule import Plan, PlannedData, alike, bundles, copies, unbundled
 from rationale.training.nonfinite import Recipe
 from rationale.training.optim import Optim, configure
 from rationale.training.step import StepModule
@@ -28,8 +28,9 @@ from rationale.training.step import StepModule
 
 @dataclass(frozen=True, slots=True)
 class Objective:
-    """The preference loss and what is added to it. `sft_weight` times the mean NLL of the chosen responses is added
-    (0: the paper's). `length_normalised` averages log-probabilities over tokens instead of summing."""
+    """The preference loss and what is added to it: `sft_weight` times the NLL of the chosen responses, a mean over the
+    tokens of the optimizer step (0: the paper's). `length_normalised` averages log-probabilities over tokens instead
+    of summing."""
 
     beta: float = 0.1
     loss_type: str = "sigmoid"
@@ -44,19 +45,22 @@ class Objective:
 
 @dataclass(slots=True)
 class PairBatch:
-    """2B rows, the chosen of every pair first, then the rejected; `share` is this micro-batch's part of the step.
+    """2B rows, the chosen of every pair first, then the rejected; the pairs and the chosen responses' tokens of their
+    whole optimizer step, and in how many of its micro-batches they stand.
 
     `reference` holds stored per-token reference log-probs (2B, R), or None where a network gives them.
     """
 
     rows: Batch
-    share: float
+    step_pairs: int
+    step_tokens: int
+    copies: int = 1
     reference: Tensor | None = None
 
     def to(self, device: torch.device) -> PairBatch:
         """The batch on another device."""
         reference = None if self.reference is None else self.reference.to(device)
-        return PairBatch(self.rows.to(device), self.share, reference)
+        return PairBatch(self.rows.to(device), self.step_pairs, self.step_tokens, self.copies, reference)
 
 
 def dpo_data(
@@ -77,10 +81,10 @@ def dpo_data(
     """
     if bundle not in ("pair", "question"):
         raise UserError(f"dpo.bundle: {bundle!r} is neither 'pair' nor 'question'")
-    flat = encoder.response_lengths([example for pair in pairs for example in pair])
+    lengths = [encoder.response_lengths([pair[side] for pair in [*pairs, *held_out]]) for side in (0, 1)]
     together = bundles((p[0].image, p[0].prompt) if bundle == "question" else i for i, p in enumerate(pairs))
     prompts = encoder.prompt_lengths([chosen for chosen, _ in pairs])
-    keys = [alike(sum(flat[2 * i] + flat[2 * i + 1] for i in b), prompts[b[0]]) for b in together]
+    keys = [alike(sum(side[i] for side in lengths for i in b), prompts[b[0]]) for b in together]
     planned, held = unbundled(order(keys), together), range(len(pairs), len(pairs) + len(held_out))
     pairs = [*pairs, *held_out]
 
@@ -98,7 +102,8 @@ def dpo_data(
                         "texts, truncation or tokenizer changed since; re-run stage=score"
                     )
                 reference[row, :kept] = torch.tensor(logps)
-        return PairBatch(rows, len(indices) / len(step), reference)
+        whole = set(step)
+        return PairBatch(rows, len(whole), sum(lengths[0][i] for i in whole), copies(indices, step), reference)
 
     def recipe(indices: list[int]) -> Recipe:
         examples, logps = ([side[i][n] for n in (0, 1) for i in indices] for side in (pairs, stored or pairs))
@@ -148,10 +153,12 @@ class DPOModule(StepModule):
             self._check_start(policy, reference)
         means = {"train/loss": terms.loss.mean().detach(), **_means(terms, policy), "train/padding": rows.padding}
         half = len(terms.loss)
-        sft = sft_loss(logps[:half], rows.mask[:half]) if o.sft_weight else 0.0
-        loss = terms.loss.mean() + o.sft_weight * sft
-        self.log_step(index, loss, half, means, {"train/tokens": rows.mask.sum()})
-        return loss * batch.share * self.micro_batches()
+        loss = terms.loss.sum() / (batch.step_pairs * batch.copies)
+        if o.sft_weight:
+            nll = sft_loss(logps[:half], rows.mask[:half], batch.step_tokens * batch.copies)
+            loss = loss + o.sft_weight * nll
+        self.log_step(index, loss, half / batch.copies, means, {"train/tokens": rows.mask.sum() / batch.copies})
+        return loss * self.micro_batches()
 
     def told(self) -> dict[str, Any]:
         return {

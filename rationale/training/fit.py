@@ -72,6 +72,7 @@ def fit(
     sizes = [(getattr(p, "ds_numel", p.numel()), p.requires_grad) for p in module.policy.parameters()]
     counts = {
         "steps": run.global_step,
+        **data.plan.counts(run.global_step),
         "parameters": sum(size for size, _ in sizes),
         "trainable": sum(size for size, trains in sizes if trains),
     }

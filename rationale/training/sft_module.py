@@ -15,7 +15,7 @@ from rationale.data.encode import Encoder
 from rationale.models.forward import response_logps
 from rationale.models.vlm import VLM
 from rationale.objectives.sft import sft_loss
-from rationale.training.datamodule import Plan, PlannedData, alike, bundles, unbundled
+from rationale.training.datamodule import Plan, PlannedData, alike, bundles, copies, unbundled
 from rationale.training.nonfinite import Recipe
 from rationale.training.optim import Optim, configure
 from rationale.training.step import StepModule
@@ -23,14 +23,16 @@ from rationale.training.step import StepModule
 
 @dataclass(slots=True)
 class SFTBatch:
-    """Rows and `step_total`: response tokens (or responses) of the whole optimizer step."""
+    """Rows, the response tokens (or responses) of their whole optimizer step, and in how many of its micro-batches
+    they stand."""
 
     rows: Batch
     step_total: int
+    copies: int = 1
 
     def to(self, device: torch.device) -> SFTBatch:
         """The batch on another device."""
-        return SFTBatch(self.rows.to(device), self.step_total)
+        return SFTBatch(self.rows.to(device), self.step_total, self.copies)
 
 
 def sft_data(
@@ -54,8 +56,9 @@ def sft_data(
     together = bundles(e.about if bundle == "image" else i for i, e in enumerate(examples[:num_train]))
 
     def collate(indices: list[int], step: list[int]) -> SFTBatch:
-        total = sum(lengths[i] for i in step) if reduction == "token" else len(step)
-        return SFTBatch(encoder.batch([examples[i] for i in indices]), total)
+        whole = set(step)
+        total = sum(lengths[i] for i in whole) if reduction == "token" else len(whole)
+        return SFTBatch(encoder.batch([examples[i] for i in indices]), total, copies(indices, step))
 
     prompts = encoder.prompt_lengths(examples)
 
@@ -81,8 +84,8 @@ class SFTModule(StepModule):
 
     def training_step(self, batch: SFTBatch, index: int) -> Tensor:
         logps = response_logps(self.policy, batch.rows)
-        loss = sft_loss(logps, batch.rows.mask, batch.step_total, self.reduction)
-        tokens = batch.rows.mask.sum()
+        loss = sft_loss(logps, batch.rows.mask, batch.step_total * batch.copies, self.reduction)
+        tokens = batch.rows.mask.sum() / batch.copies
         nll = sft_loss(logps.detach(), batch.rows.mask)
         means = {"train/loss": nll, "train/padding": batch.rows.padding}
         self.log_step(index, loss, tokens, means, {"train/tokens": tokens})
