@@ -177,10 +177,10 @@ def copy(tmp_path_factory):
 
 
 def test_one_image_token_too_few_is_found_before_the_first_step_with_the_remedy(copy, rows):
-    """90 x 60 pixels are a whole of 24 x 24 patches, and 2 x 2 tiles of which 48 x 32 show something, with 32 marks of
-    a new line: 2,144."""
+    """90 x 60 pixels are a whole of 24 x 24 patches, and two tiles of which 36 x 24 show something, with 24 marks of a
+    new line: 1,464."""
     vlm = load(copy)
-    with pytest.raises(UserError, match=r"2143 image tokens .* makes 2144 features.*num_additional_image_tokens: 1"):
+    with pytest.raises(UserError, match=r"1463 image tokens .* makes 1464 features.*num_additional_image_tokens: 1"):
         check_rows(vlm, Encoder(vlm.processor), rows)
     vlm = load(copy, processor={"num_additional_image_tokens": 1})
     check_rows(vlm, Encoder(vlm.processor), rows)
