@@ -22,6 +22,8 @@ MISTRAL, SMOLVLM, SMOLVLM2, DOCLING, QWEN2, QWEN25, QWEN3, INTERNVL, ONEVISION =
     "llava-hf__llava-onevision-qwen2-7b-ov-hf",
 )  # fmt: skip
 
+LLAMA3 = "llava-hf__llama3-llava-next-8b-hf"  # the paper's model; its tokenizer is not there
+
 
 @cache
 def processor_of(folder: str) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from types import SimpleNamespace
 
 import pytest
@@ -12,6 +13,7 @@ from hub import (
     FOLDERS,
     HUB,
     INTERNVL,
+    LLAMA3,
     MISTRAL,
     ONEVISION,
     QWEN2,
@@ -32,7 +34,7 @@ from rationale.artifacts import UserError
 from rationale.cli import CONF
 from rationale.data.batch import Example
 from rationale.data.encode import Encoder
-from rationale.data.turns import special_tokens
+from rationale.data.turns import special_tokens, turn_of
 from rationale.models.checks import check_end, check_rows, log_unfollowed
 from rationale.models.vlm import VLM, configure, load
 from rationale.schema import RowError
@@ -99,6 +101,15 @@ def test_the_space_of_the_assistant_s_turn_belongs_to_the_response(folder, lead,
     (ids,) = encoder.responses([Example("q", None, "Why?", "The cat")])
     assert encoder.turn.lead == lead
     assert encoder.tokenizer.decode(ids[:1]) == first
+
+
+def test_a_template_whose_turn_joins_other_tokens_than_it_asks_with_leaves_the_response_as_asked():
+    """Llama 3's for LLaVA-NeXT asks with two new lines and answers after a third, which are one token together."""
+    told = json.loads((HUB / LLAMA3 / "chat_template.json").read_text())["chat_template"]
+    tokenizer = processor_of(QWEN2).tokenizer  # splits new lines as Llama 3's
+    render = partial(tokenizer.apply_chat_template, chat_template=told, tokenize=False)
+    turn = turn_of(SimpleNamespace(tokenizer=tokenizer, apply_chat_template=render))
+    assert (turn.before[-2:], turn.lead) == ("\n\n", "")
 
 
 @pytest.mark.parametrize("folder", FOLDERS)
@@ -170,10 +181,9 @@ def test_a_checkpoint_loads_and_takes_rows_up_to_its_positions(folder, rows, tmp
 
 @pytest.fixture(scope="module")
 def copy(tmp_path_factory):
-    """A copy of a LLaVA-NeXT checkpoint like some of the paper's: no word of the class token."""
-    told = json.loads((HUB / MISTRAL / "processor_config.json").read_text())
-    del told["num_additional_image_tokens"]
-    return str(tiny_checkpoint(MISTRAL, tmp_path_factory.mktemp("copy"), processor_config=json.dumps(told)))
+    """A LLaVA-NeXT checkpoint with the processor_config.json of a copy of the paper's: no word of the class token."""
+    told = (HUB / LLAMA3 / "processor_config.json").read_text()
+    return str(tiny_checkpoint(MISTRAL, tmp_path_factory.mktemp("copy"), processor_config=told))
 
 
 def test_one_image_token_too_few_is_found_before_the_first_step_with_the_remedy(copy, rows):

@@ -14,7 +14,7 @@ from rationale.artifacts import UserError
 from rationale.data.batch import PER_TOKEN, Batch, Example, padded
 from rationale.data.images import open_image
 from rationale.data.layout import rows_batch, shared_prefixes, tree_batch
-from rationale.data.turns import Turn, special_tokens, turn_of, user
+from rationale.data.turns import Turn, special_tokens, text_ids, turn_of, user
 from rationale.objectives.logprobs import IGNORE
 from rationale.schema import RowError
 
@@ -170,9 +170,7 @@ class Encoder:
         return [len(ids) for ids in self._whole(examples)]
 
     def _ids(self, texts: list[str]) -> list[list[int]]:
-        if not texts:
-            return []
-        return self.tokenizer(texts, add_special_tokens=False, split_special_tokens=True)["input_ids"]
+        return text_ids(self.tokenizer, texts)
 
 
 def in_chunks(items: Sequence[Any], size: int) -> list[list[Any]]:
