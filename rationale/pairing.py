@@ -107,6 +107,8 @@ def pair_question(
             rejected_answer=rejected.predicted,
             chosen_finished=chosen.finished,
             rejected_finished=rejected.finished,
+            chosen_token_ids=chosen.token_ids,
+            rejected_token_ids=rejected.token_ids,
         )
         for pair_id, (chosen, rejected) in enumerate(drawn[: rule.max_pairs])
     ]

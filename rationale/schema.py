@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
-ResponseKey = tuple[str, str, str, bool]  # question_id, style, text, finished: what decides a response's tokens
+# question_id, style, text, finished, token_ids: what decides a response's tokens
+ResponseKey = tuple[str, str, str, bool, tuple[int, ...]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +63,10 @@ class Rationale:
 
 @dataclass(frozen=True, slots=True)
 class Response:
-    """One sampled response of a policy, judged against the annotation."""
+    """One sampled response of a policy, judged against the annotation.
+
+    `token_ids` are the tokens that were sampled, the end token left out, where the text has others; else empty.
+    """
 
     question_id: str
     sample_id: int
@@ -71,16 +75,17 @@ class Response:
     predicted: str | None
     score: float
     finished: bool  # ended by itself, not by the token limit
+    token_ids: list[int] = field(default_factory=list)
 
     @property
     def key(self) -> ResponseKey:
-        return self.question_id, self.style, self.text, self.finished
+        return self.question_id, self.style, self.text, self.finished, tuple(self.token_ids)
 
 
 @dataclass(frozen=True, slots=True)
 class Pair:
     """A preference between two responses to one question: which sample each was, what it answered, and whether it
-    ended by itself (one cut at the token limit has no end to learn)."""
+    ended by itself (one cut at the token limit has no end to learn). Token ids are those of `Response`."""
 
     question_id: str
     pair_id: int
@@ -93,13 +98,15 @@ class Pair:
     rejected_answer: str | None
     chosen_finished: bool = True
     rejected_finished: bool = True
+    chosen_token_ids: list[int] = field(default_factory=list)
+    rejected_token_ids: list[int] = field(default_factory=list)
 
     @property
     def keys(self) -> tuple[ResponseKey, ResponseKey]:
         """Of the chosen and of the rejected response."""
         return (
-            (self.question_id, self.style, self.chosen, self.chosen_finished),
-            (self.question_id, self.style, self.rejected, self.rejected_finished),
+            (self.question_id, self.style, self.chosen, self.chosen_finished, tuple(self.chosen_token_ids)),
+            (self.question_id, self.style, self.rejected, self.rejected_finished, tuple(self.rejected_token_ids)),
         )
 
 
@@ -117,10 +124,11 @@ class ResponseLogps:
     finished: bool
     logps: list[float]
     context: str
+    token_ids: list[int] = field(default_factory=list)
 
     @property
     def key(self) -> ResponseKey:
-        return self.question_id, self.style, self.text, self.finished
+        return self.question_id, self.style, self.text, self.finished, tuple(self.token_ids)
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,6 +15,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+import rationale  # noqa: F401, before what imports torchvision  # isort: skip
 import pytorch_lightning as pl
 import torch
 

@@ -6,13 +6,15 @@ from dataclasses import replace
 
 import pytest
 import pytorch_lightning as pl
+import torch
 from test_training import LORA, beside, csv, preference, sft
 
 from rationale.artifacts import UserError
 from rationale.data.encode import Encoder
+from rationale.models.checks import check_end, check_image_tokens, check_rows
 from rationale.models.vlm import freeze, load
 from rationale.schema import RowError
-from rationale.training.checks import check_image_tokens, check_rows, part_of
+from rationale.training.checks import check_cut, part_of
 from rationale.training.fit import fit
 from rationale.training.optim import Optim
 
@@ -84,19 +86,25 @@ def test_rows_cut_no_more_often_than_allowed_pass_and_are_counted(limit, allowed
     encoder = Encoder(tiny.processor, limit)
     lengths = [len(encoder.tokenizer(e.response)["input_ids"]) for e in examples]
     cut = 0 if limit is None else sum(n > limit for n in lengths)
-    assert check_rows(encoder, examples, max(allowed, cut / len(examples)), "sft") == {"truncated": cut}
+    assert check_cut(encoder, examples, max(allowed, cut / len(examples)), "sft") == {"truncated": cut}
 
 
 def test_rows_cut_more_often_than_allowed_stop_before_training(tiny, examples):
     with pytest.raises(UserError, match=r"8 of 8 responses are longer than 2 tokens .* raise sft\.max_response_tokens"):
-        check_rows(Encoder(tiny.processor, 2), examples, 0.9, "sft")
+        check_cut(Encoder(tiny.processor, 2), examples, 0.9, "sft")
 
 
-def test_the_image_s_mark_in_a_question_is_found(tiny, examples):
-    check_image_tokens(Encoder(tiny.processor), examples)
-    examples[5] = replace(examples[5], prompt=f"What is {tiny.processor.image_token}?")
-    with pytest.raises(RowError, match=f"{examples[5].question_id}: the prompt's text holds '<image>'"):
-        check_image_tokens(Encoder(tiny.processor), examples)
+def test_special_tokens_that_a_row_s_texts_spell_are_text(tiny, examples):
+    """The ids of the prompt are those of the row without them but for what the words themselves add."""
+    encoder, marks = Encoder(tiny.processor), ("<image>", "</s>", "<|assistant|>")
+    special = torch.tensor(tiny.tokenizer.convert_tokens_to_ids(list(marks)))
+    spelled = replace(examples[0], prompt="".join(marks) + examples[0].prompt, response="".join(marks))
+    check_image_tokens(tiny, encoder, [spelled])
+    counts = [torch.isin(encoder.prompts([e])["input_ids"], special).sum() for e in (examples[0], spelled)]
+    assert counts == [16 + 1, 16 + 1]  # (64 / 16)^2 of the image, and the template's
+    (ids,) = encoder.responses([spelled])
+    assert tiny.tokenizer.decode(ids[:-1]) == spelled.response
+    assert torch.isin(torch.tensor(ids), special).sum() == 1  # the end
 
 
 def test_a_template_that_leaves_images_out_is_found(tiny, examples, monkeypatch):
@@ -105,4 +113,37 @@ def test_a_template_that_leaves_images_out_is_found(tiny, examples, monkeypatch)
         encoder, "prompts", lambda rows: Encoder.prompts(encoder, [replace(e, image=None) for e in rows])
     )
     with pytest.raises(RowError, match="0 image tokens in the prompt, 0 for"):
-        check_image_tokens(encoder, examples)
+        check_image_tokens(tiny, encoder, examples)
+
+
+def test_more_features_than_image_tokens_are_found_before_the_first_step(tiny, examples):
+    tiny.processor.num_additional_image_tokens = 0
+    with pytest.raises(UserError, match=r"15 image tokens for .* makes 16 features.*num_additional_image_tokens: 1"):
+        check_rows(tiny, Encoder(tiny.processor), examples)
+
+
+@pytest.mark.parametrize("image", [True, False], ids=["image", "text alone"])
+def test_a_row_is_as_long_as_the_model_reads_and_no_longer(image, tiny, examples):
+    encoder, config = Encoder(tiny.processor), tiny.model.config.get_text_config()
+    rows = [e if image else replace(e, image=None) for e in examples]
+    longest = max(len(encoder.prompts([e])["input_ids"][0]) + len(encoder.responses([e])[0]) for e in rows)
+    config.max_position_embeddings = longest
+    check_rows(tiny, encoder, rows)
+    config.max_position_embeddings = longest - 1
+    with pytest.raises(RowError, match=rf"{longest} tokens with its image and response, and .* reads {longest - 1}"):
+        check_rows(tiny, encoder, rows)
+
+
+def test_tokens_that_are_yet_to_be_made_count(tiny, examples):
+    encoder = Encoder(tiny.processor)
+    room = 1024 - len(encoder.prompts(examples[:1])["input_ids"][0])  # max_position_embeddings of the tiny model
+    check_rows(tiny, encoder, examples[:1], [room])
+    with pytest.raises(RowError, match="1025 tokens"):
+        check_rows(tiny, encoder, examples[:1], [room + 1])
+
+
+def test_an_end_that_does_not_end_generation_is_refused(tiny):
+    check_end(tiny, Encoder(tiny.processor))
+    tiny.model.generation_config.eos_token_id = [0]
+    with pytest.raises(UserError, match=r"trained to end with '</s>' \(2\), and generation ends with \['<pad>'\]"):
+        check_end(tiny, Encoder(tiny.processor))

@@ -129,6 +129,13 @@ def test_every_subject_can_be_sampled_scored_and_evaluated(of):
         check(composed(f"of={of}", f"stage={stage}"))
 
 
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_stage_that_loads_the_model_refuses_another_family(stage):
+    """Before an image is read: a wrong pair of processor and model grew to 20 GB."""
+    model = composed(f"stage={stage}", "model=qwen2_vl_2b").stage.get("model")
+    assert not OmegaConf.is_config(model) or model.family == "qwen2_vl"
+
+
 @pytest.mark.parametrize("stage", [stage for stage in STAGES if stage not in ("pipeline", "verify")])
 def test_a_stage_writes_below_root_and_nowhere_else(stage):
     assert str(composed("root=/elsewhere", "experiment=mini_base", f"stage={stage}").stage.out).startswith(

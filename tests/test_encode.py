@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ import torch
 from rationale.artifacts import UserError
 from rationale.data import layout
 from rationale.data.encode import Encoder
+from rationale.data.response import response_example
 from rationale.models.forward import response_logps
 from rationale.objectives.logprobs import IGNORE, shifted, token_logps
 
@@ -27,15 +29,31 @@ def test_the_last_columns_of_a_row_are_its_response(tiny, examples):
 
 
 def test_a_response_that_did_not_end_gets_no_end_token(tiny, examples):
+    (ids,) = Encoder(tiny.processor).responses([replace(examples[0], ended=False)])
+    assert ids[-1] != tiny.tokenizer.eos_token_id
+
+
+def test_a_response_that_brings_its_tokens_has_those(tiny, examples):
+    """`so it` one letter a token, as it may have been sampled; a text that is cut by words has its own again."""
     encoder = Encoder(tiny.processor)
-    assert encoder.response_ids("so it is", ended=False)[-1] != tiny.tokenizer.eos_token_id
+    letters = tuple(encoder.tokenizer.convert_tokens_to_ids(["s", "o", "Ġ", "i", "t"]))
+    spelled = replace(examples[0], response="so it", token_ids=letters)
+    assert encoder.responses([spelled]) == [[*letters, encoder.end_id]]
+    assert encoder.response_lengths([spelled]) == [6]
+    assert encoder.spans([spelled]) == [[(0, 1), (1, 2), (2, 3), (3, 4), (4, 5)]]
+    for words, kept in ((2, letters), (1, ())):
+        truncate = {"words": words, "eos": "uncut"}
+        assert response_example("q", Path("a"), "Why?", "so it", True, truncate, letters).token_ids == kept
+
+
+def test_spans_are_those_of_the_tokens_in_the_text(tiny, examples):
+    encoder = Encoder(tiny.processor)
+    (ids,), (spans,) = encoder.responses(examples[3:4]), encoder.spans(examples[3:4])
+    assert [examples[3].response[start:end] for start, end in spans] == [encoder.tokenizer.decode(i) for i in ids[:-1]]
 
 
 def test_a_cut_response_keeps_its_first_tokens_and_no_end_token(tiny, examples):
-    whole, cut = (
-        Encoder(tiny.processor).response_ids("so it is so"),
-        Encoder(tiny.processor, 2).response_ids("so it is so"),
-    )
+    (whole,), (cut,) = (Encoder(tiny.processor, limit).responses(examples[3:4]) for limit in (None, 2))
     assert cut == whole[:2]
 
 

@@ -8,8 +8,9 @@ from dataclasses import replace
 import pytest
 import torch
 
+from rationale.data.batch import Example
 from rationale.data.encode import Encoder
-from rationale.models.generate import decode, generate
+from rationale.models.generate import decode, generate, seed_of
 from rationale.models.reading import prefill
 
 
@@ -72,6 +73,19 @@ def test_an_image_is_read_once_for_all_its_prompts(tiny, examples):
     )
     generate(tiny, [replace(examples[0], prompt=p) for p in ("Why?", "Which one?", "Who?")], 2)
     assert sizes == [1]
+
+
+def test_the_tokens_that_were_sampled_are_kept_where_the_text_has_others(tiny, examples):
+    """What is trained on is what was drawn, though a text has many spellings in tokens, and space around it is gone."""
+    encoder, num = Encoder(tiny.processor), 24
+    found = [g for group in generate(tiny, examples[:2], 8, num, temperature=1.0, seed=3) for g in group]
+    torch.manual_seed(seed_of(3, *(e.question_id for e in examples[:2])))
+    with torch.inference_mode():
+        read = prefill(tiny.model, encoder.prompts(examples[:2]))
+        drawn = decode(tiny.model, read, torch.tensor([8, 8]), 1.0, 1.0, num)
+    said = [Example("", None, "", g.text, g.finished, tuple(g.token_ids)) for g in found]
+    assert encoder.responses(said) == [row[row >= 0].tolist() for row in drawn]
+    assert sum(bool(g.token_ids) for g in found) > 0
 
 
 def test_an_end_token_finishes_a_response(tiny, examples):

@@ -11,7 +11,7 @@ import rationale
 ROOT = Path(rationale.__file__).parent
 # A package may import itself and what stands in an earlier line; within a line packages do not know each other.
 LAYERS = [
-    {"schema", "hashes", "provenance"},
+    {"schema", "hashes", "provenance", "operators"},
     {"prompts", "pairing", "artifacts", "stopping", "metrics", "objectives"},
     {"data", "jobs", "keys", "lineage"},
     {"models"},

@@ -6,6 +6,7 @@ import math
 from collections import defaultdict
 from functools import cache, partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import pytorch_lightning as pl
@@ -25,7 +26,7 @@ from rationale.data.batch import padded
 from rationale.data.layout import tree_batch
 from rationale.models import prefix
 from rationale.models.parts import LANGUAGE, PARTS, PROJECTOR, VISION, is_in
-from rationale.models.vlm import VLM, check_settings, freeze
+from rationale.models.vlm import VLM, configure, freeze
 from rationale.objectives.logprobs import IGNORE
 from rationale.training.dpo_module import DPOModule, Objective, PairBatch
 from rationale.training.optim import Optim, parameter_groups
@@ -158,16 +159,38 @@ def test_the_lora_preset_adapts_the_linear_layers_of_the_language_model(name):
 def test_the_image_processor_of_the_family_takes_the_settings(name):
     cfg = config_of(name)
     settings = OmegaConf.to_container(cfg.processor) if cfg.processor else {}
-    kind = getattr(transformers, IMAGE_PROCESSOR_MAPPING_NAMES[cfg.family]["pil"])
-    processor = kind(**settings)
-    check_settings(processor, settings)
-    assert all(processor.to_dict()[name] == value for name, value in settings.items())
+    processor = SimpleNamespace(
+        image_processor=getattr(transformers, IMAGE_PROCESSOR_MAPPING_NAMES[cfg.family]["pil"])()
+    )
+    configure(processor, settings)
+    assert all(processor.image_processor.to_dict()[name] == value for name, value in settings.items())
 
 
 def test_a_setting_that_the_image_processor_does_not_know_is_refused():
-    kind = transformers.Qwen2VLImageProcessorPil
+    processor = SimpleNamespace(image_processor=transformers.Qwen2VLImageProcessorPil())
     with pytest.raises(UserError, match=r"Qwen2VLImageProcessorPil knows no \['max_patches'\], only .*'size'"):
-        check_settings(kind(max_patches=3), {"max_patches": 3})
+        configure(processor, {"max_patches": 3})
+
+
+def test_settings_win_over_the_limits_of_the_checkpoint_s_file():
+    """1,280 tokens of 28 x 28 pixels, where the file has 16,384."""
+    file = {"min_pixels": 3136, "max_pixels": 12845056}
+    processor = SimpleNamespace(image_processor=transformers.Qwen2VLImageProcessorPil.from_dict(file))
+    wanted = {"size": {"shortest_edge": 3136, "longest_edge": 1003520}}
+    configure(processor, wanted)
+    assert (
+        processor.image_processor.to_dict()["size"]
+        == wanted["size"]
+        == {"shortest_edge": 3136, "longest_edge": 1003520}
+    )
+
+
+def test_a_setting_that_the_processor_s_own_calls_override_is_refused():
+    processor = SimpleNamespace(
+        image_processor=transformers.Qwen2VLImageProcessorPil(), images_kwargs={"do_convert_rgb": True}
+    )
+    with pytest.raises(UserError, match=r"processor\.do_convert_rgb=False: Qwen2VLImageProcessorPil would do True all"):
+        configure(processor, {"do_convert_rgb": False})
 
 
 def test_presets_of_lora_and_quantisation_are_chosen_beside_a_model_or_one_derived_from_it():

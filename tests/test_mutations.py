@@ -90,7 +90,7 @@ MUTATIONS = {
         "data/batch.py", "return self.labels != IGNORE", "return (self.labels != IGNORE).roll(1, 1)", LABELS
     ),
     "the end of the text is not learnt": Mutation(
-        "data/encode.py", "return [*ids, self.tokenizer.eos_token_id] if ended else ids", "return ids", LABELS
+        "data/encode.py", "else ids + [self.end_id] * e.ended", "else ids", LABELS
     ),
     "beta has the wrong sign": Mutation(
         "objectives/dpo.py", "epsilon = label_smoothing\n", "epsilon, beta = label_smoothing, -beta\n",
@@ -167,11 +167,11 @@ MUTATIONS = {
         "order.sort(key=lambda i: lengths[i])\n        rest = order[whole:]", LONGEST,
     ),
     "pairs that truncation makes equal are trained on": Mutation(
-        "stages/dpo.py", "in enumerate(ids) if chosen != rejected]", "in enumerate(ids)]", EQUAL
+        "stages/dpo.py", "if ids[2 * i] != ids[2 * i + 1]]", "]", EQUAL
     ),
     "score takes every response for a finished one": Mutation(
-        "stages/score.py", "prompt_text(found[i], style), text, ended, truncate)",
-        "prompt_text(found[i], style), text, True, truncate)", SCORED,
+        "stages/score.py", "prompt_text(question, style), text, ended, truncate,",
+        "prompt_text(question, style), text, True, truncate,", SCORED,
     ),
     "chosen and rejected are swapped in a pair": Mutation(
         "pairing.py", "for pair_id, (chosen, rejected) in", "for pair_id, (rejected, chosen) in", "test_pairing.py"

@@ -129,6 +129,12 @@ def test_the_closest_partner_begins_most_like_the_correct_response():
     assert [p.rejected_id for p in reused] == [3, 1, 2]
 
 
+def test_the_tokens_of_a_response_come_with_it_into_its_pair():
+    right, wrong = (replace(response(i, i == 0), token_ids=[i, 7]) for i in (0, 1))
+    (pair,), _ = pair_question([right, wrong], PairingRule(), seed=1)
+    assert [key[4] for key in pair.keys] == [(0, 7), (1, 7)]
+
+
 def test_scarcer_side_limits_the_pairs_unless_reused():
     rows = responses(1, 3)  # one right response
     assert len(pair_question(rows, RULE, seed=0)[0]) == 1

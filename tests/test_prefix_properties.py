@@ -103,8 +103,8 @@ class Tokens(Encoder):
             found |= {"pixel_values": every.flatten(0, 1) if kind["flat"] else every, **kind["extra"]}
         return found
 
-    def response_ids(self, text: str, ended: bool = True) -> list[int]:
-        return tokens_of(text)
+    def responses(self, examples: list[Example]) -> list[list[int]]:
+        return [tokens_of(e.response) for e in examples]
 
 
 @cache

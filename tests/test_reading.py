@@ -54,8 +54,8 @@ class Encoded:
         heads = [examples[row_of.index(row)] for row in range(max(row_of) + 1)]
         return shared_prefixes(examples, row_of, heads, partial(self.family.prompts, PROMPTS), IMAGE, PAD, spare=1)
 
-    def response_ids(self, text, ended):
-        return RESPONSES[[e.response for e in CASES].index(text)]
+    def responses(self, examples):
+        return [RESPONSES[CASES.index(e)] for e in examples]
 
 
 @torch.no_grad()

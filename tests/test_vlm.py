@@ -12,7 +12,9 @@ from safetensors.torch import load_file, save_file
 
 from rationale.artifacts import UserError
 from rationale.data.encode import Encoder
+from rationale.models import vlm as loader
 from rationale.models.forward import response_logps
+from rationale.models.identity import processor_hash
 from rationale.models.prefix import base_of
 from rationale.models.vlm import disable_dropout, freeze, load
 
@@ -48,6 +50,32 @@ def test_a_model_that_is_no_vlm_is_refused(tiny_dir, tmp_path):
     )
     with pytest.raises(UserError, match="cannot be loaded as a vision-language model"):
         load(str(folder))
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (
+            ImportError("\nQwen2VLVideoProcessor requires the Torchvision library\n"),
+            "a package .* the Torchvision library",
+        ),
+        (KeyError("image_token"), "cannot be loaded as a vision-language model: 'image_token'"),
+        (ValueError(""), "cannot be loaded as a vision-language model: ValueError"),
+    ],
+)
+def test_whatever_a_processor_fails_with_is_said_in_one_line(error, said, tiny_dir, monkeypatch):
+    def fails(*_, **__):
+        raise error
+
+    monkeypatch.setattr(loader.AutoProcessor, "from_pretrained", fails)
+    with pytest.raises(UserError, match=f"^{tiny_dir}: {said}"):
+        load(str(tiny_dir))
+
+
+def test_the_image_processor_s_class_is_part_of_what_a_processor_is(tiny):
+    before = processor_hash(tiny.processor)
+    tiny.processor.image_processor.__class__ = type("Faster", (type(tiny.processor.image_processor),), {})
+    assert processor_hash(tiny.processor) != before
 
 
 def test_lora_trains_the_adapter_alone_and_saves_merged(tiny_dir, tmp_path):
@@ -120,7 +148,9 @@ def test_a_checkpoint_of_another_family_is_refused(tiny_dir):
 
 
 def test_settings_of_the_image_processor_are_taken_and_saved_with_the_model(tiny_dir, examples, tmp_path):
-    vlm = load(str(tiny_dir), processor={"size": {"height": 32, "width": 48}})
+    given = {"size": {"height": 32, "width": 48}}
+    vlm = load(str(tiny_dir), processor=given)
+    assert given == {"size": {"height": 32, "width": 48}}
     vlm.save(tmp_path / "model")
     for found in (vlm, load(str(tmp_path / "model"))):
         assert Encoder(found.processor).prompts(examples[:1])["pixel_values"].shape[2:] == (32, 48)

@@ -20,6 +20,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import rationale  # noqa: F401, before what imports torchvision  # isort: skip
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning import Callback

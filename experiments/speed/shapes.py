@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 
+import rationale  # noqa: F401, before what imports torchvision  # isort: skip
 import torch
 from PIL import Image
 from transformers import (

@@ -16,13 +16,15 @@ PER_TOKEN = ("input_ids", "attention_mask", "token_type_ids", "mm_token_type_ids
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """One response to one prompt about one image, or none. `ended` is False where the text was cut: no end token."""
+    """One response to one prompt about one image, or none. `ended` is False where the text was cut: no end token.
+    `token_ids` are the response's tokens where they are not those that its text has."""
 
     question_id: str
     image: Path | None
     prompt: str
     response: str
     ended: bool = True
+    token_ids: tuple[int, ...] = ()
 
     @property
     def about(self) -> Path | str:

@@ -113,7 +113,8 @@ def rft_examples(
         Random(f"{seed}/rft/{question_id}").shuffle(chosen)
         prompt = {r.style: prompt_text(question, r.style) for r in chosen}
         examples += [
-            Example(question_id, root / question.image, prompt[r.style], r.text) for r in chosen[:per_question]
+            Example(question_id, root / question.image, prompt[r.style], r.text, token_ids=tuple(r.token_ids))
+            for r in chosen[:per_question]
         ]
     if not examples:
         raise UserError("mixture.rft: no right response to imitate; look at the responses' scores, or at rft.datasets")

@@ -13,9 +13,16 @@ EOS_RULES = ("uncut", "always", "never")
 
 
 def response_example(
-    question_id: str, image: Path, prompt: str, text: str, ended: bool, truncate: dict[str, Any]
+    question_id: str,
+    image: Path,
+    prompt: str,
+    text: str,
+    ended: bool,
+    truncate: dict[str, Any],
+    token_ids: tuple[int, ...] = (),
 ) -> Example:
-    """Cut to `truncate["words"]` words; `truncate["eos"]` says where an end token follows.
+    """Cut to `truncate["words"]` words, with the tokens that the shorter text has; `truncate["eos"]` says where an end
+    token follows.
 
     `uncut`: only where the response is whole and ended by itself (a cut sentence is no place to learn to stop);
     `always`, as in the authors' rows; `never`, as in their loss, which drops the last token.
@@ -24,4 +31,5 @@ def response_example(
     if rule not in EOS_RULES:
         raise UserError(f"truncate.eos: {rule!r} is none of {list(EOS_RULES)}")
     text, cut = truncate_words(text, truncate["words"])
-    return Example(question_id, image, prompt, text, {"uncut": ended and not cut, "always": True, "never": False}[rule])
+    ended = {"uncut": ended and not cut, "always": True, "never": False}[rule]
+    return Example(question_id, image, prompt, text, ended, () if cut else token_ids)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +12,7 @@ from transformers import GenerationConfig, LogitsProcessorList, TemperatureLogit
 
 from rationale.data.batch import Example, rows_about
 from rationale.data.encode import Encoder
+from rationale.models.checks import end_tokens
 from rationale.models.prefix import can_share
 from rationale.models.reading import Prefilled, prefill, read_on
 from rationale.models.vlm import VLM
@@ -19,11 +20,15 @@ from rationale.models.vlm import VLM
 
 @dataclass(frozen=True, slots=True)
 class Generated:
-    """One response: text, its number of tokens, and whether it ended by itself rather than at the limit."""
+    """One response: text, its number of tokens, and whether it ended by itself rather than at the limit.
+
+    `token_ids` are its tokens, the end left out, where its text would have others; a served response has none.
+    """
 
     text: str
     num_tokens: int
     finished: bool
+    token_ids: list[int] = field(default_factory=list)
 
 
 def seed_of(seed: int, *names: str) -> int:
@@ -34,12 +39,6 @@ def seed_of(seed: int, *names: str) -> int:
 def _warp(temperature: float, top_p: float) -> LogitsProcessorList:
     warpers = [TemperatureLogitsWarper(temperature)] if temperature not in (0.0, 1.0) else []
     return LogitsProcessorList(warpers + ([TopPLogitsWarper(top_p)] if top_p < 1 else []))
-
-
-def end_tokens(model: nn.Module) -> Tensor:
-    """Ids that end a response: the generation config's, or the text model's where that names none."""
-    ends = model.generation_config.eos_token_id
-    return torch.as_tensor(model.config.get_text_config().eos_token_id if ends is None else ends).reshape(-1)
 
 
 def decode(
@@ -136,9 +135,11 @@ def generate(
             tokens = decode(vlm.model, read, limits, temperature, top_p, num_samples).cpu()
         else:
             tokens = decode_alone(vlm.model, inputs, limits, temperature, top_p, num_samples).cpu()
-    lengths = (tokens >= 0).sum(1)
+    lengths = (tokens >= 0).sum(1).tolist()
     finished = torch.isin(tokens, end_tokens(vlm.model)).any(1).tolist()
-    kept = [row[:n] for row, n in zip(tokens, lengths, strict=True)]
-    texts = vlm.tokenizer.batch_decode(kept, skip_special_tokens=True)
-    flat = [Generated(t.strip(), n, f) for t, n, f in zip(texts, lengths.tolist(), finished, strict=True)]
+    said = [row[: n - f].tolist() for row, n, f in zip(tokens, lengths, finished, strict=True)]
+    texts = [text.strip() for text in vlm.tokenizer.batch_decode(said, skip_special_tokens=True)]
+    again = encoder.responses([Example("", None, "", text, ended=False) for text in texts])
+    others = [ids if ids != of_text else [] for ids, of_text in zip(said, again, strict=True)]
+    flat = [Generated(*row) for row in zip(texts, lengths, finished, others, strict=True)]
     return [flat[i : i + num_samples] for i in range(0, len(flat), num_samples)]

@@ -9,8 +9,10 @@ from typing import Any
 
 from rationale.artifacts import UserError
 from rationale.data.batch import Example
+from rationale.data.encode import Encoder
 from rationale.data.images import open_image
 from rationale.models.chat import CHARACTERS_A_TOKEN, Picture, messages
+from rationale.models.checks import check_rows, log_unfollowed
 from rationale.models.generate import Generated, generate, seed_of
 from rationale.models.replies import Meter, Reply
 from rationale.models.served import Client, Traffic
@@ -27,6 +29,11 @@ class Local:
 
     def __init__(self, model: Callable[..., VLM]):
         self.vlm = model()
+        log_unfollowed(self.vlm)
+
+    def check(self, examples: list[Example], max_new_tokens: Sequence[int]) -> None:
+        """Refuse prompts that the model cannot read, or not with so many tokens after them."""
+        check_rows(self.vlm, Encoder(self.vlm.processor), examples, max_new_tokens)
 
     def __call__(self, examples: list[Example], *arguments: Any, **options: Any) -> list[list[Generated]]:
         return generate(self.vlm, examples, *arguments, **options)
@@ -97,6 +104,9 @@ class Served:
                 f"transformers serve takes generation_config='{{\"do_sample\": true}}'"
             )
         return found
+
+    def check(self, examples: list[Example], max_new_tokens: Sequence[int]) -> None:
+        """The endpoint's business: it refuses what it cannot read."""
 
     def afford(self, examples: list[Example], num_samples: int) -> None:
         """Stop before a call that could pass max_cost: a call that is cut stores nothing of what it paid for."""

@@ -74,7 +74,7 @@ def candidate_logps(model: nn.Module, encoder: Encoder, examples: Sequence[Examp
         return [row[:n].tolist() for row, n in zip(found, lengths, strict=True)]
     row_of = rows_about(examples)
     inputs, rests = encoder.prefixes(examples, row_of)
-    responses = [encoder.response_ids(e.response, e.ended) for e in examples]
+    responses = encoder.responses(examples)
     inputs = {k: v.to(model.device) for k, v in inputs.items()}
     read = prefill(model, inputs).repeated(torch.tensor(row_of, device=model.device))
     told = [rest + response[:-1] for rest, response in zip(rests, responses, strict=True)]

@@ -17,7 +17,7 @@ from rationale.artifacts import UserError
 from rationale.data.batch import Example
 from rationale.data.encode import in_chunks
 from rationale.data.mini import WORLDS, World, write_rationale
-from rationale.models.generate import generate
+from rationale.models.generator import Local
 from rationale.models.replies import Meter, Reply
 from rationale.models.vlm import VLM
 from rationale.prompts import ANSWER_MARKER, TEACHER_SYSTEM, teacher_text, with_answer
@@ -130,13 +130,15 @@ class LocalTeacher:
     meter: Meter = field(default_factory=Meter)
 
     def replies(self, asked: Sequence[Question], done: Container[str], root: Path, folder: Path) -> Iterator[Reply]:
-        vlm = self.model()
+        answer = Local(self.model)
         ordered = sorted(asked, key=lambda q: (len(prompt(q)), q.question_id))  # like lengths: little padding
+        examples = {q.question_id: Example(q.question_id, root / q.image, prompt(q), "") for q in ordered}
+        answer.check(list(examples.values()), [self.max_new_tokens] * len(examples))
         for batch in in_chunks(ordered, self.batch_size):
             if all(q.question_id in done for q in batch):
                 continue
-            examples = [Example(q.question_id, root / q.image, prompt(q), "") for q in batch]
-            answered = generate(vlm, examples, self.max_new_tokens, 1, self.temperature, self.top_p, self.seed)
+            told = [examples[q.question_id] for q in batch]
+            answered = answer(told, self.max_new_tokens, 1, self.temperature, self.top_p, self.seed)
             for question, (said,) in zip(batch, answered, strict=True):
                 if question.question_id not in done:
                     yield Reply(question.question_id, said.text, finished=said.finished)

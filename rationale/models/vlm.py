@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Callable, Iterable
+import inspect
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass
 from functools import partial
@@ -98,24 +99,23 @@ def load(
 ) -> VLM:
     """Weights, processor and, where `lora` is given, a fresh LoRA adapter (keywords of peft.LoraConfig).
 
-    `processor` are settings of the image processor. `family` is the model_type that the checkpoint must have.
-    `quantization` (keywords of transformers.BitsAndBytesConfig) holds the weights beneath the adapter in 4 bits.
+    `processor` are settings of the processor and its image processor. `family` is the model_type that the checkpoint
+    must have. `quantization` (keywords of transformers.BitsAndBytesConfig) holds the weights beneath the adapter in 4
+    bits.
 
     safetensors only, no remote code. A checkpoint that lacks weights of the architecture that its config names,
     or holds others, is refused: training would start from random parts without a word.
     """
     check_path(path)
     common = {"revision": revision, "trust_remote_code": False}
-    try:
+    with loading(path):
         found = AutoConfig.from_pretrained(path, **common).model_type
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message=".*requires torchvision.*")
-            loaded_processor = AutoProcessor.from_pretrained(path, **common, **(processor or {}))
-    except (OSError, ValueError, RuntimeError) as error:
-        raise _unloadable(path, error) from error
     if family not in (None, found):
         raise UserError(f"{path}: a model of family {found}, not {family}; choose model=... for it, or model.path")
-    check_settings(loaded_processor.image_processor, processor or {})
+    with loading(path):
+        loaded_processor = AutoProcessor.from_pretrained(path, **common)
+    if processor:
+        configure(loaded_processor, processor)
     read = partial(read_model, path, revision, dtype, attention)
     model = read() if quantization is None else prepared(read(quantization=config_of(quantization, lora)))
     if attention == "sdpa" and can_share(model):
@@ -147,23 +147,63 @@ def check_path(path: str) -> None:
         raise UserError(f"{path}: neither a folder nor a hub id of the form owner/name; set model.path")
 
 
-def check_settings(image_processor: Any, wanted: dict[str, Any]) -> None:
-    """Refuse settings that an image processor does not read: transformers keeps unknown ones without a word."""
-    known = image_processor.valid_kwargs.__annotations__ if wanted else {}
-    if unknown := sorted(wanted.keys() - known.keys()):
-        raise UserError(f"processor: {type(image_processor).__name__} knows no {unknown}, only {sorted(known)}")
+@contextmanager
+def loading(path: str) -> Iterator[None]:
+    """What transformers raises of a checkpoint, or for want of a package, in one line that says what to do."""
+    try:
+        yield
+    except ImportError as error:
+        raise UserError(
+            f"{path}: a package that its classes need is missing: {_first_line(error)} (the documented installation "
+            "brings torchvision and num2words; otherwise: pip install the one named)"
+        ) from error
+    except (OSError, ValueError, RuntimeError, LookupError, TypeError, AttributeError) as error:
+        raise UserError(f"{path}: cannot be loaded as a vision-language model: {_first_line(error)}") from error
+
+
+def _first_line(error: Exception) -> str:
+    return next(filter(None, map(str.strip, str(error).splitlines())), type(error).__name__)
+
+
+def configure(processor: Any, wanted: dict[str, Any]) -> None:
+    """Give a processor and its image processor the settings `wanted`, which must then be in force.
+
+    The image processor is built anew from what the checkpoint's file came to, with the settings in place: handed over
+    while the file is read, `size` gives way to the file's own `max_pixels` without a word.
+    """
+    kind = type(processor.image_processor)
+    known = kind.valid_kwargs.__annotations__
+    own = wanted.keys() & inspect.signature(type(processor).__init__).parameters.keys() - known.keys()
+    for name in own:  # such as LLaVA's num_additional_image_tokens
+        setattr(processor, name, wanted[name])
+    wanted = {name: value for name, value in wanted.items() if name not in own}
+    if unknown := sorted(wanted.keys() - known.keys()):  # transformers keeps them without a word
+        raise UserError(f"processor: {kind.__name__} knows no {unknown}, only {sorted(known)}")
+    built = kind.from_dict(processor.image_processor.to_dict() | deepcopy(wanted))
+    found = built.to_dict() | {k: v for k, v in _always(processor).items() if k in wanted}
+    if ignored := sorted(name for name, value in wanted.items() if found.get(name) != value):
+        raise UserError(
+            "; ".join(
+                f"processor.{n}={wanted[n]}: {kind.__name__} would do {found.get(n)} all the same" for n in ignored
+            )
+        )
+    processor.image_processor = built
+
+
+def _always(processor: Any) -> dict[str, Any]:
+    """What a processor tells its image processor in every call, whatever that one's settings are."""
+    older = getattr(getattr(processor, "valid_processor_kwargs", None), "_defaults", {})  # before transformers 5.23
+    return older.get("images_kwargs", {}) | (getattr(processor, "images_kwargs", None) or {})
 
 
 def read_model(path: str, revision: str | None, dtype: str, attention: str, quantization: Any = None) -> nn.Module:
     """The weights, whole."""
-    try:
+    with loading(path):
         model, info = AutoModelForImageTextToText.from_pretrained(
             path, revision=revision, trust_remote_code=False, dtype=getattr(torch, dtype), use_safetensors=True,
             attn_implementation=attention, output_loading_info=True, quantization_config=quantization,
             device_map=quantization and {"": "cpu"},  # the default is the first GPU, for every process of a training
         )  # fmt: skip
-    except (OSError, ValueError, RuntimeError) as error:
-        raise _unloadable(path, error) from error
     wrong = {kind: sorted(info[kind]) for kind in ("missing_keys", "unexpected_keys", "mismatched_keys") if info[kind]}
     if wrong:
         shown = "; ".join(f"{kind} {len(keys)}, for example {keys[0]}" for kind, keys in wrong.items())
@@ -171,10 +211,6 @@ def read_model(path: str, revision: str | None, dtype: str, attention: str, quan
             f"{path}: the weights do not fit {type(model).__name__} ({shown}); use a checkpoint of this architecture"
         )
     return model
-
-
-def _unloadable(path: str, error: Exception) -> UserError:
-    return UserError(f"{path}: cannot be loaded as a vision-language model: {str(error).splitlines()[0]}")
 
 
 def disable_dropout(model: nn.Module) -> None:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections import Counter
 from pathlib import Path
-from typing import Any
 
-from transformers import AutoTokenizer
+from transformers import AutoProcessor
 
 from rationale.artifacts import InputPath, UserError
+from rationale.data.batch import Example
+from rationale.data.encode import Encoder
 from rationale.metrics.scoring import is_correct
-from rationale.models.vlm import check_path
+from rationale.models.vlm import check_path, loading
 from rationale.reporting import standing
 from rationale.reporting.credit import Credited, Logps, credit_table, credited
 from rationale.reporting.credit_page import drawn, page, picture
@@ -42,12 +43,12 @@ def run(
     asked = questions_by_id(questions)
     responses = grouped(need(candidates, "rows.jsonl"), Response, asked)
     sides = {side: logps_of(logps[side]) for side in ("dpo", "sft")}
-    tokenizer = tokenizer_of(model)
+    encoder = encoder_of(model)
 
     found: list[Credited] = []
     for question_id, rows in responses.items():
-        offsets = tokenizer([r.text for r in rows], add_special_tokens=False, return_offsets_mapping=True)
-        pairs = zip(rows, offsets["offset_mapping"], strict=True)
+        said = [Example(question_id, None, "", r.text, token_ids=tuple(r.token_ids)) for r in rows]
+        pairs = zip(rows, encoder.spans(said), strict=True)
         found += [credited(asked[question_id], row, at, sides) for row, at in pairs if at or row.finished]
     if not found:
         raise UserError(f"{candidates}: no response of a token or more")
@@ -69,16 +70,14 @@ def logps_of(folder: str) -> Logps:
     return {row.key: row for row in iter_jsonl(need(folder, "rows.jsonl"), ResponseLogps)}
 
 
-def tokenizer_of(model: str) -> Any:
-    """The tokenizer of a model, which must tell where in the text a token stands."""
+def encoder_of(model: str) -> Encoder:
+    """What gives a model's responses their tokens; its tokenizer must tell where in the text a token stands."""
     check_path(model)
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(model, trust_remote_code=False)
-    except (OSError, ValueError) as error:
-        raise UserError(f"{model}: its tokenizer cannot be loaded: {str(error).splitlines()[0]}") from error
-    if not tokenizer.is_fast:
+    with loading(model):
+        encoder = Encoder(AutoProcessor.from_pretrained(model, trust_remote_code=False))
+    if not encoder.tokenizer.is_fast:
         raise UserError(f"{model}: its tokenizer does not tell where in the text a token is; it needs tokenizer.json")
-    return tokenizer
+    return encoder
 
 
 def counts(found: list[Credited], num: int) -> dict[str, int]:

@@ -11,13 +11,13 @@ from rationale.artifacts import InputPath, UserError
 from rationale.data.batch import Example
 from rationale.data.encode import Encoder
 from rationale.data.response import response_example
+from rationale.models.checks import check_end, check_rows
 from rationale.models.identity import context_hash, scored_with
 from rationale.models.vlm import VLM, freeze
 from rationale.pairing import truncate_words
 from rationale.prompts import prompt_text
 from rationale.schema import Pair, ResponseLogps, RowError, iter_jsonl
 from rationale.stages.inputs import check_known, need, questions_by_id
-from rationale.training.checks import check_image_tokens
 from rationale.training.datamodule import Plan, held_out
 from rationale.training.dpo_module import DPOModule, Objective, dpo_data
 from rationale.training.fit import fit
@@ -63,12 +63,12 @@ def run(
     train, held = held_out([p.question_id for p in rows], validation["share"], seed)
     rows = [rows[i] for i in train + held]
 
-    def example(pair: Pair, text: str, finished: bool) -> Example:
-        question = found[pair.question_id]
+    def example(question_id: str, style: str, text: str, finished: bool, token_ids: tuple[int, ...]) -> Example:
+        question = found[question_id]
         image = Path(questions) / question.image
-        return response_example(pair.question_id, image, prompt_text(question, pair.style), text, finished, truncate)
+        return response_example(question_id, image, prompt_text(question, style), text, finished, truncate, token_ids)
 
-    examples = [(example(p, p.chosen, p.chosen_finished), example(p, p.rejected, p.rejected_finished)) for p in rows]
+    examples = [tuple(example(*key) for key in pair.keys) for pair in rows]
     if reference == "scored":
         need_scores(reference_logps)
     vlm = model()
@@ -86,7 +86,8 @@ def run(
         contexts = {(p.question_id, p.style): context_hash(e.image, encoder.render(e.prompt))
                     for p, (e, _) in zip(rows, examples, strict=True)}  # fmt: skip
         stored = stored_logps(need_scores(reference_logps), rows, scored_with(vlm, truncate), contexts)
-    check_image_tokens(encoder, [chosen for chosen, _ in examples])
+    check_rows(vlm, encoder, [e for pair in examples for e in pair])
+    check_end(vlm, encoder)
     freeze(vlm.model, frozen_parts)
     data = dpo_data(encoder, examples[:num_train], order, stored, bundle, examples[num_train:])
     data.workers = workers
@@ -106,8 +107,8 @@ def run(
 def unlike(encoder: Encoder, examples: list[tuple[Example, Example]]) -> list[int]:
     """Indices of the pairs whose responses differ in a token that is trained on, the end token included. Of the others
     nothing but rounding would be learned: their margin is 0 whatever the weights are."""
-    ids = [[encoder.response_ids(e.response, e.ended) for e in pair] for pair in examples]
-    return [i for i, (chosen, rejected) in enumerate(ids) if chosen != rejected]
+    ids = encoder.responses([e for pair in examples for e in pair])
+    return [i for i in range(len(examples)) if ids[2 * i] != ids[2 * i + 1]]
 
 
 def need_scores(folder: str | None) -> Path:

@@ -46,8 +46,13 @@ def run(
     ordered = sorted(found, key=lambda q: (first[q.image], q.image, q.question_id))
     units = in_chunks([(q, style) for q in ordered for style in styles], answer.at_once or batch_size)
 
+    def example(question: Question, style: str) -> Example:
+        return Example(question.question_id, Path(questions) / question.image, prompt_text(question, style), "")
+
+    answer.check([example(*u) for unit in units for u in unit], [max_new_tokens[s] for unit in units for _, s in unit])
+
     def work(unit: list[tuple[Question, str]]) -> list[str]:
-        examples = [Example(q.question_id, Path(questions) / q.image, prompt_text(q, style), "") for q, style in unit]
+        examples = [example(*u) for u in unit]
         answered = answer(examples, [max_new_tokens[style] for _, style in unit], blind=blind)
         lines = []
         for (question, style), (reply,) in zip(unit, answered, strict=True):

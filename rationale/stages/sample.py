@@ -49,11 +49,16 @@ def run(
     size = answer.at_once or batch_size
     units = [c for kind in ("short", "choice") for c in in_chunks([q for q in asked if q.kind == kind], size)]
 
+    def example(question: Question) -> Example:
+        return Example(question.question_id, Path(questions) / question.image, prompt_text(question, style), "")
+
+    answer.check([example(q) for q in asked], [max_new_tokens] * len(asked))
+
     def work(batch: list[Question]) -> list[str]:
-        examples = [Example(q.question_id, Path(questions) / q.image, prompt_text(q, style), "") for q in batch]
+        examples = [example(q) for q in batch]
         answered = answer(examples, max_new_tokens, num_samples, temperature[batch[0].kind], top_p, seed)
         return [
-            to_line(Response(q.question_id, i, style, g.text, *verdict_of(q, g.text, style), g.finished))
+            to_line(Response(q.question_id, i, style, g.text, *verdict_of(q, g.text, style), g.finished, g.token_ids))
             for q, samples in zip(batch, answered, strict=True)
             for i, g in enumerate(samples)
         ]

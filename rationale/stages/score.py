@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from rationale.artifacts import InputPath, UserError, in_shards, write_json
+from rationale.data.batch import Example
 from rationale.data.encode import Encoder, in_chunks
 from rationale.data.response import response_example
+from rationale.models.checks import check_end, check_rows
 from rationale.models.identity import context_hash, scored_with
 from rationale.models.reading import candidate_logps
 from rationale.models.vlm import VLM
@@ -53,16 +55,21 @@ def run(
         key: context_hash(Path(questions) / found[key[0]].image, encoder.render(prompt_text(found[key[0]], key[1])))
         for key in dict.fromkeys(t[:2] for t in texts)
     }
+
+    def example(question_id: str, style: str, text: str, ended: bool, token_ids: tuple[int, ...]) -> Example:
+        question = found[question_id]
+        image = Path(questions) / question.image
+        return response_example(question_id, image, prompt_text(question, style), text, ended, truncate, token_ids)
+
+    check_rows(vlm, encoder, [example(*t) for t in texts])
+    check_end(vlm, encoder)
     # Rows: responses of like length together. Tree: those of one question, which share its prefix.
     texts.sort(key=lambda t: (t[0], t[1], len(t[2]), t[2:]) if layout == "tree" else (len(t[2]), t[0], t[2:]))
 
     def work(batch: list[ResponseKey]) -> list[str]:
-        examples = [
-            response_example(i, Path(questions) / found[i].image, prompt_text(found[i], style), text, ended, truncate)
-            for i, style, text, ended in batch
-        ]
+        examples = [example(*key) for key in batch]
         return [
-            to_line(ResponseLogps(*key, [round(v, 6) for v in logps], contexts[key[:2]]))
+            to_line(ResponseLogps(*key[:4], [round(v, 6) for v in logps], contexts[key[:2]], list(key[4])))
             for key, logps in zip(batch, candidate_logps(vlm.model, encoder, examples), strict=True)
         ]
 

@@ -10,10 +10,11 @@ from typing import Any
 from rationale.artifacts import InputPath, UserError
 from rationale.data.encode import Encoder
 from rationale.data.mixture import open_example, rft_examples, sft_examples
+from rationale.models.checks import check_end, check_rows
 from rationale.models.vlm import VLM, freeze
 from rationale.schema import Response
 from rationale.stages.inputs import grouped, kept_rationales, need, questions_by_id
-from rationale.training.checks import check_rows
+from rationale.training.checks import check_cut
 from rationale.training.datamodule import Plan, held_out
 from rationale.training.fit import fit
 from rationale.training.optim import Optim
@@ -72,7 +73,9 @@ def run(
     train, held = held_out([Path(e.about).name for e in examples], validation["share"], seed)
     vlm = model()
     encoder = Encoder(vlm.processor, max_response_tokens, layout)
-    counts |= {"held_out": len(held), **check_rows(encoder, examples, max_truncated, "sft")}
+    check_rows(vlm, encoder, examples)
+    check_end(vlm, encoder)
+    counts |= {"held_out": len(held), **check_cut(encoder, examples, max_truncated, "sft")}
     freeze(vlm.model, frozen_parts)
     rows, measured = ([examples[i] for i in side] for side in (train, held))
     data = sft_data(encoder, rows, order, reduction, bundle, measured)

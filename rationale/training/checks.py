@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -16,13 +15,11 @@ from torch import Tensor
 from rationale.artifacts import UserError
 from rationale.data.batch import Example
 from rationale.data.encode import Encoder
-from rationale.schema import RowError
 
 
-def check_rows(encoder: Encoder, examples: Sequence[Example], max_truncated: float, setting: str) -> dict[str, int]:
-    """Refuse where more than `max_truncated` of the responses are cut to the encoder's limit, or where image tokens
-    are missing; `setting` names the limit in the message. Returns counts."""
-    check_image_tokens(encoder, examples)
+def check_cut(encoder: Encoder, examples: Sequence[Example], max_truncated: float, setting: str) -> dict[str, int]:
+    """Refuse where more than `max_truncated` of the responses are cut to the encoder's limit; `setting` names the limit
+    in the message. Returns counts."""
     cut = encoder.num_cut(examples)
     if cut > max_truncated * len(examples):
         raise UserError(
@@ -30,28 +27,6 @@ def check_rows(encoder: Encoder, examples: Sequence[Example], max_truncated: flo
             f"(limit {max_truncated:.1%}); raise {setting}.max_response_tokens, or {setting}.max_truncated if meant"
         )
     return {"truncated": cut}
-
-
-def check_image_tokens(encoder: Encoder, examples: Sequence[Example], limit: int = 16) -> None:
-    """Each prompt must hold as many image tokens as the processor gives its image alone; at least one.
-
-    A question that holds the image's mark as text, in any row, and a chat template that leaves the image out, seen on
-    `limit` examples of different images, are found here and not by the model.
-    """
-    mark = encoder.processor.image_token
-    if marked := next((e for e in examples if mark in e.prompt), None):
-        raise RowError(f"{marked.question_id}: the prompt's text holds {mark!r}, the mark of an image; take it out")
-    pictured = list({e.image: e for e in examples if e.image}.values())[:limit]
-    if not pictured:
-        return
-    image, bare = encoder.processor.image_token_id, [replace(e, prompt="") for e in pictured]
-    counts = [(encoder.prompts(rows)["input_ids"] == image).sum(1).tolist() for rows in (pictured, bare)]
-    for example, found, number in zip(pictured, *counts, strict=True):
-        if found != number or not found:
-            raise RowError(
-                f"{example.question_id}: {found} image tokens in the prompt, {number} for {example.image} alone; look "
-                "at the chat template"
-            )
 
 
 class Gradients(Callback):

@@ -1,0 +1,145 @@
+"""What stops a stage whose rows do not fit its model: found before the first step, and named by the row's id."""
+
+from __future__ import annotations
+
+import inspect
+import logging
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import ExifTags, Image
+from torch import Tensor, nn
+from transformers import Idefics3Processor
+
+from rationale.artifacts import UserError
+from rationale.data.batch import Example
+from rationale.data.encode import Encoder
+from rationale.models.prefix import base_of
+from rationale.models.vlm import VLM
+from rationale.schema import RowError
+
+# What changes a model's own `generate`, and the value that changes nothing. Our decoding follows temperature, top_p
+# and end tokens alone.
+NEUTRAL = {
+    "repetition_penalty": 1.0, "no_repeat_ngram_size": 0, "top_k": 0, "min_p": 0.0, "typical_p": 1.0, "num_beams": 1,
+    "min_length": 0, "min_new_tokens": 0, "length_penalty": 1.0, "bad_words_ids": None, "suppress_tokens": None,
+    "begin_suppress_tokens": None, "sequence_bias": None, "forced_bos_token_id": None, "forced_eos_token_id": None,
+}  # fmt: skip
+
+
+def check_rows(vlm: VLM, encoder: Encoder, examples: Sequence[Example], more: Sequence[int] | None = None) -> None:
+    """Refuse rows whose image tokens are not what the model reads, and rows that are too long for it.
+
+    `more` are the tokens that may be made after each prompt; where it is None, those of the response that it has.
+    """
+    check_image_tokens(vlm, encoder, examples)
+    check_lengths(vlm, encoder, examples, encoder.response_lengths(examples) if more is None else more)
+
+
+def check_image_tokens(vlm: VLM, encoder: Encoder, examples: Sequence[Example], limit: int = 16) -> None:
+    """Each prompt must hold as many image tokens as the processor gives its image alone, at least one, and those of
+    the first image must be as many as the model has features for it.
+
+    A chat template that leaves the image out is found on `limit` examples of different images.
+    """
+    pictured = list({e.image: e for e in examples if e.image}.values())[:limit]
+    if not pictured:
+        return
+    image, bare = encoder.processor.image_token_id, [replace(e, prompt="") for e in pictured]
+    counts = [(encoder.prompts(rows)["input_ids"] == image).sum(1).tolist() for rows in (pictured, bare)]
+    for example, found, number in zip(pictured, *counts, strict=True):
+        if found != number or not found:
+            raise RowError(
+                f"{example.question_id}: {found} image tokens in the prompt, {number} for {example.image} alone; look "
+                "at the chat template"
+            )
+    features = num_features(vlm.model, encoder.prompts(pictured[:1]))
+    if features != counts[0][0]:
+        raise UserError(
+            f"{vlm.source}: {counts[0][0]} image tokens for {pictured[0].image}, of which the model makes {features} "
+            "features. Where one is missing, as with copies that do not state num_additional_image_tokens, "
+            "set model.processor='{num_additional_image_tokens: 1}'; else take the checkpoint's own processor files"
+        )
+
+
+@torch.no_grad()
+def num_features(model: nn.Module, inputs: dict[str, Tensor]) -> int:
+    """How many tokens' embeddings the model makes of a prompt's images; the language model is not run."""
+    read = base_of(model).get_image_features
+    names = inspect.signature(read).parameters
+    found = read(**{k: v.to(model.device) for k, v in inputs.items() if k in names}, return_dict=True).pooler_output
+    parts = found if isinstance(found, (list, tuple)) else [found]
+    return sum(part.numel() // part.shape[-1] for part in parts)
+
+
+def check_lengths(vlm: VLM, encoder: Encoder, examples: Sequence[Example], more: Sequence[int]) -> None:
+    """No row may be longer than the positions that the language model was made for; to a token or two, for images are
+    counted and not read."""
+    limit = getattr(base_of(vlm.model).config.get_text_config(), "max_position_embeddings", None)
+    if limit is None:
+        return
+    images = list({e.image: None for e in examples if e.image})
+    tokens = dict(zip(images, image_tokens(encoder.processor, images), strict=True))
+    around = {}  # tokens of the template, with an image and without
+    for pictured in {e.image is not None for e in examples}:
+        first = replace(next(e for e in examples if (e.image is not None) == pictured), prompt="")
+        around[pictured] = encoder.prompts([first])["input_ids"].shape[1] - tokens.get(first.image, 0)
+    lengths = [
+        around[e.image is not None] + tokens.get(e.image, 0) + text + added
+        for e, text, added in zip(examples, encoder.prompt_lengths(examples), more, strict=True)
+    ]
+    long = [(e.question_id, n) for e, n in zip(examples, lengths, strict=True) if n > limit]
+    if long:
+        raise RowError(
+            f"{long[0][0]}: {long[0][1]} tokens with its image and response, and {vlm.source} reads {limit} "
+            f"(max_position_embeddings); {len(long)} of {len(examples)} rows are longer. Take them out, shorten their "
+            "responses, or give images fewer tokens (model.processor)"
+        )
+
+
+def image_tokens(processor: Any, images: Sequence[Path]) -> list[int]:
+    """How many tokens of a prompt each image takes, by its size alone."""
+    if not images:
+        return []
+    # SmolVLM's processor lays tiles out as Idefics3's does, and has no such count of its own.
+    count = getattr(type(processor), "_get_num_multimodal_tokens", Idefics3Processor._get_num_multimodal_tokens)
+    return count(processor, image_sizes=[seen_size(path) for path in images])["num_image_tokens"]
+
+
+def seen_size(path: Path) -> tuple[int, int]:
+    """Height and width of an image as it is seen; no pixel is read."""
+    with Image.open(path) as image:
+        width, height = image.size
+        turned = image.getexif().get(ExifTags.Base.Orientation, 1) >= 5
+    return (width, height) if turned else (height, width)
+
+
+def end_tokens(model: nn.Module) -> Tensor:
+    """Ids that end a response: the generation config's, or the text model's where that names none."""
+    ends = model.generation_config.eos_token_id
+    return torch.as_tensor(model.config.get_text_config().eos_token_id if ends is None else ends).reshape(-1)
+
+
+def check_end(vlm: VLM, encoder: Encoder) -> None:
+    """What ends a trained response must end a generated one, or the model learns to stop where nobody listens."""
+    ends = end_tokens(vlm.model).tolist()
+    if encoder.end_id not in ends:
+        raise UserError(
+            f"{vlm.source}: a response is trained to end with {encoder.turn.end!r} ({encoder.end_id}), and generation "
+            f"ends with {encoder.tokenizer.convert_ids_to_tokens(ends)} ({ends}); add {encoder.end_id} to eos_token_id "
+            "in the checkpoint's generation_config.json"
+        )
+
+
+def log_unfollowed(vlm: VLM) -> None:
+    """Name the settings of the checkpoint's generation_config that our decoding does not follow."""
+    config = vlm.model.generation_config
+    asked = {name: getattr(config, name, None) for name in NEUTRAL}
+    if other := [f"{n}={v}" for n, v in asked.items() if v is not None and v != NEUTRAL[n]]:
+        logging.getLogger(__name__).warning(
+            "%s: its generation_config asks for %s, which is not followed: the likeliest token is taken, or one is "
+            "drawn by temperature and top_p as configured", vlm.source, ", ".join(other),
+        )  # fmt: skip

@@ -1,0 +1,216 @@
+"""Published checkpoints' own processors: what is asked and answered has transformers' own token ids."""
+
+from __future__ import annotations
+
+import json
+from functools import partial
+from types import SimpleNamespace
+
+import pytest
+import torch
+from hub import (
+    DOCLING,
+    FOLDERS,
+    HUB,
+    INTERNVL,
+    LLAMA3,
+    MISTRAL,
+    ONEVISION,
+    QWEN2,
+    QWEN3,
+    QWEN25,
+    SMOLVLM,
+    SMOLVLM2,
+    needs_hub,
+    processor_of,
+    tiny_checkpoint,
+)
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+from PIL import Image
+from transformers import AutoProcessor, GenerationConfig
+
+from rationale.artifacts import UserError
+from rationale.cli import CONF
+from rationale.data.batch import Example
+from rationale.data.encode import Encoder
+from rationale.data.turns import special_tokens, turn_of
+from rationale.models.checks import check_end, check_rows, log_unfollowed
+from rationale.models.vlm import VLM, configure, load
+from rationale.schema import RowError
+
+pytestmark = needs_hub
+QUESTION, ANSWER = "Which bar is taller,\n  A or B?", "The left bar is taller.\n### Answer: A"
+
+
+@pytest.fixture(scope="module")
+def rows(tmp_path_factory):
+    """Two images of uneven shape, and a question without one between them."""
+    folder = tmp_path_factory.mktemp("images")
+    images = []
+    for name, size in (("wide", (90, 60)), ("high", (64, 200))):
+        images.append(folder / f"{name}.png")
+        Image.effect_noise(size, 60).convert("RGB").save(images[-1])
+    return [
+        Example("one", images[0], QUESTION, ANSWER), Example("none", None, "Is 2 even?", "Yes."),
+        Example("two", images[1], "What?", "It is."),
+    ]  # fmt: skip
+
+
+def theirs(processor, rows):
+    """What transformers' own chat call makes of the rows' prompts."""
+    images = [[{"type": "image", "image": Image.open(e.image).convert("RGB")}] if e.image else [] for e in rows]
+    conversations = [
+        [{"role": "user", "content": [*image, {"type": "text", "text": e.prompt}]}]
+        for e, image in zip(rows, images, strict=True)
+    ]
+    kwargs = {"padding": True, "padding_side": "left", "return_tensors": "pt"}
+    return processor.apply_chat_template(
+        conversations, add_generation_prompt=True, tokenize=True, return_dict=True, processor_kwargs=kwargs
+    )
+
+
+@pytest.mark.parametrize("folder", FOLDERS)
+def test_prompts_are_transformers_own_alone_and_in_a_mixed_batch(folder, rows):
+    processor = processor_of(folder)
+    for asked in (rows[:1], rows[1:2], rows):
+        own, expected = Encoder(processor).prompts(asked), theirs(processor, asked)
+        assert own.keys() == expected.keys()
+        assert all(torch.equal(own[name], torch.as_tensor(expected[name])) for name in own)
+        if (bos := processor.tokenizer.bos_token_id) is not None and bos != processor.tokenizer.pad_token_id:
+            assert ((own["input_ids"] == bos).sum(1) <= 1).all() or folder == DOCLING  # there it begins every turn
+
+
+@pytest.mark.parametrize("folder", FOLDERS)
+def test_a_response_has_the_tokens_of_one_string_with_its_prompt(folder, rows):
+    """Of prompt, the space that the template's assistant turn begins with, response and end."""
+    encoder, tokenizer = Encoder(processor_of(folder)), processor_of(folder).tokenizer
+    example = Example("q", None, QUESTION, ANSWER)
+    whole = encoder.render(QUESTION, image=False) + encoder.turn.lead + ANSWER + encoder.turn.end
+    expected = tokenizer(whole, add_special_tokens=folder == MISTRAL)["input_ids"]
+    prompt = encoder.prompts([example])["input_ids"][0].tolist()
+    assert prompt + encoder.responses([example])[0] == expected
+
+
+@pytest.mark.parametrize(
+    ("folder", "lead", "first"),
+    [(SMOLVLM, " ", " The"), (SMOLVLM2, " ", " The"), (MISTRAL, " ", "The"), (QWEN2, "", "The")],
+)
+def test_the_space_of_the_assistant_s_turn_belongs_to_the_response(folder, lead, first):
+    encoder = Encoder(processor_of(folder))
+    (ids,) = encoder.responses([Example("q", None, "Why?", "The cat")])
+    assert encoder.turn.lead == lead
+    assert encoder.tokenizer.decode(ids[:1]) == first
+
+
+def test_a_template_whose_turn_joins_other_tokens_than_it_asks_with_leaves_the_response_as_asked():
+    """Llama 3's for LLaVA-NeXT asks with two new lines and answers after a third, which are one token together."""
+    told = json.loads((HUB / LLAMA3 / "chat_template.json").read_text(encoding="utf-8"))["chat_template"]
+    tokenizer = processor_of(QWEN2).tokenizer  # splits new lines as Llama 3's
+    render = partial(tokenizer.apply_chat_template, chat_template=told, tokenize=False)
+    turn = turn_of(SimpleNamespace(tokenizer=tokenizer, apply_chat_template=render))
+    assert (turn.before[-2:], turn.lead) == ("\n\n", "")
+
+
+@pytest.mark.parametrize("folder", FOLDERS)
+def test_what_a_text_spells_never_becomes_a_special_token(folder, rows):
+    encoder, tokenizer = Encoder(processor_of(folder)), processor_of(folder).tokenizer
+    special = special_tokens(tokenizer)
+    ids = torch.tensor(list(special.values()))
+    words = [t for t in special if "reserved" not in t]
+    spelled = [Example(t, None, f"Is it {t}, or{t}?", f"It is {t}.", ended=False) for t in words]
+    bare = encoder.prompts([Example("q", None, "Is it , or?", "")])["input_ids"]
+    for example, prompt in zip(spelled, encoder.prompts(spelled)["input_ids"], strict=True):
+        kept = prompt[int((prompt != tokenizer.pad_token_id).nonzero()[0]) :]
+        assert torch.isin(kept, ids).sum() == torch.isin(bare, ids).sum()
+        text = tokenizer.decode([i for i in kept.tolist() if i not in special.values()])
+        assert text.replace(" ", "").count(example.question_id.replace(" ", "")) == 2
+    said = encoder.responses(spelled)
+    assert not any(torch.isin(torch.tensor(row), ids).any() for row in said)
+    assert [tokenizer.decode(row).strip() for row in said] == [e.response for e in spelled]
+
+
+def test_an_image_s_mark_in_a_question_is_text_beside_the_image(rows):
+    encoder = Encoder(processor_of(MISTRAL))
+    asked = [rows[0], Example("marked", rows[0].image, "What is <image>, and </s>?", "")]
+    inputs = encoder.prompts([asked[1], rows[1]])
+    count = (encoder.prompts(asked[:1])["input_ids"] == encoder.processor.image_token_id).sum()
+    assert (inputs["input_ids"] == encoder.processor.image_token_id).sum() == count > 0
+    assert (inputs["input_ids"] == encoder.tokenizer.eos_token_id).sum() == 0
+    assert inputs["input_ids"].shape == inputs["attention_mask"].shape
+    assert encoder.tokenizer.decode(inputs["input_ids"][0, -25:]).endswith("What is <image> , and </s> ? [/INST]")
+
+
+PROMISED = {  # image tokens of 3000 x 2000 pixels
+    ("qwen2_vl_2b", QWEN2): 43 * 29,  # of 28 x 28 pixels each, at most 1,280
+    ("qwen2_5_vl", QWEN25): 43 * 29,
+    ("qwen3_vl", QWEN3): 43 * 29,  # of 32 x 32
+    ("internvl3", INTERNVL): 256 * (2 * 3 + 1),  # tiles of 448, and the whole
+    ("smolvlm_256m", SMOLVLM2): 64 * (4 * 3 + 1),
+    ("llava_next_llama3_8b", MISTRAL): 24 * 24 + 48 * 32 + 32,
+    ("llava_onevision", ONEVISION): 27 * 27 + 66 * (99 + 1),  # 6 x 4 tiles of 27 x 27, shrunk to the area of nine
+}
+
+
+@pytest.mark.parametrize(("preset", "folder"), PROMISED, ids=lambda value: value)
+def test_a_preset_gives_a_large_image_the_tokens_that_it_promises(preset, folder, tmp_path):
+    with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
+        cfg = compose("config", [f"model={preset}"]).model
+    processor = AutoProcessor.from_pretrained(HUB / folder)
+    configure(processor, OmegaConf.to_container(cfg.processor or OmegaConf.create()))
+    Image.new("RGB", (3000, 2000), "white").save(tmp_path / "large.png")
+    ids = Encoder(processor).prompts([Example("q", tmp_path / "large.png", "Why?", "")])["input_ids"]
+    assert (ids == processor.image_token_id).sum() == PROMISED[preset, folder]
+
+
+@pytest.mark.parametrize("folder", FOLDERS)
+def test_a_checkpoint_loads_and_takes_rows_up_to_its_positions(folder, rows, tmp_path):
+    """Real class and files, random weights: image tokens are as many as features, and what ends a response ends
+    generation; of the positions that the longest row takes one less is too few."""
+    vlm = load(str(tiny_checkpoint(folder, tmp_path / "model")))
+    encoder = Encoder(vlm.processor)
+    check_end(vlm, encoder)
+    longest = max(len(encoder.prompts([e])["input_ids"][0]) + len(encoder.responses([e])[0]) for e in rows)
+    text = vlm.model.config.get_text_config()
+    text.max_position_embeddings = longest
+    check_rows(vlm, encoder, rows)
+    text.max_position_embeddings = longest - 1
+    with pytest.raises(RowError, match=rf"^(one|two): {longest} tokens .* 1 of 3 rows are longer"):
+        check_rows(vlm, encoder, rows)
+
+
+@pytest.fixture(scope="module")
+def copy(tmp_path_factory):
+    """A LLaVA-NeXT checkpoint with the processor_config.json of a copy of the paper's: no word of the class token."""
+    told = (HUB / LLAMA3 / "processor_config.json").read_text(encoding="utf-8")
+    return str(tiny_checkpoint(MISTRAL, tmp_path_factory.mktemp("copy"), processor_config=told))
+
+
+def test_one_image_token_too_few_is_found_before_the_first_step_with_the_remedy(copy, rows):
+    """90 x 60 pixels are a whole of 24 x 24 patches, and two tiles of which 36 x 24 show something, with 24 marks of a
+    new line: 1,464."""
+    vlm = load(copy)
+    with pytest.raises(UserError, match=r"1463 image tokens .* makes 1464 features.*num_additional_image_tokens: 1"):
+        check_rows(vlm, Encoder(vlm.processor), rows)
+    vlm = load(copy, processor={"num_additional_image_tokens": 1})
+    check_rows(vlm, Encoder(vlm.processor), rows)
+
+
+def test_an_end_that_does_not_end_generation_is_refused_by_name(copy):
+    vlm = load(copy)
+    vlm.model.generation_config.eos_token_id = [1]
+    with pytest.raises(
+        UserError, match=r"trained to end with '</s>' \(2\), and generation ends with \['<s>'\] \(\[1\]\)"
+    ):
+        check_end(vlm, Encoder(vlm.processor))
+
+
+@pytest.mark.parametrize(
+    ("folder", "said"), [(QWEN25, "repetition_penalty=1.05, top_k=1"), (QWEN2, "top_k=1"), (INTERNVL, None)]
+)
+def test_what_generation_config_asks_for_and_is_not_followed_is_named(folder, said, caplog):
+    model = SimpleNamespace(generation_config=GenerationConfig.from_pretrained(HUB / folder))
+    log_unfollowed(VLM(model, None, folder))
+    assert [f"{folder}: its generation_config asks for {said}, which" in r.message for r in caplog.records] == (
+        [True] if said else []
+    )
