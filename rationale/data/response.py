@@ -3,25 +3,30 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
-from rationale.artifacts import UserError
 from rationale.data.batch import Example
 from rationale.pairing import truncate_words
+from rationale.settings import Count, Limit, settings
 
-EOS_RULES = ("uncut", "always", "never")
 
-
-def response_example(
-    question_id: str, image: Path, prompt: str, text: str, ended: bool, truncate: dict[str, Any]
-) -> Example:
-    """Cut to `truncate["words"]` words; `truncate["eos"]` says where an end token follows.
+@settings
+class Truncation:
+    """A response is cut to `words` (None or 0: not), its tokens to `tokens`; `eos` says where an end token follows.
 
     `uncut`: only where the response is whole and ended by itself (a cut sentence is no place to learn to stop);
     `always`, as in the authors' rows; `never`, as in their loss, which drops the last token.
     """
-    rule = truncate["eos"]
-    if rule not in EOS_RULES:
-        raise UserError(f"truncate.eos: {rule!r} is none of {list(EOS_RULES)}")
-    text, cut = truncate_words(text, truncate["words"])
-    return Example(question_id, image, prompt, text, {"uncut": ended and not cut, "always": True, "never": False}[rule])
+
+    words: Limit | None
+    tokens: Count | None
+    eos: Literal["uncut", "always", "never"]
+
+
+def response_example(
+    question_id: str, image: Path, prompt: str, text: str, ended: bool, truncate: Truncation
+) -> Example:
+    """Cut, and with an end token, as `truncate` says."""
+    text, cut = truncate_words(text, truncate.words)
+    ends = {"uncut": ended and not cut, "always": True, "never": False}[truncate.eos]
+    return Example(question_id, image, prompt, text, ends)

@@ -10,13 +10,14 @@ from functools import partial
 from hashlib import sha256
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from rationale.artifacts import UserError
 from rationale.data.columns import REASONS, Fields, Unusable, plain
 from rationale.data.rows import ROWS, Located, Origin, image_file, lines, raised, suffix_of
 from rationale.data.tasks import Sourced
 from rationale.schema import Question, RowError, from_dict
+from rationale.settings import Limit, Split
 
 
 @dataclass
@@ -35,8 +36,8 @@ class Source:
 
     dataset: str
     read: Callable[..., Fields]
-    scorers: Mapping[str, str]
-    splits: Mapping[str, str | Sequence[str]] = field(default_factory=dict)
+    scorers: Mapping[Literal["short", "choice"], str]
+    splits: Mapping[Split, str | Sequence[str]] = field(default_factory=dict)
     path: str | None = None
     name: str | None = None
     revision: str | None = None
@@ -47,9 +48,9 @@ class Source:
     split_column: str | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
     skip: Sequence[str] = ()
-    expected: Mapping[str, int] | None = None
-    only: Sequence[str] | None = None
-    limit: Mapping[str, int] | None = None
+    expected: Mapping[Split, Limit] | None = None
+    only: Sequence[Split] | None = None
+    limit: Mapping[Split, Limit] | None = None
     streaming: bool = True
     about: Mapping[str, Any] = field(default_factory=dict)
     counts: dict[str, dict[str, int]] = field(default_factory=dict, init=False)
@@ -217,27 +218,30 @@ def folder(
     root: str | None,
     dataset: str,
     scorer: str,
-    limit: dict[str, int] | None = None,
+    limit: dict[Split, Limit] | None = None,
     letters: bool = False,
     skip: Sequence[str] = (),
-    expected: dict[str, int] | None = None,
-    **columns: str,
+    expected: dict[Split, Limit] | None = None,
+    question_id: str = "id",
+    question: str = "question",
+    answer: str = "answer",
+    image: str = "image",
+    split: str = "split",
+    choices: str = "choices",
+    rationale: str = "rationale",
 ) -> Source:
     """Questions of a local folder: `data.jsonl` rows and the images they name.
 
-    `columns` maps our field names to the folder's (question_id, question, answer, image, split, choices, rationale);
-    a recorded rationale travels in `meta["rationale"]`. `limit` caps the rows of a split. `letters`: where a row has
-    choices, its answer is the letter of one, not its text.
+    `question_id` to `rationale` are what the folder calls these fields; a recorded rationale travels in
+    `meta["rationale"]`. `limit` caps the rows of a split. `letters`: where a row has choices, its
+    answer is the letter of one, not its text.
     """
     if not root:
         raise UserError("no data_root: set data_root=<folder with data.jsonl and its images>")
     if not (Path(root).expanduser() / ROWS).is_file():
         raise RowError(f"{root}: no {ROWS} there; set data_root to a folder with {ROWS} and its images")
-    names = {"question_id": "id", "question": "question", "answer": "answer", "image": "image", "split": "split",
-             "choices": "choices", "rationale": "rationale"}  # fmt: skip
-    if unknown := sorted(set(columns) - set(names)):
-        raise UserError(f"dataset: no column is called {unknown}; those that can be renamed are {list(names)}")
-    names |= columns
+    names = {"question_id": question_id, "question": question, "answer": answer, "image": image, "split": split,
+             "choices": choices, "rationale": rationale}  # fmt: skip
     return Source(
         dataset, partial(plain, names=names, letters=letters), {"short": scorer, "choice": "multiple_choice"},
         local=root, split_column=names["split"], skip=skip, expected=expected, limit=limit,

@@ -15,18 +15,20 @@ from rationale.reporting.credit import Credited, Logps, credit_table, credited
 from rationale.reporting.credit_page import drawn, page, picture
 from rationale.reporting.tables import to_csv, to_markdown
 from rationale.schema import Response, ResponseLogps, iter_jsonl
+from rationale.settings import Count, Positive, Side, typed
 from rationale.stages.inputs import grouped, need, questions_by_id
 
 
+@typed
 def run(
     questions: str,
     candidates: str,
-    logps: dict[str, str],
+    logps: dict[Side, str],
     model: str,
-    num_examples: int,
-    threshold: float,
+    num_examples: Count,
+    threshold: Positive,
     seed: int,
-    num_resamples: int,
+    num_resamples: Count,
     out: Path,
 ) -> dict:
     """Write `credit.html` and `credit.png`, and where the first wrong step is known `credit.csv` and `credit.md`.
@@ -34,8 +36,6 @@ def run(
     `logps` names the folders of the two sides, sft and dpo; `model` is whose tokenizer scored them. Weights are not
     read.
     """
-    if threshold <= 0:
-        raise UserError(f"threshold: {threshold} is no number of standard deviations above 0")
     asked = questions_by_id(questions)
     responses = grouped(need(candidates, "rows.jsonl"), Response, asked)
     sides = {side: logps_of(logps[side]) for side in ("dpo", "sft")}

@@ -7,6 +7,7 @@ import json
 from collections import Counter
 from glob import glob
 from pathlib import Path, PurePosixPath
+from typing import Literal
 
 from tqdm import tqdm
 
@@ -18,19 +19,19 @@ from rationale.data.incoming import Incoming, Source
 from rationale.data.rowfiles import link, read_rows
 from rationale.data.rows import suffix_of
 from rationale.schema import Question, RowError, write_jsonl
+from rationale.settings import typed
 
-UNFIT = ("error", "aside")
 
-
-def run(sources: list[Source], root: str | None, images: str | None, unfit: str, out: Path) -> dict:
+@typed
+def run(
+    sources: list[Source], root: str | None, images: str | None, unfit: Literal["error", "aside"], out: Path
+) -> dict:
     """Write `questions.jsonl` with `images/`, and where there are any `rows.jsonl` (rationales) and `pairs.jsonl`: the
     folder serves as questions, as rationales and as pairs.
 
     `root` holds the files of `sources`, `images` (or `root`) the images that rows name. A row that cannot be used stops
     the stage (`unfit` error; up to 20 are named), or stands in `unfit.jsonl` with the reason (aside).
     """
-    if unfit not in UNFIT:
-        raise UserError(f"exchange.unfit: {unfit!r} is none of {list(UNFIT)}")
     files = files_of(sources, root)
     store = ImageStore(Path(images or root).expanduser(), out / "images")
     incoming, aside, refusals = Incoming(), 0, Refusals()

@@ -11,6 +11,7 @@ from rationale.reporting import figures
 from rationale.reporting.load import facts, folders, load_candidates, load_metrics, load_runs, rows, seed_of, sources
 from rationale.reporting.page import examples, neighbours, render
 from rationale.reporting.scores import Scores, scores_of
+from rationale.reporting.specs import Claim, Column, TableSpec, VoteSpec
 from rationale.reporting.tables import (
     Table,
     accuracy_table,
@@ -23,29 +24,31 @@ from rationale.reporting.tables import (
 )
 from rationale.reporting.verifier import Candidates, Verifier, add_orderings, curves, verifier_table, verify
 from rationale.schema import Pair, Question, Rationale
+from rationale.settings import Count, Limit, Side, typed
 from rationale.stages.inputs import questions_by_id
 
 FORMS = {"md": to_markdown, "csv": to_csv, "tex": to_latex}
 
 
+@typed
 def run(
     questions: str,
     trained_on: str,
     rationales: str,
     evals: str,
     candidates: str,
-    logps: dict[str, str],
+    logps: dict[Side, str],
     pairs: str,
-    trainings: dict[str, str],
+    trainings: dict[Side, str],
     title: str,
     average: list[str],
-    columns: list[dict],
-    tables: dict[str, dict],
-    orderings: list[dict],
-    verifier: dict[str, Any],
+    columns: list[Column],
+    tables: dict[str, TableSpec | None],
+    orderings: list[Claim],
+    verifier: VoteSpec,
     compare: dict[str, str],
-    num_examples: int,
-    num_resamples: int,
+    num_examples: Limit,
+    num_resamples: Count,
     out: Path,
 ) -> dict:
     """Write tables (md, tex, csv), figures (svg) and `index.html`; a part that was not run is left out and named.
@@ -125,7 +128,7 @@ def check(
     sampled: list[Candidates],
     questions: dict[str, Question],
     greedy: dict[str, Scores],
-    spec: dict[str, Any],
+    spec: VoteSpec,
     num_resamples: int,
 ) -> Verifier:
     """Votes among the candidates, and the greedy answers to the same questions."""
