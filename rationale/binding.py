@@ -10,7 +10,9 @@ from dataclasses import is_dataclass
 from difflib import get_close_matches
 from functools import cache, reduce
 from pkgutil import resolve_name
-from typing import Any, get_args, get_type_hints, is_typeddict
+from typing import Any, get_args, get_type_hints
+
+from typing_extensions import is_typeddict
 
 from rationale.artifacts import UserError
 from rationale.keys import strings
