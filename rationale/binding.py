@@ -125,9 +125,11 @@ def unbound(node: dict[str, Any], place: str, written: Any, config: dict[str, An
     if absent and not node.get("_partial_"):
         yield place, f"{name} needs {', '.join(absent)}"
     # A call is looked at by itself; `out` comes from the command.
-    for key in [key for key in given if key in hints and key != "out" and not calls(given[key])]:
-        yield from of_another_kind(given[key], hints[key], *places[key], config, strict=name.startswith("rationale."))
-    if is_dataclass(target) and not unknown and not absent and not calls(list(given.values())):
+    plain = [key for key in given if key in hints and key != "out" and not calls(given[key])]
+    strict = name.startswith("rationale.")
+    wrong = [p for key in plain for p in of_another_kind(given[key], hints[key], *places[key], config, strict)]
+    yield from wrong
+    if is_dataclass(target) and not (unknown or absent or wrong or calls(list(given.values()))):
         try:
             target(**given)  # a value: what it says of several settings together
         except ValueError as error:
@@ -137,12 +139,16 @@ def unbound(node: dict[str, Any], place: str, written: Any, config: dict[str, An
 @cache
 def schema(target: Any) -> tuple[dict[str, inspect.Parameter], dict[str, Any]]:
     """Parameters of a call, and what they are annotated as."""
-    typed = target if is_dataclass(target) or not inspect.isclass(target) else target.__init__
+    plain = inspect.isclass(target) and not is_dataclass(target)
+    return dict(inspect.signature(target).parameters), hints_of(target.__init__ if plain else target)
+
+
+def hints_of(target: Any) -> dict[str, Any]:
+    """What is annotated, where all of it can be looked up."""
     try:
-        hints = get_type_hints(typed, include_extras=True)
+        return get_type_hints(target, include_extras=True)
     except (NameError, TypeError):  # names that another library imports for its type checker alone
-        hints = {}
-    return dict(inspect.signature(target).parameters), hints
+        return {}
 
 
 def calls(value: Any) -> bool:
@@ -190,8 +196,8 @@ def names_in(hint: Any) -> Iterator[str]:
     if isinstance(hint, str):
         yield hint
     elif is_dataclass(hint) or is_typeddict(hint):
-        for name, part in get_type_hints(hint, include_extras=True).items():
-            yield name
+        yield from hint.__annotations__
+        for part in hints_of(hint).values():
             yield from names_in(part)
     for part in get_args(hint):
         yield from names_in(part)

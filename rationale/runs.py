@@ -8,12 +8,12 @@ import re
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from functools import cache
+from glob import glob
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
 import hydra
-from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import InstantiationException
 from omegaconf import DictConfig, ListConfig, OmegaConf
@@ -94,16 +94,19 @@ def check_read(cfg: DictConfig, files: dict[str, str]) -> None:
 
 def written_in() -> dict[str, str]:
     """The text of every config file that the command can choose from, the user's own among them, by its name."""
-    sources = [s for s in GlobalHydra.instance().config_loader().get_sources() if s.provider != "hydra"]
-    folders = [s.path if s.scheme() == "file" else str(resources.files(s.path.replace("/", "."))) for s in sources
-               if s.scheme() in ("file", "pkg")]  # fmt: skip
-    return texts_below(tuple(folders))
+    sources = [source for source in HydraConfig.get().runtime.config_sources if source.provider != "hydra"]
+    own = [source.path for source in sources if source.schema == "file"]
+    packaged = [str(resources.files(source.path.replace("/", "."))) for source in sources if source.schema == "pkg"]
+    return texts_below((*own, *packaged))
 
 
 @cache
 def texts_below(folders: tuple[str, ...]) -> dict[str, str]:
-    """Config files by their name below any of the folders."""
-    paths = {str(path.relative_to(folder)): path for folder in folders for path in Path(folder).rglob("*.yaml")}
+    """Config files by their name below any of the folders: groups within groups, but not what runs left there."""
+    depths = ("*.yaml", "*/*.yaml", "*/*/*.yaml")
+    paths = {
+        name: Path(folder, name) for folder in folders for depth in depths for name in glob(depth, root_dir=folder)
+    }
     return {name: path.read_text(encoding="utf-8") for name, path in sorted(paths.items())}
 
 

@@ -2,6 +2,8 @@
 
 import re
 import shutil
+import subprocess
+import sys
 from copy import deepcopy
 from functools import cache
 
@@ -14,7 +16,7 @@ from omegaconf.errors import InterpolationKeyError
 from rationale.artifacts import UserError
 from rationale.binding import BY_CODE, FLAGS, misfits, unread
 from rationale.cli import CONF
-from rationale.runs import check_bound, texts_below
+from rationale.runs import check_bound, check_read, texts_below
 
 GIVEN = ["++data_root=/somewhere"]  # what only the user can know
 
@@ -177,6 +179,12 @@ FREE = re.compile(
 )
 
 
+def misfits_of(cfg, stage):
+    """What `stage=` of a config would be refused for."""
+    config = OmegaConf.to_container(with_stage(cfg, stage), resolve=False)
+    return misfits(OmegaConf.to_container(cfg.stage, resolve=True), "stage", config["stage"], config)
+
+
 def misspelt(node, place):
     """Put a misspelt key beside one of each mapping below a node; the places of the misspelt with what was meant."""
     found = {}
@@ -200,9 +208,7 @@ def let_through(choice, *overrides):
     refused, whole = list(unread(config, FILES)), OmegaConf.create(config)
     for stage in STAGES:
         if group in MANY or group == "benchmarks" or f"{{{group}" in FILES[f"stage/{stage}.yaml"]:
-            whole.stage = OmegaConf.create(FILES[f"stage/{stage}.yaml"])
-            written = OmegaConf.to_container(whole.stage, resolve=False)
-            refused += misfits(OmegaConf.to_container(whole.stage, resolve=True), "stage", written, config)
+            refused += misfits_of(whole, stage)
     told = {place: what.rpartition("nearest: ")[2] for place, what in refused}
     return {place for place, key in meant.items() if told.get(place, "").rpartition(".")[2] != key}
 
@@ -220,3 +226,72 @@ def test_a_misspelt_key_of_every_node_of_every_experiment_is_refused(experiment)
 @pytest.mark.parametrize("choice", [c for c in CHOICES if c.startswith("benchmarks=")])
 def test_a_misspelt_key_of_every_node_of_the_benchmarks_is_refused_by_the_report_that_shows_it(choice):
     assert not set.intersection(*(let_through(choice, f"report={report}") for report in options("report")))
+
+
+@pytest.mark.parametrize(
+    ("key", "meant"),
+    [
+        ("dpo.epoch", "dpo.epochs"),
+        ("sft.reductoin", "sft.reduction"),
+        ("sampling.temperatur.short", "sampling.temperature"),
+        ("membr", "member"),
+    ],
+)
+def test_a_key_that_nothing_reads_is_refused_with_the_nearest_that_is_read(key, meant):
+    with pytest.raises(UserError, match=rf"^{key} \(.*\): nothing reads it; nearest: {meant}"):
+        check_read(composed(f"+{key}=2"), FILES)
+
+
+def test_a_users_own_files_are_looked_through_like_ours(tmp_path):
+    """A key is read that only another file of theirs refers to; one that nothing reads is named with its file."""
+    own = "# @package _global_\nmine: {images: 3}\nsteps: []\n"
+    files = {"own": own, "bad": f"{own}dpo: {{epoch: 2}}\n", "other": "# @package _global_\nseed: ${mine.images}\n"}
+    (tmp_path / "experiment").mkdir()
+    for name, text in files.items():
+        (tmp_path / f"experiment/{name}.yaml").write_text(text)
+    assert command("--config-dir", str(tmp_path), f"root={tmp_path}/runs", "experiment=own").returncode == 0
+    done = command("--config-dir", str(tmp_path), f"root={tmp_path}/runs", "experiment=bad")
+    assert done.returncode == 1
+    assert "dpo.epoch (experiment/bad.yaml): nothing reads it; nearest: dpo.epochs" in done.stderr
+
+
+def command(*words):
+    return subprocess.run([sys.executable, "-m", "rationale", *words], capture_output=True, text=True)
+
+
+WRONG = [
+    "sft.optim.lr=nan", "sft.optim.lr=-1e-3", "sft.optim.lr=fast", "sft.optim.lr='1e-3'",
+    "sft.optim.warmup_ratio=1.5", "sft.epochs=-1", "sft.epochs=0.5", "sft.batch.micro=0", "sft.layout=bush",
+    "sft.reduction=word", "sft.bundle=question", "sft.mixture.cot=some", "sft.mixture.pretrain=-3",
+    "sft.validation.share=2", "sft.save_every=0", "sft.max_truncated=-1", "dpo.batch.accumulate=0",
+    "dpo.objective.beta=0", "dpo.objective.beta=nan", "dpo.objective.loss_type=dpo",
+    "dpo.objective.label_smoothing=0.6", "dpo.truncate.words=-5", "dpo.truncate.eos=often",
+    "dpo.reference=thawed", "sampling.temperature.short=-1", "sampling.top_p=0", "sampling.num_samples=0",
+    "sampling.max_new_tokens=many", "evaluation.max_new_tokens.cot=0", "evaluation.styles=[cot,short]",
+    "pairing.low=-0.1", "pairing.partner=near", "pretrain.optim.lr=inf", "pretrain.describe_share=1.1",
+    "pretrain.architecture.heads=0", "score.batch_size=0", "report.verifier.temperature=0", "credit.threshold=0",
+    "teacher.slip=2", "logger.mode=on", "export.form=csv",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("override", WRONG)
+def test_a_value_of_the_wrong_kind_is_refused_by_its_key(override):
+    key = override.partition("=")[0]
+    cfg = composed(override)
+    stages = [stage for stage in STAGES if f"{{{key.partition('.')[0]}" in FILES[f"stage/{stage}.yaml"]]
+    places = [place for stage in stages for place, _ in misfits_of(cfg, stage)]
+    assert key in {re.sub(r"\[\d\]$", "", place) for place in places}
+    assert all(place.startswith(key) for place in places)
+
+
+def test_settings_that_only_together_are_wrong_are_refused_at_their_node():
+    places = [place for place, what in misfits_of(composed("pairing.low=0.9"), "pair") if "low <= high" in what]
+    assert places == ["pairing"]
+
+
+def test_nothing_runs_before_the_settings_of_every_step_are_looked_at(tmp_path):
+    """A learning rate of the fifteenth step stops the command at the first."""
+    done = command("experiment=mini_small", f"root={tmp_path}/runs", "dpo.optim.lr=-1")
+    assert done.returncode == 1
+    assert "dpo.optim.lr (" in done.stderr and "should be greater than 0, found -1" in done.stderr
+    assert not list(tmp_path.glob("runs/*/questions"))
