@@ -5,16 +5,16 @@ from __future__ import annotations
 import random
 from collections import Counter
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from itertools import pairwise, product, takewhile
+from typing import Literal
 
 from rationale.schema import Pair, Response
+from rationale.settings import Count, Share, settings
 
 PARTNERS = ("random", "closest")
-FEEDBACK = ("annotation", "majority")
 
 
-@dataclass(frozen=True, slots=True)
+@settings
 class PairingRule:
     """Which questions give pairs, how many, and from which responses.
 
@@ -27,23 +27,18 @@ class PairingRule:
     `feedback` says what is correct: the `annotation`, or, without one, the `majority` of the question's own responses.
     """
 
-    low: float = 0.25
-    high: float = 0.85
-    max_pairs: int = 3
+    low: Share = 0.25
+    high: Share = 0.85
+    max_pairs: Count = 3
     drop_unparsed_negatives: bool = False
     deduplicate: bool = True
     reuse: bool = False
-    partner: str = "random"
-    feedback: str = "annotation"
+    partner: Literal["random", "closest"] = "random"
+    feedback: Literal["annotation", "majority"] = "annotation"
 
     def __post_init__(self) -> None:
-        if not 0 <= self.low <= self.high <= 1:
-            raise ValueError(f"need 0 <= low <= high <= 1, found low={self.low}, high={self.high}")
-        if self.max_pairs < 1:
-            raise ValueError(f"max_pairs must be at least 1, found {self.max_pairs}")
-        for name, known in (("partner", PARTNERS), ("feedback", FEEDBACK)):
-            if getattr(self, name) not in known:
-                raise ValueError(f"{name} must be one of {list(known)}, found {getattr(self, name)!r}")
+        if self.low > self.high:
+            raise ValueError(f"need low <= high, found low={self.low}, high={self.high}")
 
 
 def at_least_half(score: float) -> bool:

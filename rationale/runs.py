@@ -7,7 +7,10 @@ import hashlib
 import os
 import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from functools import cache
+from glob import glob
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +21,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from rationale.artifacts import UserError, main_process, produce, write_json
+from rationale.binding import misfits, refuse, unread
 from rationale.hashes import CARD
 from rationale.jobs import OBJECTIVE, objective_of
 from rationale.keys import refuse_keys
@@ -105,7 +109,9 @@ def written(overrides: ListConfig) -> list[str]:
 
 
 def steps_of(cfg: DictConfig, overrides: list[str]) -> Iterator[DictConfig]:
-    """The configs that a run consists of: itself or an experiment's steps, each composed; then the objective's."""
+    """The configs that a run consists of: itself or an experiment's steps, each composed; then the objective's. A
+    setting that nothing reads is refused."""
+    check_read(cfg, written_in())
     if cfg.objective is not None and set(cfg.objective) != {"step", "counts"}:
         raise UserError(f"objective={cfg.objective}: give it `step`, and `counts`, names of its numbers")
     if "_target_" in cfg.stage:
@@ -114,22 +120,64 @@ def steps_of(cfg: DictConfig, overrides: list[str]) -> Iterator[DictConfig]:
     steps += [] if cfg.objective is None else [cfg.objective.step]
     chosen = [o for o in overrides if not o.lstrip("+").startswith("stage=")]
     for step in steps:
-        yield hydra.compose("config", [*chosen, *str(step).split()])
+        composed = hydra.compose("config", [*chosen, *str(step).split()])
+        check_read(composed, written_in())
+        yield composed
+
+
+def check_read(cfg: DictConfig, files: dict[str, str]) -> None:
+    """Refuse a composed config with a setting that nothing in it or in its files reads."""
+    refuse(unread(OmegaConf.to_container(cfg, resolve=False), files), files)
+
+
+def written_in() -> dict[str, str]:
+    """The text of every config file that the command can choose from, the user's own among them, by its name."""
+    sources = [source for source in HydraConfig.get().runtime.config_sources if source.provider != "hydra"]
+    own = [source.path for source in sources if source.schema == "file"]
+    packaged = [str(resources.files(source.path.replace("/", "."))) for source in sources if source.schema == "pkg"]
+    return texts_below((*own, *packaged))
+
+
+@cache
+def texts_below(folders: tuple[str, ...]) -> dict[str, str]:
+    """Config files by their name below any of the folders: groups within groups, but not what runs left there."""
+    depths = ("*.yaml", "*/*.yaml", "*/*/*.yaml")
+    paths = {
+        name: Path(folder, name) for folder in folders for depth in depths for name in glob(depth, root_dir=folder)
+    }
+    return {name: path.read_text(encoding="utf-8") for name, path in sorted(paths.items())}
+
+
+def check_bound(steps: Iterable[DictConfig], files: dict[str, str]) -> None:
+    """Refuse stages with a setting that a call among them does not take. Imports all that they call."""
+    problems = []
+    for step in steps:
+        config = OmegaConf.to_container(step, resolve=False)
+        problems += misfits(OmegaConf.to_container(step.stage, resolve=True), "stage", config["stage"], config)
+    refuse(problems, files)
 
 
 def run(cfg: DictConfig) -> None:
     """Run one stage, or an experiment's stages in order; what is up to date is not run again.
 
-    A stage without `out` makes no artifact: it looks and says what it found.
+    A stage without `out` makes no artifact: it looks and says what it found. Before the first that has something to do,
+    the settings of all of them are looked at.
     """
     root = Path(cfg.root).expanduser()
     caches(root / ".cache")
-    for step in steps_of(cfg, written(HydraConfig.get().overrides.task)):
+    steps = list(steps_of(cfg, written(HydraConfig.get().overrides.task)))
+    check = cache(lambda: check_bound(steps, written_in()))
+    for step in steps:
         stage, arguments, work = call(step.stage)
+
+        def checked(folder: Path, work: Callable[[Path], dict] = work) -> dict:
+            check()
+            return work(folder)
+
         if "out" not in arguments:
-            work(Path())
+            checked(Path())
             continue
-        out = produce(stage, arguments, work, force=bool(cfg.force), kept=root / ".hashes")
+        out = produce(stage, arguments, checked, force=bool(cfg.force), kept=root / ".hashes")
         if "rationale.training.dashboard" in sys.modules:  # heavy; nothing was logged without it
             sys.modules["rationale.training.dashboard"].finish(out)
     if cfg.objective is not None and main_process():

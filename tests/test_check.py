@@ -9,6 +9,7 @@ import pytest
 import pytorch_lightning as pl
 
 from rationale.artifacts import UserError
+from rationale.data.response import Truncation
 from rationale.models import prefix
 from rationale.models.generator import Local
 from rationale.models.vlm import load
@@ -24,7 +25,7 @@ def page(capsys, model, questions=None):
     trainer = partial(pl.Trainer, accelerator="cpu", devices=1, precision="32-true")
     check.run(
         model=model, questions=questions, trainer=trainer, precision="32-true", objective=Objective(),
-        optim=Optim(1e-4), frozen_parts=["vision_tower"], truncate={"words": 90, "tokens": None, "eos": "uncut"},
+        optim=Optim(1e-4), frozen_parts=["vision_tower"], truncate=Truncation(words=90, tokens=None, eos="uncut"),
         max_new_tokens=4, hardware=HARDWARE,
     )  # fmt: skip
     return capsys.readouterr().out

@@ -1,20 +1,23 @@
 """Every config composes, resolves, and binds the signature of what it calls; nothing is called."""
 
-import inspect
+import re
 import shutil
+import subprocess
+import sys
 from copy import deepcopy
 from functools import cache
 
 import pytest
 from hydra import compose, initialize_config_dir
 from hydra.errors import ConfigCompositionException
-from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import InterpolationKeyError
 
+from rationale.artifacts import UserError
+from rationale.binding import BY_CODE, FLAGS, misfits, unread
 from rationale.cli import CONF
+from rationale.runs import check_bound, check_read, texts_below
 
-FLAGS = {"_target_", "_partial_", "_convert_", "_recursive_"}
 GIVEN = ["++data_root=/somewhere"]  # what only the user can know
 
 
@@ -27,6 +30,8 @@ GROUPS = sorted(
     path.name for path in CONF.iterdir() if path.is_dir() and path.name not in ("stage", "experiment", "hydra")
 )
 CHOICES = [f"{group}={option}" for group in GROUPS for option in options(group)]
+FILES = texts_below((str(CONF),))
+MANY = ("ablation", "scale", "experiment")  # what changes other groups
 
 
 def composed(*overrides, conf=CONF):
@@ -34,31 +39,15 @@ def composed(*overrides, conf=CONF):
         return compose("config", [*GIVEN, *overrides])
 
 
-@cache
-def signature_of(target):
-    return inspect.signature(get_object(target))
+def problems(node: DictConfig, place="config"):
+    """What the calls below a node do not take, and nothing is called."""
+    resolved = OmegaConf.to_container(node, resolve=True, throw_on_missing=True)
+    written = OmegaConf.to_container(node, resolve=False)
+    return list(misfits(resolved, place, written, written))
 
 
-def bind(node, path):
-    """Bind every call below a resolved node to its signature; a node that is partial may lack arguments."""
-    if isinstance(node, list):
-        for index, item in enumerate(node):
-            bind(item, f"{path}[{index}]")
-    if not isinstance(node, dict):
-        return
-    for name, value in node.items():
-        bind(value, f"{path}.{name}")
-    if "_target_" in node:
-        signature = signature_of(node["_target_"])
-        binder = signature.bind_partial if node.get("_partial_") else signature.bind
-        try:
-            binder(**{name: value for name, value in node.items() if name not in FLAGS})
-        except TypeError as error:
-            raise TypeError(f"{path}: {node['_target_']} {error}") from error
-
-
-def check(cfg: DictConfig):
-    bind(OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True), "config")
+def check(node: DictConfig):
+    assert problems(node) == []
 
 
 @cache
@@ -163,22 +152,21 @@ def doctored(tmp_path):
     return doctor
 
 
-def test_a_misspelt_key_in_a_group_fails(doctored):
-    conf = doctored("teacher/program.yaml", "slip:", "slpi:")
-    with pytest.raises(TypeError, match=r"teacher: .*ProgramTeacher got an unexpected keyword argument 'slpi'"):
-        check(composed("stage=distill", conf=conf))
+def test_a_misspelt_key_in_a_group_is_refused(doctored):
+    cfg = composed("stage=distill", conf=doctored("teacher/program.yaml", "slip:", "slpi:"))
+    with pytest.raises(UserError, match=r"teacher\.slpi .*ProgramTeacher takes no 'slpi'; nearest: slip"):
+        check_bound([cfg], FILES)
 
 
-def test_a_misspelt_key_of_a_partial_fails(doctored):
-    conf = doctored("trainer/cpu.yaml", "precision:", "percision:")
-    with pytest.raises(TypeError, match="percision"):
-        check(composed("stage=sft", conf=conf))
+def test_a_misspelt_key_of_a_partial_is_refused(doctored):
+    cfg = composed("stage=sft", conf=doctored("trainer/cpu.yaml", "precision:", "percision:"))
+    with pytest.raises(UserError, match=r"trainer\.percision .*Trainer takes no 'percision'; nearest: precision"):
+        check_bound([cfg], FILES)
 
 
-def test_a_missing_argument_of_a_stage_fails(doctored):
-    conf = doctored("stage/pair.yaml", "seed: ${seed}\n", "")
-    with pytest.raises(TypeError, match=r"rationale\.stages\.pair\.run missing a required argument: 'seed'"):
-        check(composed("stage=pair", conf=conf))
+def test_a_missing_argument_of_a_stage_is_refused(doctored):
+    cfg = composed("stage=pair", conf=doctored("stage/pair.yaml", "seed: ${seed}\n", ""))
+    assert ("stage", "rationale.stages.pair.run needs seed") in problems(cfg.stage, "stage")
 
 
 def test_an_interpolation_that_leads_nowhere_fails(doctored):
@@ -190,3 +178,129 @@ def test_an_interpolation_that_leads_nowhere_fails(doctored):
 def test_a_misspelt_override_fails():
     with pytest.raises(ConfigCompositionException, match=r"dpo\.betta"):
         composed("dpo.betta=0.1")
+
+
+# Where keys are free: names of data sets, models and tables, labels, and what another library or an endpoint takes.
+FREE = re.compile(
+    r"benchmarks\.sets|subjects|(evaluation|score)\.names|logger\.config.*|dataset(\.tasks\.\w+)?\.(about|options)|dataset\.tasks"
+    r"|model\.processor.*|plan\.adapter|plan\.\w+\.shared|pretrain\.keep|(teacher|extractor\.model)\.options"
+    r"|report\.(compare|tables|gains(\.\w+(\.\w+)?)?)|sft\.optim\.part_lrs|trainer\.strategy"
+)
+
+
+def misfits_of(cfg, stage):
+    """What `stage=` of a config would be refused for."""
+    config = OmegaConf.to_container(with_stage(cfg, stage), resolve=False)
+    return misfits(OmegaConf.to_container(cfg.stage, resolve=True), "stage", config["stage"], config)
+
+
+def misspelt(node, place):
+    """Put a misspelt key beside one of each mapping below a node; the places of the misspelt with what was meant."""
+    found = {}
+    for key, value in list(node.items() if isinstance(node, dict) else enumerate(node)):
+        if isinstance(value, dict | list):
+            found |= misspelt(value, f"{place}.{key}" if isinstance(node, dict) else f"{place}[{key}]")
+    if isinstance(node, dict) and not FREE.fullmatch(place) and (keys := [key for key in node if key not in FLAGS]):
+        key = max(keys, key=len)
+        node[key + key[-1]] = None
+        found[f"{place}.{key}{key[-1]}"] = key
+    return found
+
+
+def let_through(choice, *overrides):
+    """Misspelt keys of all that a choice brings that are not refused by their place and with the key that was meant."""
+    config = OmegaConf.to_container(composed(choice, *overrides), resolve=False)
+    group = choice.partition("=")[0]
+    meant = {}
+    for name in config.keys() - BY_CODE - {"benchmarks"} if group in MANY else [group]:
+        meant |= misspelt(config[name], name) if isinstance(config[name], dict) else {}
+    refused, whole = list(unread(config, FILES)), OmegaConf.create(config)
+    for stage in STAGES:
+        if group in MANY or group == "benchmarks" or f"{{{group}" in FILES[f"stage/{stage}.yaml"]:
+            refused += misfits_of(whole, stage)
+    told = {place: what.rpartition("nearest: ")[2] for place, what in refused}
+    return {place for place, key in meant.items() if told.get(place, "").rpartition(".")[2] != key}
+
+
+@pytest.mark.parametrize("choice", [c for c in CHOICES if not c.startswith("benchmarks=")])
+def test_a_misspelt_key_of_every_node_of_every_option_is_refused(choice):
+    assert not let_through(choice)
+
+
+@pytest.mark.parametrize("experiment", EXPERIMENTS)
+def test_a_misspelt_key_of_every_node_of_every_experiment_is_refused(experiment):
+    assert not let_through(f"experiment={experiment}")
+
+
+@pytest.mark.parametrize("choice", [c for c in CHOICES if c.startswith("benchmarks=")])
+def test_a_misspelt_key_of_every_node_of_the_benchmarks_is_refused_by_the_report_that_shows_it(choice):
+    assert not set.intersection(*(let_through(choice, f"report={report}") for report in options("report")))
+
+
+@pytest.mark.parametrize(
+    ("key", "meant"),
+    [
+        ("dpo.epoch", "dpo.epochs"),
+        ("sft.reductoin", "sft.reduction"),
+        ("sampling.temperatur.short", "sampling.temperature"),
+        ("membr", "member"),
+    ],
+)
+def test_a_key_that_nothing_reads_is_refused_with_the_nearest_that_is_read(key, meant):
+    with pytest.raises(UserError, match=rf"^{key} \(.*\): nothing reads it; nearest: {meant}"):
+        check_read(composed(f"+{key}=2"), FILES)
+
+
+def test_a_users_own_files_are_looked_through_like_ours(tmp_path):
+    """A key is read that only another file of theirs refers to; one that nothing reads is named with its file."""
+    own = "# @package _global_\nmine: {images: 3}\nsteps: []\n"
+    files = {"own": own, "bad": f"{own}dpo: {{epoch: 2}}\n", "other": "# @package _global_\nseed: ${mine.images}\n"}
+    (tmp_path / "experiment").mkdir()
+    for name, text in files.items():
+        (tmp_path / f"experiment/{name}.yaml").write_text(text, encoding="utf-8")
+    assert command("--config-dir", str(tmp_path), f"root={tmp_path}/runs", "experiment=own").returncode == 0
+    done = command("--config-dir", str(tmp_path), f"root={tmp_path}/runs", "experiment=bad")
+    assert done.returncode == 1
+    assert "dpo.epoch (experiment/bad.yaml): nothing reads it; nearest: dpo.epochs" in done.stderr
+
+
+def command(*words):
+    return subprocess.run([sys.executable, "-m", "rationale", *words], capture_output=True, text=True)
+
+
+WRONG = [
+    "sft.optim.lr=nan", "sft.optim.lr=-1e-3", "sft.optim.lr=fast", "sft.optim.lr='1e-3'",
+    "sft.optim.warmup_ratio=1.5", "sft.epochs=-1", "sft.epochs=0.5", "sft.batch.micro=0", "sft.layout=bush",
+    "sft.reduction=word", "sft.bundle=question", "sft.mixture.cot=some", "sft.mixture.pretrain=-3",
+    "sft.validation.share=2", "sft.save_every=0", "sft.max_truncated=-1", "dpo.batch.accumulate=0",
+    "dpo.objective.beta=0", "dpo.objective.beta=nan", "dpo.objective.loss_type=dpo",
+    "dpo.objective.label_smoothing=0.6", "dpo.truncate.words=-5", "dpo.truncate.eos=often",
+    "dpo.reference=thawed", "sampling.temperature.short=-1", "sampling.top_p=0", "sampling.num_samples=0",
+    "sampling.max_new_tokens=many", "evaluation.max_new_tokens.cot=0", "evaluation.styles=[cot,short]",
+    "pairing.low=-0.1", "pairing.partner=near", "pretrain.optim.lr=inf", "pretrain.describe_share=1.1",
+    "pretrain.architecture.heads=0", "score.batch_size=0", "report.verifier.temperature=0", "credit.threshold=0",
+    "teacher.slip=2", "logger.mode=on", "export.form=csv",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("override", WRONG)
+def test_a_value_of_the_wrong_kind_is_refused_by_its_key(override):
+    key = override.partition("=")[0]
+    cfg = composed(override)
+    stages = [stage for stage in STAGES if f"{{{key.partition('.')[0]}" in FILES[f"stage/{stage}.yaml"]]
+    places = [place for stage in stages for place, _ in misfits_of(cfg, stage)]
+    assert key in {re.sub(r"\[\d\]$", "", place) for place in places}
+    assert all(place.startswith(key) for place in places)
+
+
+def test_settings_that_only_together_are_wrong_are_refused_at_their_node():
+    places = [place for place, what in misfits_of(composed("pairing.low=0.9"), "pair") if "low <= high" in what]
+    assert places == ["pairing"]
+
+
+def test_nothing_runs_before_the_settings_of_every_step_are_looked_at(tmp_path):
+    """A learning rate of the fifteenth step stops the command at the first."""
+    done = command("experiment=mini_small", f"root={tmp_path}/runs", "dpo.optim.lr=-1")
+    assert done.returncode == 1
+    assert "dpo.optim.lr (" in done.stderr and "should be greater than 0, found -1" in done.stderr
+    assert not list(tmp_path.glob("runs/*/questions"))

@@ -15,7 +15,6 @@ import pytest
 from PIL import Image
 from transformers import AutoTokenizer
 
-from rationale.artifacts import UserError
 from rationale.data.mini.truth import first_wrong_step, free_words, word_steps, wordings
 from rationale.data.tasks import mini
 from rationale.metrics.scoring import is_correct, judge
@@ -423,8 +422,11 @@ def test_sides_that_saw_different_images_or_prompts_are_refused(call, tmp_path):
 
 @pytest.mark.parametrize(
     ("changes", "named"),
-    [({"threshold": 0.0}, "threshold: 0.0"), ({"model": "runs/nothing/model"}, "no model there")],
+    [
+        ({"threshold": 0.0}, "threshold\n *Input should be greater than 0"),
+        ({"model": "runs/nothing/model"}, "no model there"),
+    ],
 )
 def test_settings_that_cannot_be_used_are_refused(changes, named, call, tmp_path):
-    with pytest.raises(UserError, match=named):
+    with pytest.raises(ValueError, match=named):
         into(tmp_path, call, **changes)

@@ -11,11 +11,11 @@ import rationale
 ROOT = Path(rationale.__file__).parent
 # A package may import itself and what stands in an earlier line; within a line packages do not know each other.
 LAYERS = [
-    {"schema", "hashes", "provenance", "operators"},
+    {"schema", "hashes", "provenance", "operators", "settings"},
     {"prompts", "pairing", "artifacts", "stopping", "metrics", "objectives"},
     {"data", "jobs", "keys", "lineage"},
     {"models"},
-    {"training", "reporting", "planning"},
+    {"training", "reporting", "planning", "binding"},
     {"stages", "runs"},
     {"cli"},
     {"__main__", "__init__"},

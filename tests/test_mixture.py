@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pytest
 import yaml
+from pydantic import ValidationError
 
 from rationale.artifacts import UserError
 from rationale.cli import CONF
-from rationale.data.mixture import format_rows, open_example, rft_examples, sft_examples
+from rationale.data.mixture import Mixture, Rejection, format_rows, open_example, rft_examples, sft_examples
 from rationale.prompts import prompt_text, with_answer
 from rationale.schema import Question, Rationale, Response
 
@@ -34,7 +35,7 @@ RATIONALES = {q.question_id: rationale(q) for q in QUESTIONS}
 def mixture(name, questions=QUESTIONS, rationales=RATIONALES, seed=1):
     """CoT and direct examples of the mixture that `ablation=name` asks for."""
     amounts = yaml.safe_load((CONF / "ablation" / f"{name}.yaml").read_text(encoding="utf-8"))["sft"]["mixture"]
-    examples = sft_examples(questions, rationales, ROOT, full={}, format_per_dataset=50, seed=seed, **amounts)
+    examples = sft_examples(questions, rationales, ROOT, Mixture(format_per_dataset=50, **amounts), seed)
     cot = [e for e in examples if e.prompt.endswith(f"\n{COT}")]
     direct = [e for e in examples if e.prompt.endswith(f"\n{DIRECT}")]
     assert len(cot) + len(direct) == len(examples)
@@ -102,13 +103,13 @@ def test_an_open_row_is_asked_as_it_stands():
 
 
 def test_an_unknown_amount_is_named_with_the_known_ones():
-    with pytest.raises(UserError, match=r"mixture\.cot: 'some' is none of \['all', 'format', 'none'\]"):
-        sft_examples(QUESTIONS, RATIONALES, ROOT, "some", "all", {}, 50, 1)
+    with pytest.raises(ValidationError, match=r"cot\n *Input should be 'all', 'format' or 'none' .*'some'"):
+        Mixture(cot="some", direct="all", format_per_dataset=50)
 
 
 def test_no_kept_rationale_is_an_error():
     with pytest.raises(UserError, match="no training question has a kept rationale"):
-        sft_examples(QUESTIONS, {}, ROOT, "all", "all", {}, 50, 1)
+        sft_examples(QUESTIONS, {}, ROOT, Mixture("all", "all", 50), 1)
 
 
 SHORT = Question("q", "d", "train", "a.png", "How many food item is shown in the bar graph?", ["14"])
@@ -142,7 +143,7 @@ def test_the_answer_stands_on_a_line_of_its_own():
 
 
 def rows_of(**amounts):
-    found = sft_examples(QUESTIONS, RATIONALES, ROOT, format_per_dataset=50, seed=1, **amounts)
+    found = sft_examples(QUESTIONS, RATIONALES, ROOT, Mixture(format_per_dataset=50, **amounts), 1)
     return Counter((e.question_id[:4], "reason" in e.prompt) for e in found)
 
 
@@ -168,7 +169,8 @@ def response(question_id, number, text, score, finished=True):
 
 def imitated(responses, **settings):
     found = {q.question_id: q for q in QUESTIONS}
-    return rft_examples(responses, found, ROOT, **{"per_question": 3, "datasets": None, "seed": 1, **settings})
+    seed = settings.pop("seed", 1)
+    return rft_examples(responses, found, ROOT, Rejection(**{"per_question": 3, **settings}), seed)
 
 
 def test_right_responses_alone_are_imitated_each_once():

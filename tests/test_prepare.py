@@ -86,7 +86,7 @@ def test_an_unknown_scorer_is_named_with_the_known_ones(source):
 
 
 def test_an_unknown_column_is_named(source):
-    with pytest.raises(UserError, match=r"no column is called \['anwser'\]"):
+    with pytest.raises(TypeError, match="unexpected keyword argument 'anwser'"):
         prepared(source, [row(1)], anwser="label")
 
 

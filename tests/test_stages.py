@@ -16,7 +16,7 @@ from PIL import Image
 
 from rationale.artifacts import UserError
 from rationale.data.encode import Encoder
-from rationale.data.response import response_example
+from rationale.data.response import Truncation, response_example
 from rationale.models import generator
 from rationale.models.forward import response_logps
 from rationale.models.generator import Local
@@ -30,7 +30,7 @@ from rationale.training.dpo_module import Objective
 from rationale.training.loggers import loggers
 from rationale.training.optim import Optim
 
-WHOLE = {"words": None, "tokens": None, "eos": "uncut"}
+WHOLE = Truncation(words=None, tokens=None, eos="uncut")
 QUIET = partial(pl.Trainer, accelerator="cpu", devices=1, enable_progress_bar=False, enable_model_summary=False)
 CSV = partial(loggers, project="test", group="test", name="test", mode="disabled", folder="")
 
@@ -284,7 +284,7 @@ def coarser(vlm):
         (reworded, WHOLE, "processor: "),
         (coarser, WHOLE, "processor: "),
         (lambda vlm: VLM(vlm.model.bfloat16(), vlm.processor, ""), WHOLE, "dtype: torch.float32 then, torch.bfloat16"),
-        (lambda vlm: vlm, {**WHOLE, "words": 2}, "truncate: "),
+        (lambda vlm: vlm, replace(WHOLE, words=2), "truncate: "),
     ],
 )
 def test_a_reference_stored_with_something_else_is_refused(
@@ -367,10 +367,10 @@ def test_an_evaluated_row_says_the_options_of_its_question(questions, questions_
     ],
 )
 def test_the_end_token_follows_the_stated_rule(rule, limit, ended, expected, tmp_path):
-    cut = {"words": limit, "tokens": None, "eos": rule}
+    cut = Truncation(words=limit, tokens=None, eos=rule)
     assert response_example("q", tmp_path, "p", "one two three", ended, cut).ended is expected
 
 
-def test_an_unknown_end_token_rule_is_refused(tmp_path):
-    with pytest.raises(UserError, match="'sometimes' is none of"):
-        response_example("q", tmp_path, "p", "one", True, {"words": None, "tokens": None, "eos": "sometimes"})
+def test_an_unknown_end_token_rule_is_refused():
+    with pytest.raises(ValueError, match=r"eos\n *Input should be 'uncut', 'always' or 'never' .*'sometimes'"):
+        Truncation(words=None, tokens=None, eos="sometimes")

@@ -4,16 +4,41 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable
+from dataclasses import field
 from pathlib import Path
 from random import Random
+from typing import Literal
 
 from rationale.artifacts import UserError
 from rationale.data.batch import Example
 from rationale.pairing import at_least_half
 from rationale.prompts import prompt_text
 from rationale.schema import Question, Rationale, Response
+from rationale.settings import Count, Limit, Style, settings
 
-AMOUNTS = ("all", "format", "none")
+Amount = Literal["all", "format", "none"]  # of the rows: all, a few of each data set, or none
+
+
+@settings
+class Rejection:
+    """Of each question up to `per_question` right responses, to imitate; of `datasets`, or of all."""
+
+    per_question: Count
+    datasets: list[str] | None = None
+
+
+@settings
+class Mixture:
+    """Rows of SFT: how much of `cot` and `direct`, where `format` is `format_per_dataset` rows; data sets taken in
+    `full` all the same, by the same words (Table F.1); how many rows of pre-training (the paper's 2k); rejection
+    sampling fine-tuning."""
+
+    cot: Amount
+    direct: Amount
+    format_per_dataset: Limit
+    full: dict[Style, list[str]] = field(default_factory=dict)
+    pretrain: Limit = 0
+    rft: Rejection | None = None
 
 
 def format_rows(questions: list[Question], per_dataset: int, seed: int) -> list[Question]:
@@ -45,11 +70,9 @@ def open_example(question: Question, root: Path) -> Example:
 
 
 def drawn(
-    rows: list[Question], amount: str, full: list[str], name: str, format_per_dataset: int, seed: int
+    rows: list[Question], amount: Amount, full: list[str], name: str, format_per_dataset: int, seed: int
 ) -> list[Question]:
     """All rows of the data sets `full`, and `amount` of the others; `name` is the setting in a message."""
-    if amount not in AMOUNTS:
-        raise UserError(f"mixture.{name}: {amount!r} is none of {list(AMOUNTS)}")
     present = {q.dataset for q in rows}
     if unknown := sorted(set(full) - present):
         raise UserError(
@@ -63,14 +86,10 @@ def sft_examples(
     questions: Iterable[Question],
     rationales: dict[str, Rationale],
     root: Path,
-    cot: str,
-    direct: str,
-    full: dict[str, list[str]],
-    format_per_dataset: int,
+    mixture: Mixture,
     seed: int,
 ) -> list[Example]:
-    """Rows of one mixture. `cot` and `direct` say how much of each: all, format (a few rows a data set) or none; `full`
-    names, by the same words, data sets of which all rows are taken all the same (Table F.1).
+    """CoT and direct rows of a mixture.
 
     Direct rows come from the questions whose rationale was kept, so both kinds cover the same questions, as in the
     paper (193k and 193k). Format only is (format, format); direct (format, all); CoT (all, format); both (all, all).
@@ -79,8 +98,8 @@ def sft_examples(
     if not kept:
         raise UserError("no training question has a kept rationale; look at the counts of stage=distill")
     by_cot, by_direct = (
-        drawn(kept, amount, full.get(name, []), name, format_per_dataset, seed)
-        for name, amount in (("cot", cot), ("direct", direct))
+        drawn(kept, amount, mixture.full.get(name, []), name, mixture.format_per_dataset, seed)
+        for name, amount in (("cot", mixture.cot), ("direct", mixture.direct))
     )
     return [cot_example(q, rationales[q.question_id], root) for q in by_cot] + [
         direct_example(q, root) for q in by_direct
@@ -91,12 +110,10 @@ def rft_examples(
     responses: dict[str, list[Response]],
     questions: dict[str, Question],
     root: Path,
-    per_question: int,
-    datasets: list[str] | None,
+    rft: Rejection,
     seed: int,
 ) -> list[Example]:
-    """Rejection sampling fine-tuning: of each question up to `per_question` right responses, as rows to imitate (the
-    paper's STaR of appendix E and RFT of appendix I, with three). Of `datasets` alone, or of all.
+    """Right responses as rows to imitate (the paper's STaR of appendix E and RFT of appendix I, with three a question).
 
     A response counts once however often it was sampled, and only if it ended by itself. The draw depends on (seed,
     question_id) alone.
@@ -104,7 +121,7 @@ def rft_examples(
     examples = []
     for question_id, sampled in responses.items():
         question = questions[question_id]
-        if datasets is not None and question.dataset not in datasets:
+        if rft.datasets is not None and question.dataset not in rft.datasets:
             continue
         right = {
             (r.style, r.text): r for r in sampled if r.predicted is not None and at_least_half(r.score) and r.finished
@@ -114,7 +131,7 @@ def rft_examples(
         prompt = {r.style: prompt_text(question, r.style) for r in chosen}
         examples += [
             Example(question_id, root / question.image, prompt[r.style], r.text, token_ids=tuple(r.token_ids))
-            for r in chosen[:per_question]
+            for r in chosen[: rft.per_question]
         ]
     if not examples:
         raise UserError("mixture.rft: no right response to imitate; look at the responses' scores, or at rft.datasets")

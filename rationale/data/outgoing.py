@@ -17,7 +17,6 @@ from rationale.data.exchange import FORMS, MARK, Row
 from rationale.prompts import prompt_text
 from rationale.schema import Pair, Question, Rationale
 
-STYLES = ("cot", "direct")
 SPELLED = "(image)"  # as long as the mark, so that places stay the same
 
 

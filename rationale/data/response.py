@@ -3,13 +3,24 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
-from rationale.artifacts import UserError
 from rationale.data.batch import Example
 from rationale.pairing import truncate_words
+from rationale.settings import Count, Limit, settings
 
-EOS_RULES = ("uncut", "always", "never")
+
+@settings
+class Truncation:
+    """A response is cut to `words` (None or 0: not), its tokens to `tokens`; `eos` says where an end token follows.
+
+    `uncut`: only where the response is whole and ended by itself (a cut sentence is no place to learn to stop);
+    `always`, as in the authors' rows; `never`, as in their loss, which drops the last token.
+    """
+
+    words: Limit | None
+    tokens: Count | None
+    eos: Literal["uncut", "always", "never"]
 
 
 def response_example(
@@ -18,18 +29,10 @@ def response_example(
     prompt: str,
     text: str,
     ended: bool,
-    truncate: dict[str, Any],
+    truncate: Truncation,
     token_ids: tuple[int, ...] = (),
 ) -> Example:
-    """Cut to `truncate["words"]` words, with the tokens that the shorter text has; `truncate["eos"]` says where an end
-    token follows.
-
-    `uncut`: only where the response is whole and ended by itself (a cut sentence is no place to learn to stop);
-    `always`, as in the authors' rows; `never`, as in their loss, which drops the last token.
-    """
-    rule = truncate["eos"]
-    if rule not in EOS_RULES:
-        raise UserError(f"truncate.eos: {rule!r} is none of {list(EOS_RULES)}")
-    text, cut = truncate_words(text, truncate["words"])
-    ended = {"uncut": ended and not cut, "always": True, "never": False}[rule]
-    return Example(question_id, image, prompt, text, ended, () if cut else token_ids)
+    """Cut, and with an end token, as `truncate` says; a text that is cut has the tokens of the shorter text."""
+    text, cut = truncate_words(text, truncate.words)
+    ends = {"uncut": ended and not cut, "always": True, "never": False}[truncate.eos]
+    return Example(question_id, image, prompt, text, ends, () if cut else token_ids)

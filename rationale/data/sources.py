@@ -10,7 +10,7 @@ from functools import partial
 from hashlib import sha256
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from rationale.artifacts import InputPath, UserError
 from rationale.data.columns import REASONS, Fields, Unusable, plain
@@ -18,6 +18,7 @@ from rationale.data.rowfiles import raised, read_rows, silent
 from rationale.data.rows import Origin, Rows, check_images, image_file, suffix_of, table_of
 from rationale.data.tasks import Sourced
 from rationale.schema import Question, RowError, from_dict
+from rationale.settings import Limit, Split
 
 
 @dataclass
@@ -37,8 +38,8 @@ class Source:
 
     dataset: str
     read: Callable[..., Fields]
-    scorers: Mapping[str, str]
-    splits: Mapping[str, str | Sequence[str]] = field(default_factory=dict)
+    scorers: Mapping[Literal["short", "choice"], str]
+    splits: Mapping[Split, str | Sequence[str]] = field(default_factory=dict)
     path: InputPath | None = None
     name: str | None = None
     revision: str | None = None
@@ -51,9 +52,9 @@ class Source:
     split_column: str | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
     skip: Sequence[str] = ()
-    expected: Mapping[str, int] | None = None
-    only: Sequence[str] | None = None
-    limit: Mapping[str, int] | None = None
+    expected: Mapping[Split, Limit] | None = None
+    only: Sequence[Split] | None = None
+    limit: Mapping[Split, Limit] | None = None
     streaming: bool = True
     about: Mapping[str, Any] = field(default_factory=dict)
     counts: dict[str, dict[str, int]] = field(default_factory=dict, init=False)
@@ -276,28 +277,30 @@ def folder(
     root: InputPath | None,
     dataset: str,
     scorer: str,
-    images: str | None = None,
-    limit: dict[str, int] | None = None,
+    images: InputPath | None = None,
+    limit: dict[Split, Limit] | None = None,
     letters: bool = False,
     skip: Sequence[str] = (),
-    expected: dict[str, int] | None = None,
-    **columns: str,
+    expected: dict[Split, Limit] | None = None,
+    question_id: str = "id",
+    question: str = "question",
+    answer: str = "answer",
+    image: str = "image",
+    split: str = "split",
+    choices: str = "choices",
+    rationale: str = "rationale",
 ) -> Source:
     """Questions of a local folder: a table (`data.jsonl`, .json, .csv, .tsv or .parquet) and the images that it names.
 
-    `columns` maps our field names to the table's (question_id, question, answer, image, split, choices, rationale);
-    a recorded rationale travels in `meta["rationale"]`. `images` is the folder that images are below, where it is not
-    `root`. `limit` caps the rows of a split. `letters`: where a row has choices, its answer is the letter of one, not
-    its text.
+    `question_id` to `rationale` are what the table calls these fields; a recorded rationale travels in
+    `meta["rationale"]`. `images` is the folder that images are below, where it is not `root`. `limit` caps the rows of
+    a split. `letters`: where a row has choices, its answer is the letter of one, not its text.
     """
     if not root:
         raise UserError("no data_root: set data_root=<folder with data.jsonl and its images>")
     table_of(Path(root).expanduser())
-    names = {"question_id": "id", "question": "question", "answer": "answer", "image": "image", "split": "split",
-             "choices": "choices", "rationale": "rationale"}  # fmt: skip
-    if unknown := sorted(set(columns) - set(names)):
-        raise UserError(f"dataset: no column is called {unknown}; those that can be renamed are {list(names)}")
-    names |= columns
+    names = {"question_id": question_id, "question": question, "answer": answer, "image": image, "split": split,
+             "choices": choices, "rationale": rationale}  # fmt: skip
     return Source(
         dataset, partial(plain, names=names, letters=letters), {"short": scorer, "choice": "multiple_choice"},
         local=root, images=images, split_column=names["split"], skip=skip, expected=expected, limit=limit,

@@ -6,11 +6,12 @@ import io
 from collections.abc import Iterator, Mapping, Sequence
 from random import Random
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Literal
 
 from rationale.artifacts import UserError
 from rationale.data.mini import WORLDS, drill, split_of
 from rationale.schema import Question
+from rationale.settings import Count, Limit, Share, Split
 
 Sourced = tuple[Question, bytes | None, str]  # a question, the bytes of its image file or None, the file's suffix
 
@@ -33,11 +34,11 @@ def _draw(world_name: str, split: str, seed: int, index: int, largest: Mapping[s
 
 
 def mini(
-    images: dict[str, int],
-    questions_per_image: int,
-    held_out_per_image: int,
+    images: dict[Split, Limit],
+    questions_per_image: Limit,
+    held_out_per_image: Limit,
     seed: int,
-    largest: Mapping[str, int] = MappingProxyType({}),
+    largest: Mapping[Literal[tuple(WORLDS)], Count] = MappingProxyType({}),
 ) -> Iterator[Sourced]:
     """Multi-step questions about drawn images; `images` counts images of each world by split.
 
@@ -101,7 +102,7 @@ STARTS = ("", "", "Here is what it shows. ", "I see this. ", "This is the list. 
 
 
 def mini_base(
-    images: int, one_hop_per_image: int, sums_share: float, seed: int, varied: bool = False
+    images: Limit, one_hop_per_image: Limit, sums_share: Share, seed: int, varied: bool = False
 ) -> Iterator[Sourced]:
     """What the base model knows: describing an image, reading off one thing, adding and subtracting two numbers.
 
@@ -139,11 +140,11 @@ def mini_base(
 
 
 def mini_drills(
-    images: int,
-    described_per_image: int,
-    drills_per_image: int,
+    images: Limit,
+    described_per_image: Limit,
+    drills_per_image: Limit,
     seed: int,
-    largest: Mapping[str, int],
+    largest: Mapping[Literal[tuple(WORLDS)], Count],
     only: Sequence[str] = (),
 ) -> Iterator[Sourced]:
     """Descriptions with single steps that follow from them, and the same steps on text alone (`data.mini.drill`).

@@ -15,6 +15,7 @@ import openai
 from rationale.artifacts import UserError, write_json
 from rationale.models.replies import Reply
 from rationale.models.served import Client, Request
+from rationale.settings import Count, Positive
 
 OVER = ("completed", "failed", "expired", "cancelled")
 
@@ -27,9 +28,9 @@ class Batches:
     """
 
     window: str
-    max_requests: int
-    max_bytes: int
-    poll: float  # seconds
+    max_requests: Count
+    max_bytes: Count
+    poll: Positive  # seconds
 
     def stream(self, client: Client, requests: Sequence[Request], folder: Path) -> Iterator[tuple[str, list[Reply]]]:
         """Each request's name and replies. Batches handed in by a run that was cut are waited for, not made again."""

@@ -5,25 +5,26 @@ from __future__ import annotations
 import base64
 import io
 import math
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 from PIL import Image
+from pydantic import Field
 
 from rationale.data.images import open_image
+from rationale.settings import Count, settings
 
 CHARACTERS_A_TOKEN = 4  # of English text, as a rule of thumb; the first reply replaces the estimate
 
 
-@dataclass(frozen=True, slots=True)
+@settings
 class Picture:
     """How an image is sent: shrunk where its longest side is over `longest_side`, then encoded."""
 
-    longest_side: int
-    format: str  # JPEG | PNG
-    quality: int  # of JPEG
-    detail: str  # auto | low | high
+    longest_side: Count
+    format: Literal["JPEG", "PNG"]
+    quality: Annotated[int, Field(ge=1, le=100)]  # of JPEG
+    detail: Literal["auto", "low", "high"]
 
     def size(self, width: int, height: int) -> tuple[int, int]:
         """Width and height as sent; an image is never enlarged."""

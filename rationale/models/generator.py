@@ -17,6 +17,7 @@ from rationale.models.generate import Generated, generate, seed_of
 from rationale.models.replies import Meter, Reply
 from rationale.models.served import Client, Traffic
 from rationale.models.vlm import VLM
+from rationale.settings import Count
 
 ALIKE = 100  # repeats of a prompt's first response, and nothing else, that no sampling would give
 
@@ -55,8 +56,8 @@ class Served:
         key_variable: str | None,
         token_limit: str,
         options: dict[str, Any],
-        samples_per_request: int,
-        at_once: int,
+        samples_per_request: Count,
+        at_once: Count,
         picture: Picture,
         traffic: Traffic,
         budget: Meter,

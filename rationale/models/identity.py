@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import torch
 from peft import PeftModel
 from torch import nn
 
+from rationale.data.response import Truncation
 from rationale.models.vlm import VLM
 
 
@@ -52,11 +54,11 @@ def processor_hash(processor: Any) -> str:
     return _digest([json.dumps(settings, sort_keys=True, default=str).encode()])
 
 
-def scored_with(vlm: VLM, truncate: dict[str, Any]) -> dict[str, Any]:
+def scored_with(vlm: VLM, truncate: Truncation) -> dict[str, Any]:
     """What all log-probs of one pass have in common; dtype is that of the weights."""
     return {
         "weights": weights_hash(vlm.model), "processor": processor_hash(vlm.processor),
-        "dtype": str(next(vlm.model.parameters()).dtype), "truncate": dict(truncate),
+        "dtype": str(next(vlm.model.parameters()).dtype), "truncate": asdict(truncate),
     }  # fmt: skip
 
 

@@ -11,6 +11,7 @@ from tqdm import tqdm
 
 from rationale.artifacts import UserError
 from rationale.data.journal import Journal
+from rationale.settings import NonNegative, Positive
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,11 +88,11 @@ class Meter:
     spent is rather over- than under-stated.
     """
 
-    input_price: float | None = None
-    output_price: float | None = None
-    max_cost: float | None = None
-    factor: float = 1.0  # on both prices: batch mode is cheaper
-    expected_output: float = 0.0  # tokens of an answer, before any has come
+    input_price: NonNegative | None = None
+    output_price: NonNegative | None = None
+    max_cost: NonNegative | None = None
+    factor: Positive = 1.0  # on both prices: batch mode is cheaper
+    expected_output: NonNegative = 0.0  # tokens of an answer, before any has come
     expected_input: float = field(default=0.0, init=False)  # of a request; who asks knows its texts and images
     known: int = field(default=0, init=False)  # requests whose tokens are known
     unknown: int = field(default=0, init=False)

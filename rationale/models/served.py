@@ -7,7 +7,7 @@ import logging
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from email.utils import parsedate_to_datetime
 from random import Random
 from typing import Any
@@ -17,25 +17,26 @@ import openai
 from rationale.artifacts import UserError
 from rationale.keys import refuse_keys
 from rationale.models.replies import Meter, Reply, read_replies
+from rationale.settings import Count, NonNegative, Positive, settings
 
 Request = tuple[str, Callable[[], dict[str, Any]]]  # a question's id and what builds the body; images are read late
 PASSING = (408, 409, 429)  # and 5xx: worth another try; the same that the openai client would try again
 HOPELESS = (401, 403, 404)  # wrong key, no access, no such model: the same for every row
 
 
-@dataclass(frozen=True, slots=True)
+@settings
 class Traffic:
     """How an endpoint is asked: times in seconds, limits a minute (None: no limit)."""
 
-    concurrency: int
-    requests_per_minute: float | None
-    tokens_per_minute: float | None
-    timeout: float
-    tries: int
-    first_wait: float
-    longest_wait: float
-    longest_pause: float  # that an endpoint may ask for (Retry-After); over it the run stops and can go on later
-    give_up_after: int  # so many rows failing for good one after the other: the endpoint is down
+    concurrency: Count
+    requests_per_minute: Positive | None
+    tokens_per_minute: Positive | None
+    timeout: Positive
+    tries: Count
+    first_wait: NonNegative
+    longest_wait: NonNegative
+    longest_pause: NonNegative  # that an endpoint may ask for (Retry-After); over it the run stops and can go on later
+    give_up_after: Count  # so many rows failing for good one after the other: the endpoint is down
 
 
 class Pace:

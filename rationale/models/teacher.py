@@ -22,6 +22,7 @@ from rationale.models.replies import Meter, Reply
 from rationale.models.vlm import VLM
 from rationale.prompts import ANSWER_MARKER, TEACHER_SYSTEM, teacher_text, with_answer
 from rationale.schema import LETTERS, Question
+from rationale.settings import Count, NonNegative, PositiveShare, Share
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +33,7 @@ class ProgramTeacher:
     something to find; the slip depends on (seed, question_id) alone.
     """
 
-    slip: float = 0.0
+    slip: Share = 0.0
     seed: int = 0
     name: str = "program"
 
@@ -121,10 +122,10 @@ class LocalTeacher:
     """
 
     model: Callable[..., VLM]
-    max_new_tokens: int
-    temperature: float
-    top_p: float
-    batch_size: int
+    max_new_tokens: Count
+    temperature: NonNegative
+    top_p: PositiveShare
+    batch_size: Count
     seed: int
     name: str = "local"
     meter: Meter = field(default_factory=Meter)

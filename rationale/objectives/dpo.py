@@ -40,7 +40,10 @@ def dpo_loss(
     that a preference is the wrong way round: `sigmoid` then is conservative DPO, `robust` its unbiased form
     (Chowdhury et al., 2024), whose loss may be negative. The reference is taken as given: compute it without gradient.
     """
-    _check(policy, reference, beta, loss_type, label_smoothing)
+    check_loss(beta, loss_type, label_smoothing)
+    shapes = [tuple(logps.shape) for logps in (*policy, *reference)]
+    if len(set(shapes)) > 1:  # (B,) against (B, 1) would broadcast to every pair against every reference
+        raise ValueError(f"policy and reference log-probabilities must share one shape, found {shapes}")
     epsilon = label_smoothing
     chosen_rewards = beta * (policy.chosen - reference.chosen)
     rejected_rewards = beta * (policy.rejected - reference.rejected)
@@ -56,7 +59,8 @@ def dpo_loss(
     return DPOTerms(loss, chosen_rewards.detach(), rejected_rewards.detach())
 
 
-def _check(policy: PairLogps, reference: PairLogps, beta: float, loss_type: str, label_smoothing: float) -> None:
+def check_loss(beta: float, loss_type: str, label_smoothing: float) -> None:
+    """Raise ValueError where a loss cannot be had with these."""
     if loss_type not in LOSS_TYPES:
         raise ValueError(f"no loss_type {loss_type!r}; known: {', '.join(LOSS_TYPES)}")
     smoothable = {"sigmoid": 0 <= label_smoothing <= 0.5, "robust": 0 <= label_smoothing < 0.5}
@@ -67,6 +71,3 @@ def _check(policy: PairLogps, reference: PairLogps, beta: float, loss_type: str,
         )
     if not beta > 0:
         raise ValueError(f"beta must be positive, found {beta}")
-    shapes = [tuple(logps.shape) for logps in (*policy, *reference)]
-    if len(set(shapes)) > 1:  # (B,) against (B, 1) would broadcast to every pair against every reference
-        raise ValueError(f"policy and reference log-probabilities must share one shape, found {shapes}")

@@ -3,64 +3,76 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import asdict
+from typing import Any, Literal
 
 from rationale.artifacts import UserError
+from rationale.models.reference import KINDS
 from rationale.models.vlm import check_path
 from rationale.planning import activations, flops, memory
 from rationale.planning.sizes import Rows, Sizes, sizes
+from rationale.settings import Count, Limit, NonNegative, Positive, PositiveShare, Validation, settings
 
 GIB = 2**30
 
 
-@dataclass(frozen=True, slots=True)
+@settings
 class Hardware:
     """Devices of one kind. `memory` is what PyTorch sees of each in bytes, `spare` the part of it that no tensor gets,
     `peak` the operations a second by its data sheet, `achieved` the share of them that a training reaches."""
 
     name: str
-    devices: int
-    memory: float
-    spare: float
-    peak: float
-    achieved: float
+    devices: Count
+    memory: Positive
+    spare: NonNegative
+    peak: Positive
+    achieved: PositiveShare
 
 
-@dataclass(frozen=True, slots=True)
+@settings
+class Tokens:
+    """Tokens of an image, prompt and response, and tiles of an image with the patches of each."""
+
+    tiles: Positive
+    tile_tokens: Count
+    image: Count
+    prompt: Count
+    response: Count
+
+
+@settings
 class Training:
     """What is trained on: `examples` of `responses` each (2: pairs), as its own config has it.
 
-    `mean` and `longest` are tokens of an image, prompt and response and tiles of an image: the first decide over time,
-    the second over memory. `shared` are ways to lay out a row, by the number of examples in it (0: a row for each
-    response); a batch counts examples, or with the `bundle` image or question the fullest rows, as training does.
-    `references` are kinds to plan for; `adapter` is the LoRA of adapter_off where the training has none.
-    `validation` holds out a `share` of the examples, measured every so many (`every`, a share) of the steps.
+    `mean` decides over time, `longest` over memory. `shared` are ways to lay out a row, by the number of examples in
+    it (0: a row for each response); a batch counts examples, or with the `bundle` image or question the fullest rows,
+    as training does. `references` are kinds to plan for; `adapter` is the LoRA of adapter_off where the training has
+    none.
     """
 
     name: str
-    examples: int
-    responses: int
-    micro: int
-    accumulate: int
-    bundle: str
-    epochs: int
+    examples: Count
+    responses: Count
+    micro: Count
+    accumulate: Count
+    bundle: Literal["example", "image", "pair", "question"]
+    epochs: Count
     frozen_parts: list[str]
     lora: dict[str, Any] | None
-    mean: dict[str, float]
-    longest: dict[str, float]
-    shared: dict[str, int]
-    references: list[str]
-    validation: dict[str, float]
+    mean: Tokens
+    longest: Tokens
+    shared: dict[str, Limit]
+    references: list[Literal[KINDS]]
+    validation: Validation
     adapter: dict[str, Any] | None = None
 
-    def rows(self, tokens: dict[str, float], together: int) -> tuple[Rows, int]:
+    def rows(self, tokens: Tokens, together: int) -> tuple[Rows, int]:
         """A micro-batch, and the examples in it: at least those of one row."""
         micro = self.micro * (max(self.shared.values()) if self.bundle in ("image", "question") else 1)
         if not together:
-            return Rows(rows=micro * self.responses, **tokens), micro
+            return Rows(rows=micro * self.responses, **asdict(tokens)), micro
         number = max(1, micro // together)
-        return Rows(rows=number, branches=together * self.responses, **tokens), number * together
+        return Rows(rows=number, branches=together * self.responses, **asdict(tokens)), number * together
 
 
 def plan(
@@ -95,7 +107,7 @@ def costs(sizes: Sizes, training: Training, together: int, checkpointing: bool, 
     micro = flops.training(sizes, rows, checkpointing, reference)
     once = sum(flops.forward(sizes, rows).values()) * training.examples / examples
     passes = 1 + (reference in ("frozen", "adapter_off"))
-    measured = training.validation["share"] / training.validation["every"]
+    measured = training.validation.share / training.validation.every
     return {
         "examples": training.examples, "examples_per_step": step, "accumulate": training.accumulate,
         "rows_per_micro_batch": rows.rows, "steps": training.examples // step * training.epochs,

@@ -7,13 +7,13 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 from rationale.artifacts import UserError
 from rationale.hashes import read_manifest, sha256_file
 from rationale.lineage import lineage
 
-CHOICES = ("refuse", "mark")
+Stale = Literal["refuse", "mark"]
 Part = TypeVar("Part")  # a Table or a Drawing
 NUM_SHOWN = 5  # of a kind, in a message or a note
 
@@ -68,10 +68,8 @@ def command(folder: Path) -> str:
     return f"rationale {shlex.join(words)}"
 
 
-def checked(folders: Iterable[Path], stale: str) -> dict[Path, Standing]:
+def checked(folders: Iterable[Path], stale: Stale) -> dict[Path, Standing]:
     """How each artifact stands; with `stale="refuse"` a UserError where one is stale: what changed, what mends it."""
-    if stale not in CHOICES:
-        raise UserError(f"report.stale={stale}: choose {' or '.join(CHOICES)}")
     found = standings(folders)
     if stale == "refuse":
         _refuse(found)

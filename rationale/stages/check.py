@@ -17,11 +17,11 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from rationale.artifacts import UserError, main_process, versions
+from rationale.artifacts import InputPath, UserError, main_process
 from rationale.data import tasks
 from rationale.data.batch import Batch, Example
 from rationale.data.encode import Encoder
-from rationale.data.response import response_example
+from rationale.data.response import Truncation, response_example
 from rationale.models.forward import response_logps
 from rationale.models.generate import end_tokens, generate
 from rationale.models.parts import LANGUAGE, PROJECTOR, is_in
@@ -33,7 +33,9 @@ from rationale.planning import flops, memory
 from rationale.planning.sizes import Rows, sizes_of
 from rationale.planning.table import GIB, Hardware
 from rationale.prompts import prompt_text, with_answer
+from rationale.provenance import versions
 from rationale.schema import Question
+from rationale.settings import Count, typed
 from rationale.stages import prepare
 from rationale.stages.inputs import questions_by_id
 from rationale.training.datamodule import plan
@@ -46,16 +48,17 @@ SIZES = ((64, 64), (336, 336), (1344, 336), (2000, 100))  # of images: square, s
 LIMITS = {32: (1e-3, 1e-3), 16: (0.25, 0.1)}
 
 
+@typed
 def run(
     model: Callable[..., VLM],
-    questions: str | None,
+    questions: InputPath | None,
     trainer: Callable[..., pl.Trainer],
     precision: str,
     objective: Objective,
     optim: Optim,
-    frozen_parts: Sequence[str],
-    truncate: dict[str, Any],
-    max_new_tokens: int,
+    frozen_parts: list[str],
+    truncate: Truncation,
+    max_new_tokens: Count,
     hardware: Hardware,
 ) -> None:
     """Print the page; UserError with the first thing that is wrong, and what to do.
@@ -98,7 +101,7 @@ class _Page:
     """The lines of the page, part by part; each part raises where something is wrong."""
 
     def __init__(
-        self, model: Callable[..., VLM], rows: list[Question], folder: Path, precision: str, truncate: dict[str, Any]
+        self, model: Callable[..., VLM], rows: list[Question], folder: Path, precision: str, truncate: Truncation
     ):
         self.read, self.rows, self.folder, self.precision, self.truncate = model, rows, folder, precision, truncate
         accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
@@ -133,7 +136,7 @@ class _Page:
         why = obstacle(self.vlm.model)
         yield f"layout: {'tree, the prompt once for all its responses' if why is None else f'rows, because {why}'}"
         self.layout = "tree" if shares(self.vlm.model) else "rows"
-        self.encoder = Encoder(self.vlm.processor, self.truncate["tokens"], self.layout)
+        self.encoder = Encoder(self.vlm.processor, self.truncate.tokens, self.layout)
 
     def examples(self) -> list[tuple[Example, Example]]:
         """A right and a wrong response to each question, unlike in length."""
@@ -199,7 +202,7 @@ class _Page:
         expected, slopes = self.alone(flat, watched)
         most, steepest = self.limits()
         for layout in dict.fromkeys(("rows", self.layout)):
-            batch = Encoder(self.vlm.processor, self.truncate["tokens"], layout).batch(flat).to(self.device)
+            batch = Encoder(self.vlm.processor, self.truncate.tokens, layout).batch(flat).to(self.device)
             with self.computing():
                 logps = response_logps(model, batch)
             gradients = torch.autograd.grad(logps.sum(), watched)
@@ -219,7 +222,7 @@ class _Page:
         """Log-probs of each response, and the gradient of their sum."""
         logps, slopes = [], [torch.zeros_like(p) for p in watched]
         for example in examples:
-            inputs = Encoder(self.vlm.processor, self.truncate["tokens"]).batch([example]).inputs
+            inputs = Encoder(self.vlm.processor, self.truncate.tokens).batch([example]).inputs
             labels = self.encoder.response_ids(example.response, example.ended)
             with self.computing():
                 logits = self.vlm.model(**self.moved(inputs), use_cache=False).logits

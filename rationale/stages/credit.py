@@ -17,19 +17,21 @@ from rationale.reporting.credit import Credited, Logps, credit_table, credited
 from rationale.reporting.credit_page import drawn, page, picture
 from rationale.reporting.tables import to_csv, to_markdown
 from rationale.schema import Response, ResponseLogps, iter_jsonl
+from rationale.settings import Count, Positive, Side, typed
 from rationale.stages.inputs import grouped, need, questions_by_id
 
 
+@typed
 def run(
     questions: InputPath,
     candidates: InputPath,
-    logps: dict[str, InputPath],
+    logps: dict[Side, InputPath],
     model: InputPath,
-    num_examples: int,
-    threshold: float,
+    num_examples: Count,
+    threshold: Positive,
     seed: int,
-    num_resamples: int,
-    stale: str,
+    num_resamples: Count,
+    stale: standing.Stale,
     out: Path,
 ) -> dict:
     """Write `credit.html` and `credit.png`, and where the first wrong step is known `credit.csv` and `credit.md`.
@@ -38,8 +40,6 @@ def run(
     read. Where candidates or log-probs are stale, `stale` says whether to refuse or to mark them.
     """
     stands = standing.checked([Path(candidates), *map(Path, logps.values())], stale).values()
-    if threshold <= 0:
-        raise UserError(f"threshold: {threshold} is no number of standard deviations above 0")
     asked = questions_by_id(questions)
     responses = grouped(need(candidates, "rows.jsonl"), Response, asked)
     sides = {side: logps_of(logps[side]) for side in ("dpo", "sft")}

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from rationale.artifacts import InputPath, UserError
 from rationale.data.batch import Example
 from rationale.data.encode import Encoder
-from rationale.data.response import response_example
+from rationale.data.response import Truncation, response_example
 from rationale.models.checks import check_end, check_rows
 from rationale.models.identity import context_hash, scored_with
+from rationale.models.reference import KINDS
 from rationale.models.vlm import VLM, freeze
 from rationale.pairing import truncate_words
 from rationale.prompts import prompt_text
 from rationale.schema import Pair, ResponseLogps, RowError, iter_jsonl
+from rationale.settings import Count, Layout, Limit, Validation, typed
 from rationale.stages.inputs import check_known, need, questions_by_id
 from rationale.training.datamodule import Plan, held_out
 from rationale.training.dpo_module import DPOModule, Objective, dpo_data
@@ -24,6 +26,7 @@ from rationale.training.fit import fit
 from rationale.training.optim import Optim
 
 
+@typed
 def run(
     questions: InputPath,
     pairs: InputPath,
@@ -31,27 +34,27 @@ def run(
     reference_logps: InputPath | None,
     model: Callable[..., VLM],
     objective: Objective,
-    reference: str,
-    truncate: dict[str, Any],
+    reference: Literal[KINDS],
+    truncate: Truncation,
     optim: Optim,
     order: Callable[..., Plan],
-    layout: str,
-    bundle: str,
-    frozen_parts: Iterable[str],
+    layout: Layout,
+    bundle: Literal["pair", "question"],
+    frozen_parts: list[str],
     trainer: Callable[..., Any],
     logger: Callable[..., list],
-    workers: int,
-    save_every: int,
-    keep_last: int,
-    validation: dict[str, float],
+    workers: Limit,
+    save_every: Count,
+    keep_last: Count,
+    validation: Validation,
     seed: int,
     out: Path,
 ) -> dict:
     """Train the policy on pairs and save a plain transformers folder in `model/`.
 
     Of `datasets` alone where they are named. `reference` is frozen, adapter_off or scored; scored reads
-    `reference_logps`, which stage score made. `validation` holds out the pairs of a `share` of the questions, measured
-    every so many (`every`, a share) of the steps. `workers` processes build batches ahead.
+    `reference_logps`, which stage score made. `validation` holds out the pairs of a share of the questions. `workers`
+    processes build batches ahead.
     """
     found = questions_by_id(questions)
     path = need(pairs, "pairs.jsonl")
@@ -60,7 +63,7 @@ def run(
     total, rows = len(rows), [p for p in rows if datasets is None or found[p.question_id].dataset in datasets]
     if not rows:
         raise UserError(f"{path}: none of {total} pairs is of dpo.datasets={datasets}")
-    train, held = held_out([p.question_id for p in rows], validation["share"], seed)
+    train, held = held_out([p.question_id for p in rows], validation.share, seed)
     rows = [rows[i] for i in train + held]
 
     def example(question_id: str, style: str, text: str, finished: bool, token_ids: tuple[int, ...]) -> Example:
@@ -72,7 +75,7 @@ def run(
     if reference == "scored":
         need_scores(reference_logps)
     vlm = model()
-    encoder, stored = Encoder(vlm.processor, truncate["tokens"], layout), None
+    encoder, stored = Encoder(vlm.processor, truncate.tokens, layout), None
     kept, num_rows = unlike(encoder, examples), len(rows)
     num_train = sum(i < len(train) for i in kept)
     if not num_train or (held and num_train == len(kept)):
@@ -92,8 +95,8 @@ def run(
     data = dpo_data(encoder, examples[:num_train], order, stored, bundle, examples[num_train:])
     data.workers = workers
     module = DPOModule(vlm, objective, reference, optim, data.plan.num_steps)
-    counts = fit(vlm, module, data, trainer, logger, optim, out, save_every, keep_last, validation["every"])
-    cut = sum(truncate_words(text, truncate["words"])[1] for p in rows for text in (p.chosen, p.rejected))
+    counts = fit(vlm, module, data, trainer, logger, optim, out, save_every, keep_last, validation.every)
+    cut = sum(truncate_words(text, truncate.words)[1] for p in rows for text in (p.chosen, p.rejected))
     return {
         "pairs": num_train,
         "of_other_datasets": total - num_rows,

@@ -15,20 +15,22 @@ from rationale.models.vlm import VLM
 from rationale.prompts import prompt_text
 from rationale.reporting.dashboard import evaluation_panels
 from rationale.schema import EvalRow, Question, read_jsonl, to_line
+from rationale.settings import Count, Style, typed
 from rationale.stages.inputs import questions_by_id
 from rationale.training.loggers import close, dashboards
 
 
+@typed
 def run(
     questions: InputPath,
     model: Callable[..., VLM],
     generator: Callable[..., Local | Served],
     name: str,
     seed: int,
-    split: str,
-    styles: list[str],
-    max_new_tokens: dict[str, int],
-    batch_size: int,
+    split: str | None,
+    styles: list[Style],
+    max_new_tokens: dict[Style, Count],
+    batch_size: Count,
     blind: bool,
     out: Path,
     logger: Callable[[Path], list] = lambda out: [],

@@ -6,23 +6,25 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from rationale.artifacts import InputPath, UserError, write_json
 from rationale.data.exchange import FORMS, MARK, Row, sharegpt_info
-from rationale.data.outgoing import STYLES, pair_row, sft_rows
+from rationale.data.outgoing import pair_row, sft_rows
 from rationale.data.rowfiles import link, write_rows
 from rationale.prompts import question_text
 from rationale.schema import Pair, Question, Rationale
+from rationale.settings import Style, typed
 from rationale.stages.inputs import grouped, need, questions_by_id
 
 
+@typed
 def run(
     questions: InputPath,
     rationales: InputPath | None,
     pairs: InputPath | None,
-    form: str,
-    styles: list[str],
+    form: Literal[tuple(FORMS)],
+    styles: list[Style],
     split: str | None,
     record: bool,
     out: Path,
@@ -32,10 +34,6 @@ def run(
     `record` adds to every row what only our own import reads; without it an import sees rows like any other's. What no
     row carries (a rationale that was not kept, with styles=[cot]) stands in `left_out.jsonl`.
     """
-    if form not in FORMS:
-        raise UserError(f"export.form: {form!r} is none of {list(FORMS)}")
-    if unknown := sorted(set(styles) - set(STYLES)):
-        raise UserError(f"export.styles: {unknown} are none of {list(STYLES)}")
     everything = questions_by_id(questions)
     said = grouped(need(rationales, "rows.jsonl"), Rationale, everything) if rationales else {}
     if repeated := [i for i, found in said.items() if len(found) > 1]:

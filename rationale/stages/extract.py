@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from rationale.artifacts import InputPath, UserError, write_json
 from rationale.data.journal import Journal
@@ -18,6 +18,7 @@ from rationale.models.replies import Meter, Reply, store
 from rationale.models.served import Client, Traffic
 from rationale.prompts import EXTRACTED, extractor_text
 from rationale.schema import EvalRow, Question, RowError, iter_jsonl, write_jsonl
+from rationale.settings import Count, typed
 from rationale.stages.inputs import check_known, need, questions_by_id
 
 STATUSES = ("quick", "extracted", "malformed", "refused", "failed")
@@ -106,13 +107,14 @@ def read(question: Question, row: EvalRow, found: str | Reply) -> Extraction:
     return ended("extracted", extracted, scored(question, extracted))
 
 
+@typed
 def run(
     questions: InputPath,
     evaluation: InputPath,
     extractor: Extractor,
-    scorers: list[str],
+    scorers: list[Literal[tuple(SCORERS)]],
     after_marker: bool,
-    chunk: int,
+    chunk: Count,
     out: Path,
     retry_failed: bool = False,
 ) -> dict:
@@ -123,8 +125,6 @@ def run(
     "style/question_id"; a cut run asks for what is missing there, with `retry_failed` also for what gave no extraction.
     Tables go on reporting the rule; `summary.json` has both.
     """
-    if unknown := sorted(set(scorers) - set(SCORERS)):
-        raise UserError(f"extractor.scorers: {unknown} are none of {sorted(SCORERS)}")
     asked = questions_by_id(questions)
     path = need(evaluation, "rows.jsonl")
     rows, others = rows_of(path, asked, scorers)

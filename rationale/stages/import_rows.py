@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Iterator
 from glob import glob
 from pathlib import Path, PurePosixPath
+from typing import Literal
 
 from tqdm import tqdm
 
@@ -20,11 +21,17 @@ from rationale.data.rowfiles import link, read_rows, silent
 from rationale.data.rows import check_images, suffix_of
 from rationale.hashes import sha256_file
 from rationale.schema import Question, RowError, write_jsonl
+from rationale.settings import typed
 
-UNFIT = ("error", "aside")
 
-
-def run(sources: list[Source], root: InputPath | None, images: InputPath | None, unfit: str, out: Path) -> dict:
+@typed
+def run(
+    sources: list[Source],
+    root: InputPath | None,
+    images: InputPath | None,
+    unfit: Literal["error", "aside"],
+    out: Path,
+) -> dict:
     """Write `questions.jsonl` with `images/`, and where there are any `rows.jsonl` (rationales) and `pairs.jsonl`: the
     folder serves as questions, as rationales and as pairs.
 
@@ -32,8 +39,6 @@ def run(sources: list[Source], root: InputPath | None, images: InputPath | None,
     the stage (`unfit` error; up to 20 are named, images that are not there before any is opened), or stands in
     `unfit.jsonl` with the reason (aside).
     """
-    if unfit not in UNFIT:
-        raise UserError(f"exchange.unfit: {unfit!r} is none of {list(UNFIT)}")
     files = files_of(sources, root)
     store = ImageStore(Path(images or root).expanduser(), out / "images")
     incoming, aside, refusals = Incoming(), 0, Refusals()

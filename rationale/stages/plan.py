@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from rationale.artifacts import InputPath, UserError, write_json
+from rationale.planning.memory import TRAINERS
 from rationale.planning.sizes import sizes
 from rationale.planning.table import Hardware, Training, plan
 from rationale.planning.text import markdown
+from rationale.settings import typed
 
 
+@typed
 def run(
     title: str,
     path: InputPath,
-    trainings: Sequence[Training],
-    trainers: Sequence[str],
+    trainings: list[Training],
+    trainers: list[Literal[TRAINERS]],
     hardware: Hardware,
     precision: str,
     gradient_checkpointing: bool,

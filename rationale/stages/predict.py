@@ -2,25 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
-from rationale.artifacts import UserError
+from rationale.artifacts import InputPath, UserError
 from rationale.data.batch import Example
-from rationale.models.generator import Local, Served
 from rationale.models.vlm import VLM
 from rationale.prompts import prompt_text
 from rationale.schema import Question
+from rationale.settings import Count, Style, typed
 
 
+@typed
 def run(
     model: Callable[..., VLM],
-    generator: Callable[..., Local | Served],
-    image: str | None,
+    generator: Callable[..., Any],
+    image: InputPath | None,
     question: str | None,
-    choices: Sequence[str],
-    styles: Sequence[str],
-    max_new_tokens: dict[str, int],
+    choices: list[str],
+    styles: list[Style],
+    max_new_tokens: dict[Style, Count],
 ) -> None:
     """Print the greedy answer in each style; `choices` make it a multiple-choice question."""
     if image is None or question is None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable
+from dataclasses import asdict
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -15,11 +16,25 @@ from rationale.models.mini import build_model, build_processor, train_tokenizer
 from rationale.models.vlm import VLM
 from rationale.prompts import SUFFIXES
 from rationale.schema import Question, Rationale, iter_jsonl
+from rationale.settings import Count, Share, settings, typed
 from rationale.stages.inputs import need, questions_by_id
 from rationale.training.datamodule import Plan
 from rationale.training.fit import fit
 from rationale.training.optim import Optim
 from rationale.training.sft_module import SFTModule, sft_data
+
+
+@settings
+class Architecture:
+    """Sizes of a small LLaVA: pixels of an image's side and of a patch's; widths, layers and heads."""
+
+    image_size: Count
+    patch_size: Count
+    vision_width: Count
+    vision_layers: Count
+    width: Count
+    layers: Count
+    heads: Count
 
 
 def curriculum(
@@ -47,20 +62,21 @@ def curriculum(
     return first + rest
 
 
+@typed
 def run(
     questions: InputPath,
     start: Callable[..., VLM] | None,
     tokenizer_texts: InputPath,
-    architecture: dict[str, Any],
-    vocab_size: int,
-    describe_share: float,
-    keep: dict[str, float],
-    stop_after: int | None,
+    architecture: Architecture,
+    vocab_size: Count,
+    describe_share: Share,
+    keep: dict[str, Share],
+    stop_after: Count | None,
     optim: Optim,
     order: Callable[..., Plan],
     trainer: Callable[..., Any],
     logger: Callable[..., list],
-    save_every: int,
+    save_every: Count,
     seed: int,
     out: Path,
 ) -> dict:
@@ -78,14 +94,12 @@ def run(
 
 
 def from_nothing(
-    rows: list[Question], tokenizer_texts: str, architecture: dict[str, Any], vocab_size: int, seed: int
+    rows: list[Question], tokenizer_texts: str, architecture: Architecture, vocab_size: int, seed: int
 ) -> VLM:
     """A tokenizer of what the rows and the rationales say, and random weights."""
     texts = [text for q in rows[:20000] for text in (q.question, q.answer)]
     texts += [r.text for r in iter_jsonl(need(tokenizer_texts, "rows.jsonl"), Rationale)]
     texts += [suffix for suffix in SUFFIXES.values() for _ in range(500)]
-    processor = build_processor(
-        train_tokenizer(texts, vocab_size), architecture["image_size"], architecture["patch_size"]
-    )
-    sizes = {k: v for k, v in architecture.items() if k not in ("image_size", "patch_size")}
+    sizes = asdict(architecture)
+    processor = build_processor(train_tokenizer(texts, vocab_size), sizes.pop("image_size"), sizes.pop("patch_size"))
     return VLM(build_model(processor, **sizes, seed=seed), processor, "random weights")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 from random import Random
+from typing import Literal
 
 from rationale.artifacts import InputPath, in_shards
 from rationale.data.batch import Example
@@ -14,6 +15,7 @@ from rationale.models.generator import Local, Served
 from rationale.models.vlm import VLM
 from rationale.prompts import prompt_text
 from rationale.schema import Question, Response, iter_jsonl, to_line
+from rationale.settings import Count, NonNegative, PositiveShare, Style, typed
 from rationale.stages.inputs import questions_by_id
 
 
@@ -23,19 +25,20 @@ def choose(questions: list[Question], limit: int | None, seed: int) -> list[Ques
     return ordered if limit is None or limit >= len(ordered) else Random(f"{seed}/choose").sample(ordered, limit)
 
 
+@typed
 def run(
     questions: InputPath,
     model: Callable[..., VLM],
     generator: Callable[..., Local | Served],
     split: str,
-    limit: int | None,
+    limit: Count | None,
     exclude: list[str],
-    style: str,
-    num_samples: int,
-    temperature: dict[str, float],
-    top_p: float,
-    max_new_tokens: int,
-    batch_size: int,
+    style: Style,
+    num_samples: Count,
+    temperature: dict[Literal["short", "choice"], NonNegative],
+    top_p: PositiveShare,
+    max_new_tokens: Count,
+    batch_size: Count,
     seed: int,
     out: Path,
 ) -> dict:

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from rationale.artifacts import InputPath, UserError, in_shards, write_json
 from rationale.data.batch import Example
 from rationale.data.encode import Encoder, in_chunks
-from rationale.data.response import response_example
+from rationale.data.response import Truncation, response_example
 from rationale.models.checks import check_end, check_rows
 from rationale.models.identity import context_hash, scored_with
 from rationale.models.reading import candidate_logps
 from rationale.models.vlm import VLM
 from rationale.prompts import prompt_text
 from rationale.schema import Pair, Response, ResponseKey, ResponseLogps, iter_jsonl, to_line
+from rationale.settings import Count, Layout, typed
 from rationale.stages.inputs import check_known, need, questions_by_id
 
 
@@ -29,18 +29,19 @@ def texts_of(rows: str) -> list[ResponseKey]:
     return list(dict.fromkeys(found))
 
 
+@typed
 def run(
     questions: InputPath,
     rows: InputPath,
     model: Callable[..., VLM],
-    truncate: dict[str, Any],
-    batch_size: int,
-    layout: str,
+    truncate: Truncation,
+    batch_size: Count,
+    layout: Layout,
     out: Path,
 ) -> dict:
     """Write one ResponseLogps row for each distinct response of a pair or sample artifact.
 
-    `truncate` is the rule that DPO trains with (words, tokens, eos). It goes into `scored_with.json` with the hashes of
+    `truncate` is the rule that DPO trains with. It goes into `scored_with.json` with the hashes of
     weights and processor: stage dpo refuses stored values that were made with anything else.
     """
     found = questions_by_id(questions)
@@ -50,7 +51,7 @@ def run(
         raise UserError(f"{rows}: no response to score")
     vlm = model()
     vlm.model.eval()
-    encoder = Encoder(vlm.processor, truncate["tokens"], layout)
+    encoder = Encoder(vlm.processor, truncate.tokens, layout)
     contexts = {
         key: context_hash(Path(questions) / found[key[0]].image, encoder.render(prompt_text(found[key[0]], key[1])))
         for key in dict.fromkeys(t[:2] for t in texts)

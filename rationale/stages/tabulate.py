@@ -24,6 +24,7 @@ from rationale.reporting.load import (
 )
 from rationale.reporting.page import examples, neighbours, render
 from rationale.reporting.scores import Scores, scores_of
+from rationale.reporting.specs import Claim, Column, TableSpec, VoteSpec
 from rationale.reporting.tables import (
     Table,
     accuracy_table,
@@ -36,30 +37,32 @@ from rationale.reporting.tables import (
 )
 from rationale.reporting.verifier import Candidates, Verifier, add_orderings, curves, verifier_table, verify
 from rationale.schema import Pair, Question, Rationale
+from rationale.settings import Count, Limit, Side, typed
 from rationale.stages.inputs import questions_by_id
 
 FORMS = {"md": to_markdown, "csv": to_csv, "tex": to_latex}
 
 
+@typed
 def run(
     questions: InputPath,
     trained_on: InputPath,
     rationales: InputPath,
     evals: InputPath,
     candidates: InputPath,
-    logps: dict[str, InputPath],
+    logps: dict[Side, InputPath],
     pairs: InputPath,
     artifacts: list[InputPath],
-    stale: str,
+    stale: standing.Stale,
     title: str,
     average: list[str],
-    columns: list[dict],
-    tables: dict[str, dict],
-    orderings: list[dict],
-    verifier: dict[str, Any],
+    columns: list[Column],
+    tables: dict[str, TableSpec | None],
+    orderings: list[Claim],
+    verifier: VoteSpec,
     compare: list[str],
-    num_examples: int,
-    num_resamples: int,
+    num_examples: Limit,
+    num_resamples: Count,
     out: Path,
 ) -> dict:
     """Write tables (md, tex, csv), figures (svg) and `index.html`; a part that was not run is left out and named.
@@ -187,7 +190,7 @@ def check(
     sampled: list[Candidates],
     questions: dict[str, Question],
     greedy: dict[str, Scores],
-    spec: dict[str, Any],
+    spec: VoteSpec,
     num_resamples: int,
 ) -> Verifier:
     """Votes among the candidates, and the greedy answers to the same questions."""

@@ -12,6 +12,7 @@ import pytorch_lightning as pl
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from rationale.artifacts import UserError
+from rationale.settings import Count
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,9 +42,9 @@ class Plan:
 
 def plan(
     lengths: Sequence[Any],
-    micro_batch: int,
-    accumulate: int,
-    epochs: int,
+    micro_batch: Count,
+    accumulate: Count,
+    epochs: Count,
     seed: int,
     group: int = 32,
     shuffle: bool = True,

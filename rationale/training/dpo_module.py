@@ -5,9 +5,10 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
 from rationale.artifacts import UserError
@@ -16,27 +17,31 @@ from rationale.data.encode import Encoder
 from rationale.models.forward import response_logps
 from rationale.models.reference import KINDS, as_reference
 from rationale.models.vlm import VLM, disable_dropout
-from rationale.objectives.dpo import DPOTerms, PairLogps, dpo_loss
+from rationale.objectives.dpo import LOSS_TYPES, DPOTerms, PairLogps, check_loss, dpo_loss
 from rationale.objectives.logprobs import sequence_logps
 from rationale.objectives.sft import sft_loss
 from rationale.schema import RowError
+from rationale.settings import NonNegative, Positive, settings
 from rationale.training.datamodule import Plan, PlannedData, alike, bundles, copies, unbundled
 from rationale.training.nonfinite import Recipe
 from rationale.training.optim import Optim, configure
 from rationale.training.step import StepModule
 
 
-@dataclass(frozen=True, slots=True)
+@settings
 class Objective:
     """The preference loss and what is added to it: `sft_weight` times the NLL of the chosen responses, a mean over the
     tokens of the optimizer step (0: the paper's). `length_normalised` averages log-probabilities over tokens instead
     of summing."""
 
-    beta: float = 0.1
-    loss_type: str = "sigmoid"
-    label_smoothing: float = 0.0
-    sft_weight: float = 0.0
+    beta: Positive = 0.1
+    loss_type: Literal[LOSS_TYPES] = "sigmoid"
+    label_smoothing: Annotated[float, Field(ge=0, le=0.5)] = 0.0
+    sft_weight: NonNegative = 0.0
     length_normalised: bool = False
+
+    def __post_init__(self) -> None:
+        check_loss(self.beta, self.loss_type, self.label_smoothing)
 
     def __call__(self, policy: PairLogps, reference: PairLogps) -> DPOTerms:
         """The loss of each pair; another loss is a subclass with its own, put in by `dpo.objective._target_`."""

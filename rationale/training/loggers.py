@@ -6,28 +6,27 @@ import csv
 import os
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import wandb
 from pytorch_lightning.loggers import CSVLogger
 
-from rationale.artifacts import UserError
+from rationale.settings import Limit, typed
 from rationale.training.dashboard import KEPT, WANDB_ID, Dashboard
 
-MODES = ("offline", "online", "disabled")
 
-
+@typed
 def loggers(
     out: Path,
     project: str,
     group: str,
     name: str,
-    mode: str,
+    mode: Literal["offline", "online", "disabled"],
     folder: str,
     stage: str = "",
     config: dict[str, Any] | None = None,
-    artifacts: str = "manifest",
-    table_rows: int = 0,
+    artifacts: Literal[KEPT] = "manifest",
+    table_rows: Limit = 0,
 ) -> list:
     """Loggers of one run of a stage. `mode` is wandb's: offline (no account needed), online or disabled.
 
@@ -36,9 +35,6 @@ def loggers(
     run is known by, `artifacts` whether its manifest, its model too or none is logged, `table_rows` how many rows of
     an evaluation are.
     """
-    for key, value, known in (("artifacts", artifacts, KEPT), ("mode", mode, MODES)):
-        if value not in known:
-            raise UserError(f"logger.{key}={value}: use one of {', '.join(known)}")
     earlier = _rows(_set_aside(out))
     found: list = [CSVLogger(out, name=None, version="metrics")]
     if mode != "disabled":

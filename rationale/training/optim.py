@@ -3,28 +3,33 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import field
+from typing import Annotated
 
+from pydantic import Field
 from torch import nn
 from torch.optim import AdamW
 from torch.optim.lr_scheduler import LambdaLR
 
 from rationale.artifacts import UserError
 from rationale.models.parts import is_in
+from rationale.settings import NonNegative, Positive, Share, settings
+
+Decay = Annotated[float, Field(ge=0, lt=1)]  # of a running mean
 
 
-@dataclass(frozen=True, slots=True)
+@settings
 class Optim:
     """Learning rates and schedule. `part_lrs` maps a part of the model (models.parts) to its own rate (the paper's
     vision tower: 5e-7); all else takes `lr`. Weight decay spares biases and norms."""
 
-    lr: float
-    part_lrs: dict[str, float] = field(default_factory=dict)
-    warmup_ratio: float = 0.03
-    min_lr_ratio: float = 0.0
-    weight_decay: float = 0.0
-    betas: tuple[float, float] = (0.9, 0.999)
-    clip: float = 1.0
+    lr: Positive
+    part_lrs: dict[str, NonNegative] = field(default_factory=dict)
+    warmup_ratio: Share = 0.03
+    min_lr_ratio: Share = 0.0
+    weight_decay: NonNegative = 0.0
+    betas: tuple[Decay, Decay] = (0.9, 0.999)
+    clip: NonNegative = 1.0
 
 
 def parameter_groups(model: nn.Module, optim: Optim) -> list[dict]:

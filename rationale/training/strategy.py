@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 SUB_GROUP = 100_000_000
 
 
-def zero(stage: int, accelerator: str, offload: bool = False, **more: Any) -> DeepSpeedStrategy:
+def zero(stage: Literal[1, 2, 3], accelerator: str, offload: bool = False, **more: Any) -> DeepSpeedStrategy:
     """ZeRO of a stage (1: optimizer states, 2: gradients too, 3: parameters too, the frozen reference's as well).
 
     `offload` keeps optimizer states, and in stage 3 parameters, in the host's memory. `more` are keywords of

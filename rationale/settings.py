@@ -1,0 +1,39 @@
+"""Settings: frozen values that check themselves by the annotations of their fields, whoever makes them.
+
+The signature is the schema. A call from a config is looked at before anything runs (`binding`), a call from Python when
+it is made; both read the same annotations, and a mapping becomes the value that is annotated. Where keys are free,
+the annotation is `dict[str, ...]`: data sets, labels, parts of a model, what another library takes.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Annotated, Literal
+
+from pydantic import ConfigDict, Field, validate_call
+from pydantic.dataclasses import dataclass
+
+_CONFIG = ConfigDict(extra="forbid", arbitrary_types_allowed=True)
+settings = partial(dataclass, frozen=True, slots=True, config=_CONFIG)  # of a class: frozen, and a wrong value refused
+typed = validate_call(config=_CONFIG)  # of a function: the same for its arguments
+
+Count = Annotated[int, Field(ge=1)]
+Limit = Annotated[int, Field(ge=0)]
+Share = Annotated[float, Field(ge=0, le=1)]
+PositiveShare = Annotated[float, Field(gt=0, le=1)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
+Style = Literal["direct", "cot"]
+Split = Literal["train", "val", "test"]
+Side = Literal["sft", "dpo"]
+Layout = Literal["rows", "tree"]
+
+
+@settings
+class Validation:
+    """What a training measures: rows held out, about a `share` of images or questions, every so many (`every`, a share)
+    of its steps."""
+
+    share: Share
+    every: PositiveShare
