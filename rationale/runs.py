@@ -23,7 +23,9 @@ from rationale.reporting.card import model_card
 from rationale.schema import RowError
 
 _HERE = Path(__file__).resolve().parent
-CONF = next(folder for folder in (_HERE / "conf", _HERE.parent / "conf") if folder.is_dir())
+# Of conf/ and experiments/: a wheel brings them below the package, in a clone they lie beside it.
+ROOT = _HERE if (_HERE / "conf").is_dir() else _HERE.parent
+CONF = ROOT / "conf"
 
 
 def varied(name: str, variant: Any) -> str:
@@ -35,7 +37,7 @@ def varied(name: str, variant: Any) -> str:
     return f"{name}_{variant}"
 
 
-OmegaConf.register_new_resolver("repo", lambda path: str(_HERE.parent / path), replace=True)
+OmegaConf.register_new_resolver("repo", lambda path: str(ROOT / path), replace=True)
 OmegaConf.register_new_resolver("times", lambda a, b: a * b, replace=True)
 OmegaConf.register_new_resolver("varied", varied, replace=True)
 # Cached, so that the jobs of a sweep agree on the folder that the first process named.
