@@ -44,7 +44,7 @@ test: lint
 
 lowest:
 	$(PYTHON) -m venv .venv-lowest
-	.venv-lowest/bin/python -m pip install --quiet setuptools wheel --requirement requirements.lowest
+	.venv-lowest/bin/python -m pip install --quiet --requirement requirements.lowest
 	.venv-lowest/bin/python -m pip install --quiet --no-deps --no-build-isolation --editable .
 	OMP_NUM_THREADS=1 .venv-lowest/bin/python -m pytest -m "not slow"
 

@@ -185,7 +185,7 @@ def missing_plugin(words: list[str]) -> str | None:
         try:
             metadata.version(plugin)
         except metadata.PackageNotFoundError:
-            return f"{word} needs {plugin}: pip install 'rationale[sweeps]'"
+            return f"{word} needs {plugin}: pip install {plugin}, or in the clone pip install -e '.[sweeps]'"
     return None
 
 
