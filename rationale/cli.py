@@ -40,6 +40,7 @@ from rationale.jobs import (
 from rationale.keys import refuse_keys
 from rationale.runs import CONF, call, explain, run, steps_of, written
 from rationale.stopping import Stopped, listen
+from rationale.threads import cores, wait_briefly
 
 # Of each launcher and sweeper that Hydra itself does not bring: conf/hydra's, and those they are made from.
 PLUGINS = {
@@ -190,7 +191,9 @@ def missing_plugin(words: list[str]) -> str | None:
 
 
 def quiet() -> None:
-    """Leave out what others log and warn of, and nobody can act on."""
+    """Leave out what others log and warn of, and nobody can act on; and threads that spin."""
+    wait_briefly()
+    os.environ.setdefault("LOKY_MAX_CPU_COUNT", str(cores()))  # what joblib shares out among the jobs of a sweep
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     warnings.filterwarnings("ignore", message=".*treespec.*is deprecated")  # torch's word to Lightning

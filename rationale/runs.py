@@ -21,6 +21,7 @@ from rationale.jobs import OBJECTIVE, objective_of
 from rationale.keys import refuse_keys
 from rationale.reporting.card import model_card
 from rationale.schema import RowError
+from rationale.threads import threads
 
 _HERE = Path(__file__).resolve().parent
 # Of conf/ and experiments/: a wheel brings them below the package, in a clone they lie beside it.
@@ -44,6 +45,12 @@ OmegaConf.register_new_resolver("varied", varied, replace=True)
 OmegaConf.register_new_resolver("process", lambda: f"{os.uname().nodename}_{os.getpid()}", use_cache=True, replace=True)
 
 
+def processes_here(arguments: dict[str, Any]) -> int:
+    """Those that a stage has on this machine: a training as many as devices, where their number is given."""
+    devices = (arguments.get("trainer") or {}).get("devices")
+    return devices if isinstance(devices, int) and devices > 0 else 1
+
+
 def call(node: DictConfig) -> tuple[str, dict[str, Any], Callable[[Path], dict]]:
     """A stage node as its name, its resolved arguments, and the call that fills a folder."""
     arguments = OmegaConf.to_container(node, resolve=True)
@@ -51,11 +58,12 @@ def call(node: DictConfig) -> tuple[str, dict[str, Any], Callable[[Path], dict]]
     stage = arguments["_target_"].split(".")[-2]
 
     def work(folder: Path) -> dict:
-        import pytorch_lightning as pl  # heavy, and not needed for `--help` or a stage that is up to date
-
-        pl.seed_everything(arguments.get("seed", 0), workers=True, verbose=False)
         given = {**arguments, "out": folder} if "out" in arguments else arguments
-        counts = hydra.utils.instantiate(given, _convert_="all")
+        with threads(processes_here(arguments)):
+            import pytorch_lightning as pl  # heavy, and not needed for `--help` or a stage that is up to date
+
+            pl.seed_everything(arguments.get("seed", 0), workers=True, verbose=False)
+            counts = hydra.utils.instantiate(given, _convert_="all")
         if "trainer" in arguments and main_process():
             (folder / "model" / CARD).write_text(model_card(stage, arguments, counts), encoding="utf-8")
         return counts

@@ -12,7 +12,7 @@ ROOT = Path(rationale.__file__).parent
 # A package may import itself and what stands in an earlier line; within a line packages do not know each other.
 LAYERS = [
     {"schema"},
-    {"prompts", "pairing", "artifacts", "stopping", "metrics", "objectives"},
+    {"prompts", "pairing", "artifacts", "stopping", "threads", "metrics", "objectives"},
     {"data", "jobs", "keys"},
     {"models"},
     {"training", "reporting", "planning"},

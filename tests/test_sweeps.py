@@ -23,6 +23,7 @@ from rationale.artifacts import UserError
 from rationale.cli import CONF
 from rationale.jobs import Job, clash_message, first_clash, jobs_of, objective_of, record, run_job, taken
 from rationale.stopping import REQUEUE
+from rationale.threads import cores
 
 STAGE = "{_target_: doubles.run, mode: '${mode}', out: '${run_dir}/${mode}'}"
 DOUBLES = """
@@ -39,6 +40,7 @@ def run(mode, out):
         pathlib.Path("pid").write_text(str(os.getpid()))
         time.sleep(300)
     (out / "made").write_text(mode)
+    (out / "threads").write_text(os.environ["OMP_NUM_THREADS"])
     return {"squared": (float(mode) - 2) ** 2} if mode[0].isdigit() else {"letters": len(mode)}
 """
 
@@ -59,13 +61,18 @@ def started(folder, *arguments, module=("rationale",), **environment):
         [sys.executable, "-m", *module, "--config-dir", "conf", *arguments, "stage=double"],
         cwd=folder, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background job ignores it
-        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": f"{folder}:{CONF.parent}", **environment},
+        env=without({**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": f"{folder}:{CONF.parent}", **environment}),
     )  # fmt: skip
 
 
-def answer(folder, *arguments):
+def without(environment):
+    """The variables that have a value."""
+    return {name: value for name, value in environment.items() if value is not None}
+
+
+def answer(folder, *arguments, **environment):
     """Exit code, and what was said on stdout and stderr."""
-    process = started(folder, *arguments)
+    process = started(folder, *arguments, **environment)
     out, err = process.communicate(timeout=300)
     return process.returncode, out, err
 
@@ -96,6 +103,13 @@ def test_jobs_that_fail_take_none_along_and_a_restart_runs_only_them(folder, lau
     assert sorted(line.split(" is ")[0][-1] for line in out.splitlines() if "is up to date" in line) == ["1", "2"]
     assert made(folder) == ["1", "2", "killed", "refused"]
     assert "rationale: all 4 jobs are done" in err
+
+
+@pytest.mark.parametrize(("given", "expected"), [(None, max(1, cores() // 2)), ("3", 3)])
+def test_jobs_side_by_side_share_the_cores_unless_the_user_says_how_many_threads(folder, given, expected):
+    code, _, err = answer(folder, "-m", "+mode=1,2", "hydra/launcher=processes", OMP_NUM_THREADS=given)
+    assert code == 0, err
+    assert [path.read_text() for path in folder.glob("runs/mini/*/threads")] == [str(expected)] * 2
 
 
 @pytest.mark.parametrize(
