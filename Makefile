@@ -50,7 +50,7 @@ lowest:
 
 newest:
 	$(PYTHON) -m venv .venv-newest
-	.venv-newest/bin/python -m pip install --quiet --upgrade --upgrade-strategy eager --editable '.[dev,sweeps,qlora]'
+	.venv-newest/bin/python -m pip install --quiet --upgrade --upgrade-strategy eager --editable '.[dev,sweeps,qlora]' 'hydra-core>=1.4.0rc1'
 	OMP_NUM_THREADS=1 .venv-newest/bin/python -m pytest -m "not slow"
 
 clean:

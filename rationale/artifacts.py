@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
+import itertools
 import json
 import os
 import platform
@@ -28,6 +29,7 @@ MANIFEST = "manifest.json"
 CARD = "README.md"  # says how an artifact was made, and is no part of what it is
 # Arguments that cannot change what is written: where to, and how (not what) an endpoint is asked.
 UNKEYED = {"out", "logger", "workers", "chunk", "traffic", "budget", "batches", "dry_run", "retry_failed"}
+WORDLESS = 60  # seconds that a process waits for the first one without a word
 PACKAGES = ("torch", "transformers", "tokenizers", "pytorch-lightning", "peft", "datasets", "deepspeed", "pillow")
 
 
@@ -151,8 +153,23 @@ def copy_whole(folder: Path, copy: Path) -> None:
 
 def main_process() -> bool:
     """Whether this is the first or the only process of a run, by what torchrun, SLURM and Lightning set."""
-    ranks = ("RANK", "LOCAL_RANK", "NODE_RANK", "GROUP_RANK", "SLURM_PROCID")
-    return not any(int(os.environ.get(name, "0")) for name in ranks)
+    return not any(map(_rank, ranks()))
+
+
+def ranks() -> list[str]:
+    """The variables that say which of a run's processes this is, as Lightning takes them."""
+    if "RANK" in os.environ:  # torchrun's, which under srun need not begin on SLURM's first node
+        return ["RANK"]
+    # Inherited by a shell, SLURM_PROCID says nothing: srun sets SLURM_NTASKS with it.
+    srun = "SLURM_NTASKS" in os.environ and os.environ.get("SLURM_JOB_NAME") not in ("bash", "interactive")
+    return [*(["SLURM_PROCID"] if srun else []), "LOCAL_RANK", "NODE_RANK", "GROUP_RANK"]
+
+
+def _rank(name: str) -> int:
+    given = os.environ.get(name, "0")
+    if not given.isdigit():
+        raise UserError(f"{name}={given!r} is no number of a process; unset it, or start by srun or torchrun")
+    return int(given)
 
 
 def follow(stage: str, arguments: dict[str, Any], work: Callable[[Path], dict], force: bool = False) -> Path:
@@ -170,9 +187,13 @@ def follow(stage: str, arguments: dict[str, Any], work: Callable[[Path], dict], 
         partial = out.parent / f".{out.name}.{key[:12]}.partial"
         partial.mkdir(parents=True, exist_ok=True)
         work(partial)
-    while not made():
+    for turn in itertools.count():
+        if made():
+            return out
+        if turn == 5 * WORDLESS:
+            given = ", ".join(f"{name}={os.environ[name]}" for name in ranks() if name in os.environ)
+            print(f"{out}: waiting for the first process; this is another by {given}, unset it if not so", flush=True)
         time.sleep(0.2)
-    return out
 
 
 def produce(stage: str, arguments: dict[str, Any], work: Callable[[Path], dict], force: bool = False) -> Path:

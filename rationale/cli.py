@@ -190,6 +190,15 @@ def missing_plugin(words: list[str]) -> str | None:
     return None
 
 
+def unreadable_rank() -> str | None:
+    """What is wrong with the variables that number a run's processes."""
+    try:
+        main_process()
+    except UserError as error:
+        return str(error)
+    return None
+
+
 def quiet() -> None:
     """Leave out what others log and warn of, and nobody can act on; and threads that spin."""
     wait_briefly()
@@ -206,7 +215,7 @@ def quiet() -> None:
 def main() -> None:
     """Console script. Exits with `stopping.REQUEUE` where it was told to stop."""
     quiet()
-    if said := missing_plugin(sys.argv[1:]):
+    if said := missing_plugin(sys.argv[1:]) or unreadable_rank():
         print(f"rationale: {said}", file=sys.stderr)
         raise SystemExit(1)
     listen()

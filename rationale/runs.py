@@ -6,6 +6,7 @@ import errno
 import os
 import re
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,8 @@ def varied(name: str, variant: Any) -> str:
     return f"{name}_{variant}"
 
 
+# What Hydra 1.4 and OmegaConf 2.4 say of names and arguments that 1.3 and 2.3 do not know.
+warnings.filterwarnings("ignore", message="(?s).*(register_new_resolver|version_base parameter|_execution_whitelist_)")
 OmegaConf.register_new_resolver("repo", lambda path: str(ROOT / path), replace=True)
 OmegaConf.register_new_resolver("times", lambda a, b: a * b, replace=True)
 OmegaConf.register_new_resolver("varied", varied, replace=True)
@@ -115,7 +118,8 @@ def explain(error: BaseException) -> str | None:
             return str(error).strip()
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
             return f"{error}: make room and run the same command again, which goes on where it stopped"
-        if isinstance(error, InstantiationException) and not error.__cause__:
+        # A call that does not bind; Hydra 1.4 adds where it stands to Python's own error.
+        if (isinstance(error, InstantiationException) and not error.__cause__) or "full_key: " in str(error):
             return str(error).strip()
         error = error.__cause__
     return None
