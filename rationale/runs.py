@@ -118,8 +118,11 @@ def explain(error: BaseException) -> str | None:
             return str(error).strip()
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
             return f"{error}: make room and run the same command again, which goes on where it stopped"
-        # A call that does not bind; Hydra 1.4 adds where it stands to Python's own error.
-        if (isinstance(error, InstantiationException) and not error.__cause__) or "full_key: " in str(error):
+        if isinstance(error, InstantiationException) and not error.__cause__:
             return str(error).strip()
+        if isinstance(error, TypeError) and getattr(
+            error, "__notes__", None
+        ):  # Hydra 1.4's, of a call that does not bind
+            return "\n".join([str(error), *error.__notes__])
         error = error.__cause__
     return None

@@ -13,7 +13,7 @@ ROOT = Path(rationale.__file__).parent
 LAYERS = [
     {"schema"},
     {"prompts", "pairing", "artifacts", "stopping", "threads", "metrics", "objectives"},
-    {"data", "jobs", "keys"},
+    {"data", "jobs", "keys", "slurm"},
     {"models"},
     {"training", "reporting", "planning"},
     {"stages", "runs"},
