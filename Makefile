@@ -44,13 +44,13 @@ test: lint
 
 lowest:
 	$(PYTHON) -m venv .venv-lowest
-	.venv-lowest/bin/python -m pip install --quiet setuptools wheel --requirement requirements.lowest
+	.venv-lowest/bin/python -m pip install --quiet --requirement requirements.lowest
 	.venv-lowest/bin/python -m pip install --quiet --no-deps --no-build-isolation --editable .
 	OMP_NUM_THREADS=1 .venv-lowest/bin/python -m pytest -m "not slow"
 
 newest:
 	$(PYTHON) -m venv .venv-newest
-	.venv-newest/bin/python -m pip install --quiet --upgrade --upgrade-strategy eager --editable '.[dev,sweeps,qlora]'
+	.venv-newest/bin/python -m pip install --quiet --upgrade --upgrade-strategy eager --editable '.[dev,sweeps,qlora]' 'hydra-core>=1.4.0rc1'
 	OMP_NUM_THREADS=1 .venv-newest/bin/python -m pytest -m "not slow"
 
 clean:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import hashlib
+import itertools
 import json
 import os
 import pkgutil
@@ -47,6 +48,7 @@ PREVIOUS = re.compile(r"\..+\.previous(_\d+)?")
 RESUMED = ".resumed"  # in a working folder: how often its run was cut and went on
 # What flock answers where a file system has none: Lustre mounted without it, NFS without its daemon.
 NO_FLOCK = {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP}
+WORDLESS = 60  # seconds that a process waits for the first one without a word
 Taker = tuple[str, str]  # a callable by its dotted name, and one of its parameters
 
 
@@ -224,8 +226,23 @@ def copy_whole(folder: Path, copy: Path) -> None:
 
 def main_process() -> bool:
     """Whether this is the first or the only process of a run, by what torchrun, SLURM and Lightning set."""
-    ranks = ("RANK", "LOCAL_RANK", "NODE_RANK", "GROUP_RANK", "SLURM_PROCID")
-    return not any(int(os.environ.get(name, "0")) for name in ranks)
+    return not any(map(_rank, ranks()))
+
+
+def ranks() -> list[str]:
+    """The variables that say which of a run's processes this is, as Lightning takes them."""
+    if "RANK" in os.environ:  # torchrun's, which under srun need not begin on SLURM's first node
+        return ["RANK"]
+    # Inherited by a shell, SLURM_PROCID says nothing: srun sets SLURM_NTASKS with it.
+    srun = "SLURM_NTASKS" in os.environ and os.environ.get("SLURM_JOB_NAME") not in ("bash", "interactive")
+    return [*(["SLURM_PROCID"] if srun else []), "LOCAL_RANK", "NODE_RANK", "GROUP_RANK"]
+
+
+def _rank(name: str) -> int:
+    given = os.environ.get(name, "0")
+    if not given.isdigit():
+        raise UserError(f"{name}={given!r} is no number of a process; unset it, or start by srun or torchrun")
+    return int(given)
 
 
 def identity(stage: str, arguments: dict[str, Any], hashes: Hashes) -> tuple[str, dict[str, str]]:
@@ -286,9 +303,13 @@ def follow(
         partial = out.parent / f".{out.name}.{key[:12]}.partial"
         partial.mkdir(parents=True, exist_ok=True)
         work(partial)
-    while not made():
+    for turn in itertools.count():
+        if made():
+            return out
+        if turn == 5 * WORDLESS:
+            given = ", ".join(f"{name}={os.environ[name]}" for name in ranks() if name in os.environ)
+            print(f"{out}: waiting for the first process; this is another by {given}, unset it if not so", flush=True)
         time.sleep(0.2)
-    return out
 
 
 def produce(

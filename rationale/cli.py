@@ -10,6 +10,7 @@ import shutil
 import sys
 import traceback
 import warnings
+from contextlib import suppress
 from functools import partial
 from importlib import metadata
 from pathlib import Path
@@ -39,7 +40,8 @@ from rationale.jobs import (
 )
 from rationale.keys import refuse_keys
 from rationale.runs import CONF, call, explain, run, steps_of, written
-from rationale.stopping import Stopped, listen
+from rationale.stopping import Stopped, ignore, listen
+from rationale.threads import cores, wait_briefly
 
 # Of each launcher and sweeper that Hydra itself does not bring: conf/hydra's, and those they are made from.
 PLUGINS = {
@@ -73,6 +75,10 @@ class Sweep(Callback):
             known = explain(error) or (str(error) if isinstance(error, HydraException) else traceback.format_exc())
             print(f"rationale: {known}", file=sys.stderr)
             raise SystemExit(1) from error
+        if config.hydra.launcher._target_.endswith(".SlurmLauncher"):
+            from rationale.slurm import watch  # of an extra
+
+            watch()
         self.folder, self.planned = Path(config.hydra.sweep.dir).absolute(), len(jobs) if exact else None
         shutil.rmtree(self.folder / "jobs", ignore_errors=True)  # of another sweep, if hydra.sweep.dir is given
         Sweep.current = self
@@ -134,15 +140,31 @@ def job_of(me: DictConfig, cfg: DictConfig) -> Job:
 def run_in_place(cfg: DictConfig) -> str | None:
     """Run a job in this process; how it failed, or None. Of several processes only the first answers."""
     quiet()
+    listen()
     try:
         run(cfg)
     except Exception as error:
+        if Stopped.last is not None:  # what was interrupted fails while it cleans up
+            leave()
+            raise Stopped.last from None
         if not main_process():
             raise
         message = explain(error) or traceback.format_exc()
         print(f"rationale: {message}", file=sys.stderr)
         return message
+    except SystemExit:
+        leave()
+        raise
     return None
+
+
+def leave() -> None:
+    """Told to stop, end in peace: another signal changes nothing (as that of SLURM, asked to queue the job again), and
+    wandb's process, which such a signal ends too, is not missed at Python's end."""
+    ignore()
+    if "wandb" in sys.modules:
+        with suppress(Exception):  # it is gone; what it had is on the disk
+            sys.modules["wandb"].teardown()
 
 
 def run_of_sweep(cfg: DictConfig) -> float | None:
@@ -185,12 +207,23 @@ def missing_plugin(words: list[str]) -> str | None:
         try:
             metadata.version(plugin)
         except metadata.PackageNotFoundError:
-            return f"{word} needs {plugin}: pip install 'rationale[sweeps]'"
+            return f"{word} needs {plugin}: pip install {plugin}, or in the clone pip install -e '.[sweeps]'"
+    return None
+
+
+def unreadable_rank() -> str | None:
+    """What is wrong with the variables that number a run's processes."""
+    try:
+        main_process()
+    except UserError as error:
+        return str(error)
     return None
 
 
 def quiet() -> None:
-    """Leave out what others log and warn of, and nobody can act on."""
+    """Leave out what others log and warn of, and nobody can act on; and threads that spin."""
+    wait_briefly()
+    os.environ.setdefault("LOKY_MAX_CPU_COUNT", str(cores()))  # what joblib shares out among the jobs of a sweep
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     warnings.filterwarnings("ignore", message=".*treespec.*is deprecated")  # torch's word to Lightning
@@ -204,7 +237,7 @@ def main() -> None:
     """Console script. Exits with `stopping.REQUEUE` where it was told to stop."""
     quiet()
     sys.stdout.reconfigure(errors="backslashreplace")  # as stderr has it, for a locale that lacks a letter
-    if said := missing_plugin(sys.argv[1:]):
+    if said := missing_plugin(sys.argv[1:]) or unreadable_rank():
         print(f"rationale: {said}", file=sys.stderr)
         raise SystemExit(1)
     listen()
@@ -217,6 +250,7 @@ def main() -> None:
         told = error if isinstance(error, Stopped) else Stopped.last
         if told is None:
             raise
+        leave()
         if main_process():
             print(f"rationale: told to stop by {told.name}; the same command goes on from here", file=sys.stderr)
         raise told from None

@@ -7,6 +7,7 @@ import hashlib
 import os
 import re
 import sys
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from functools import cache
 from glob import glob
@@ -27,9 +28,12 @@ from rationale.jobs import OBJECTIVE, objective_of
 from rationale.keys import refuse_keys
 from rationale.reporting.card import model_card
 from rationale.schema import RowError
+from rationale.threads import threads
 
 _HERE = Path(__file__).resolve().parent
-CONF = next(folder for folder in (_HERE / "conf", _HERE.parent / "conf") if folder.is_dir())
+# Of conf/ and experiments/: a wheel brings them below the package, in a clone they lie beside it.
+ROOT = _HERE if (_HERE / "conf").is_dir() else _HERE.parent
+CONF = ROOT / "conf"
 
 
 def varied(name: str, variant: Any) -> str:
@@ -44,7 +48,7 @@ def varied(name: str, variant: Any) -> str:
 def checkpoint_name(path: str, revision: str | None) -> str:
     """What the evaluation of a checkpoint is called, so that two of them are two artifacts: its last part and a digest
     of the whole, or all of a hub id (`Qwen--Qwen2-VL-2B-Instruct`) or of a path as short, and the revision if given."""
-    place = Path(os.path.relpath(path, _HERE.parent)) if Path(path).is_relative_to(_HERE.parent) else Path(path)
+    place = Path(os.path.relpath(path, ROOT)) if Path(path).is_relative_to(ROOT) else Path(path)
     parts = place.parts[:-1] if len(place.parts) > 2 and place.name == "model" else place.parts
     plain = len(parts) < 3 and all(re.fullmatch(r"\w[\w.+-]*", part) for part in parts)
     digest = hashlib.sha256(str(place).encode()).hexdigest()[:6]
@@ -52,13 +56,21 @@ def checkpoint_name(path: str, revision: str | None) -> str:
     return re.sub(r"[^\w.+-]+", "-", name if revision is None else f"{name}_{revision}")
 
 
+# What Hydra 1.4 and OmegaConf 2.4 say of names and arguments that 1.3 and 2.3 do not know.
+warnings.filterwarnings("ignore", message="(?s).*(register_new_resolver|version_base parameter|_execution_whitelist_)")
 OmegaConf.register_new_resolver("checkpoint", checkpoint_name, replace=True)
-OmegaConf.register_new_resolver("repo", lambda path: str(_HERE.parent / path), replace=True)
+OmegaConf.register_new_resolver("repo", lambda path: str(ROOT / path), replace=True)
 OmegaConf.register_new_resolver("expanded", os.path.expanduser, replace=True)
 OmegaConf.register_new_resolver("times", lambda a, b: a * b, replace=True)
 OmegaConf.register_new_resolver("varied", varied, replace=True)
 # Cached, so that the jobs of a sweep agree on the folder that the first process named.
 OmegaConf.register_new_resolver("process", lambda: f"{os.uname().nodename}_{os.getpid()}", use_cache=True, replace=True)
+
+
+def processes_here(arguments: dict[str, Any]) -> int:
+    """Those that a stage has on this machine: a training as many as devices, where their number is given."""
+    devices = (arguments.get("trainer") or {}).get("devices")
+    return devices if isinstance(devices, int) and devices > 0 else 1
 
 
 def call(node: DictConfig) -> tuple[str, dict[str, Any], Callable[[Path], dict]]:
@@ -68,11 +80,12 @@ def call(node: DictConfig) -> tuple[str, dict[str, Any], Callable[[Path], dict]]
     stage = arguments["_target_"].split(".")[-2]
 
     def work(folder: Path) -> dict:
-        import pytorch_lightning as pl  # heavy, and not needed for `--help` or a stage that is up to date
-
-        pl.seed_everything(arguments.get("seed", 0), workers=True, verbose=False)
         given = {**arguments, "out": folder} if "out" in arguments else arguments
-        counts = hydra.utils.instantiate(given, _convert_="all")
+        with threads(processes_here(arguments)):
+            import pytorch_lightning as pl  # heavy, and not needed for `--help` or a stage that is up to date
+
+            pl.seed_everything(arguments.get("seed", 0), workers=True, verbose=False)
+            counts = hydra.utils.instantiate(given, _convert_="all")
         if {"trainer", "out"} <= arguments.keys() and main_process():
             (folder / "model" / CARD).write_text(model_card(stage, arguments, counts), encoding="utf-8")
         return counts
@@ -195,5 +208,9 @@ def explain(error: BaseException) -> str | None:
             return f"{error}: make room and run the same command again, which goes on where it stopped"
         if isinstance(error, InstantiationException) and not error.__cause__:
             return str(error).strip()
+        if isinstance(error, TypeError) and getattr(
+            error, "__notes__", None
+        ):  # Hydra 1.4's, of a call that does not bind
+            return "\n".join([str(error), *error.__notes__])
         error = error.__cause__
     return None

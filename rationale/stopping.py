@@ -42,6 +42,12 @@ def listen() -> None:
             signal.signal(number, stop)
 
 
+def ignore() -> None:
+    """None of the signals from here on."""
+    for number in (*ENDS, *WARNS):
+        signal.signal(number, signal.SIG_IGN)
+
+
 class Told:
     """Whether this process was told to stop while signals are held, and by which."""
 

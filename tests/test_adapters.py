@@ -38,7 +38,7 @@ ORDER = partial(plan, accumulate=1, epochs=3, seed=0)
 
 @pytest.fixture
 def qlora(tiny_dir):
-    pytest.importorskip("bitsandbytes", reason="QLoRA needs bitsandbytes: pip install 'rationale[qlora]'")
+    pytest.importorskip("bitsandbytes", reason="QLoRA needs bitsandbytes: pip install -e '.[qlora]'")
     torch.manual_seed(0)
     return partial(load, str(tiny_dir), lora=LORA, quantization=NF4)
 
@@ -130,7 +130,7 @@ def test_lora_dpo_after_lora_sft_takes_the_sft_model_as_reference(reference, tin
 
 @pytest.mark.parametrize("family", BUILDERS)
 def test_the_preset_quantises_the_layers_of_the_language_model_alone(family, tmp_path):
-    bnb = pytest.importorskip("bitsandbytes", reason="QLoRA needs bitsandbytes: pip install 'rationale[qlora]'")
+    bnb = pytest.importorskip("bitsandbytes", reason="QLoRA needs bitsandbytes: pip install -e '.[qlora]'")
     whole = BUILDERS[family]().model
     whole.save_pretrained(tmp_path)
     model = read_model(str(tmp_path), None, "float32", "sdpa", quantised.config_of(NF4, LORA))

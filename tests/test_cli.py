@@ -6,12 +6,14 @@ import sys
 
 import pytest
 
+from rationale import artifacts
+from rationale.artifacts import follow, main_process
 from rationale.cli import CONF
 
 
-def answer(folder, *arguments):
+def answer(folder, *arguments, **more):
     """Exit code and all that `python -m rationale` says, run in an empty folder."""
-    environment = {k: v for k, v in os.environ.items() if k != "HYDRA_FULL_ERROR"} | {"OMP_NUM_THREADS": "1"}
+    environment = {k: v for k, v in os.environ.items() if k != "HYDRA_FULL_ERROR"} | {"OMP_NUM_THREADS": "1", **more}
     done = subprocess.run(
         [sys.executable, "-m", "rationale", *arguments],
         cwd=folder, env=environment, capture_output=True, encoding="utf-8", timeout=300, check=False,
@@ -66,3 +68,48 @@ def test_what_would_run_is_printed_and_not_run(tmp_path):
     assert code == 0
     assert "beta: 0.05" in text
     assert not (tmp_path / "runs").exists()
+
+
+RANKS = ("RANK", "LOCAL_RANK", "NODE_RANK", "GROUP_RANK", "SLURM_PROCID", "SLURM_NTASKS", "SLURM_JOB_NAME")
+
+
+@pytest.mark.parametrize(
+    ("given", "first"),
+    [
+        ({}, True),
+        ({"SLURM_PROCID": "1"}, True),  # Lightning sees no SLURM there either
+        ({"SLURM_PROCID": "1", "SLURM_NTASKS": "2", "SLURM_JOB_NAME": "interactive"}, True),
+        ({"SLURM_PROCID": "1", "SLURM_NTASKS": "2"}, False),
+        ({"SLURM_PROCID": "0", "SLURM_NTASKS": "2"}, True),
+        ({"RANK": "0", "LOCAL_RANK": "0", "GROUP_RANK": "0", "SLURM_PROCID": "1", "SLURM_NTASKS": "2"}, True),
+        ({"RANK": "8", "LOCAL_RANK": "0", "GROUP_RANK": "1"}, False),
+        ({"LOCAL_RANK": "1"}, False),
+    ],
+)
+def test_which_process_is_the_first_is_what_lightning_takes(monkeypatch, given, first):
+    for name in RANKS:
+        monkeypatch.delenv(name, raising=False)
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    assert main_process() is first
+
+
+@pytest.mark.parametrize("value", ["", "first"])
+def test_a_rank_that_is_no_number_is_named(tmp_path, value):
+    code, text = answer(tmp_path, "stage=prepare", NODE_RANK=value)
+    assert (code, text.count("\n")) == (1, 1)
+    assert text.startswith(f"rationale: NODE_RANK={value!r} is no number of a process; unset it")
+
+
+def test_a_process_that_waits_for_the_first_one_says_by_what(monkeypatch, capsys, tmp_path):
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    monkeypatch.setattr(artifacts, "WORDLESS", 0)
+    given = {"out": str(tmp_path / "made")}
+
+    def meanwhile(_):
+        monkeypatch.delenv("LOCAL_RANK")
+        artifacts.produce("double", given, lambda _: {})
+
+    monkeypatch.setattr(artifacts.time, "sleep", meanwhile)
+    assert follow("double", given, lambda _: {}) == tmp_path / "made"
+    assert "waiting for the first process; this is another by LOCAL_RANK=1" in capsys.readouterr().out

@@ -12,8 +12,8 @@ ROOT = Path(rationale.__file__).parent
 # A package may import itself and what stands in an earlier line; within a line packages do not know each other.
 LAYERS = [
     {"schema", "hashes", "provenance", "operators", "settings"},
-    {"prompts", "pairing", "artifacts", "stopping", "metrics", "objectives"},
-    {"data", "jobs", "keys", "lineage"},
+    {"prompts", "pairing", "artifacts", "stopping", "threads", "metrics", "objectives"},
+    {"data", "jobs", "keys", "lineage", "slurm"},
     {"models"},
     {"training", "reporting", "planning", "binding"},
     {"stages", "runs"},

@@ -123,6 +123,31 @@ def test_an_error_of_what_was_interrupted_is_no_failure_of_the_command(monkeypat
     assert "told to stop by SIGTERM" in capsys.readouterr().err
 
 
+def test_a_second_signal_does_not_disturb_a_job_that_is_leaving(monkeypatch):
+    """As SLURM's, once submitit had the job queued again and exits."""
+    listen()
+
+    def cut(_):
+        raise SystemExit(-1)
+
+    monkeypatch.setattr(cli, "run", cut)
+    with pytest.raises(SystemExit, match="-1"):
+        cli.run_in_place(None)
+    signal.raise_signal(signal.SIGTERM)
+
+
+def test_a_job_whose_cleaning_up_fails_was_told_to_stop_all_the_same(monkeypatch):
+    def interrupted(_):
+        try:
+            signal.raise_signal(signal.SIGTERM)
+        finally:
+            raise ConnectionResetError("wandb's process")
+
+    monkeypatch.setattr(cli, "run", interrupted)
+    with pytest.raises(Stopped):
+        cli.run_in_place(None)
+
+
 def test_a_hangup_that_is_ignored_stays_ignored():
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     listen()

@@ -11,6 +11,7 @@ import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
@@ -23,6 +24,7 @@ from rationale.artifacts import UserError
 from rationale.cli import CONF
 from rationale.jobs import Job, clash_message, first_clash, jobs_of, objective_of, record, run_job, taken
 from rationale.stopping import REQUEUE
+from rationale.threads import cores
 
 STAGE = "{_target_: doubles.run, mode: '${mode}', out: '${run_dir}/${mode}'}"
 DOUBLES = """
@@ -39,6 +41,7 @@ def run(mode, out):
         pathlib.Path("pid").write_text(str(os.getpid()))
         time.sleep(300)
     (out / "made").write_text(mode)
+    (out / "threads").write_text(os.environ["OMP_NUM_THREADS"])
     return {"squared": (float(mode) - 2) ** 2} if mode[0].isdigit() else {"letters": len(mode)}
 """
 
@@ -59,13 +62,18 @@ def started(folder, *arguments, module=("rationale",), **environment):
         [sys.executable, "-m", *module, "--config-dir", "conf", *arguments, "stage=double"],
         cwd=folder, encoding="utf-8", stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background job ignores it
-        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": f"{folder}:{CONF.parent}", **environment},
+        env=without({**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": f"{folder}:{CONF.parent}", **environment}),
     )  # fmt: skip
 
 
-def answer(folder, *arguments):
+def without(environment):
+    """The variables that have a value."""
+    return {name: value for name, value in environment.items() if value is not None}
+
+
+def answer(folder, *arguments, **environment):
     """Exit code, and what was said on stdout and stderr."""
-    process = started(folder, *arguments)
+    process = started(folder, *arguments, **environment)
     out, err = process.communicate(timeout=300)
     return process.returncode, out, err
 
@@ -96,6 +104,13 @@ def test_jobs_that_fail_take_none_along_and_a_restart_runs_only_them(folder, lau
     assert sorted(line.split(" is ")[0][-1] for line in out.splitlines() if "is up to date" in line) == ["1", "2"]
     assert made(folder) == ["1", "2", "killed", "refused"]
     assert "rationale: all 4 jobs are done" in err
+
+
+@pytest.mark.parametrize(("given", "expected"), [(None, max(1, cores() // 2)), ("3", 3)])
+def test_jobs_side_by_side_share_the_cores_unless_the_user_says_how_many_threads(folder, given, expected):
+    code, _, err = answer(folder, "-m", "+mode=1,2", "hydra/launcher=processes", OMP_NUM_THREADS=given)
+    assert code == 0, err
+    assert [path.read_text(encoding="utf-8") for path in folder.glob("runs/mini/*/threads")] == [str(expected)] * 2
 
 
 @pytest.mark.parametrize(
@@ -269,6 +284,34 @@ def test_processes_of_one_run_have_folders_of_their_own(folder):
     assert sorted(OmegaConf.load(path)[0] for path in runs) == ["+mode=1", "+mode=2"]
 
 
+def test_a_job_that_slurm_no_longer_lists_has_ended():
+    """Three elements of an array: one queued again, one running, one cancelled; and one long gone."""
+    slurm = pytest.importorskip("rationale.slurm")
+    watcher = slurm.Watcher()
+    for number in range(4):
+        watcher.register_job(f"7_{number}")
+    watcher._info_dict = watcher.read_info(b"7_0|CONFIGURING|\n7_1|RUNNING|node1\n7_2|CANCELLED|node2\n8_1|FAILED|\n")
+    states = [watcher._info_dict[f"7_{number}"]["State"] for number in range(4)]
+    assert states == ["RUNNING", "RUNNING", "CANCELLED", "COMPLETED"]
+    assert [watcher.is_done(f"7_{number}", mode="cache") for number in range(4)] == [False, False, True, True]
+
+
+def test_a_sweep_through_slurm_asks_squeue_and_not_the_accounting(folder):
+    """Doubles of SLURM's commands: sbatch takes the job, which is cancelled before it begins; sacct refuses."""
+    doubles = folder / "doubles"
+    doubles.mkdir()
+    for name, does in {
+        "srun": "exit 1", "sbatch": "echo Submitted batch job 7", "sacct": "echo accounting is disabled >&2; exit 1",
+        "squeue": "echo '7_0|CANCELLED|'",
+    }.items():  # fmt: skip
+        (doubles / name).write_text(f"#!/bin/sh\n{does}\n", encoding="utf-8")
+        (doubles / name).chmod(0o755)
+    code, out, err = answer(folder, "-m", "+mode=1", "hydra/launcher=slurm", PATH=f"{doubles}:{os.environ['PATH']}")
+    assert code == 1
+    assert "accounting" not in out + err and "sacct" not in out + err
+    assert "has not produced any output (state: CANCELLED)" in err
+
+
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     """A folder with a few questions and rationales, what trains on them, and the weights that one process makes."""
@@ -334,3 +377,22 @@ def test_two_nodes_train_as_one_process_does(trained):
     assert "GLOBAL_RANK: 1, MEMBER: 2/2" in said[1]
     assert [text.count("sft: runs/nodes (") for text in said] == [1, 0]  # one artifact, written by the first
     assert_same_weights(folder / "runs/nodes", expected)
+
+
+@pytest.mark.slow
+def test_a_training_whose_whole_tree_is_told_to_stop_keeps_its_state(trained):
+    """As a scheduler does, which signals wandb's process too."""
+    folder, sft, _ = trained
+    long = [*sft, "logger=wandb", "sft.epochs=200", "paths.sft=runs/told"]
+    process = begun(folder, ["rationale"], *long)
+    told = []
+    for line in process.stdout:
+        if "Epoch 0" in line and not told:
+            tree = [*psutil.Process(process.pid).children(recursive=True), psutil.Process(process.pid)]
+            told = [each.name() for each in tree]
+            for each in tree:
+                each.terminate()
+        assert "Traceback" not in line
+    assert "wandb-core" in told
+    assert process.wait(timeout=60) == REQUEUE
+    assert len(list(folder.glob("runs/.told.*.partial/state/step=*.ckpt"))) == 1

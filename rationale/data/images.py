@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import stat
 import unicodedata
 from pathlib import Path
 
@@ -27,13 +28,13 @@ def resolve(root: Path, relative: str, where: str) -> Path:
     """
     if not isinstance(relative, str):
         raise RowError(f"{where}: {relative!r:.80} is no path of an image but {type(relative).__name__}; mend the row")
+    others = (unicodedata.normalize(form, relative.replace("\\", "/")) for form in ("NFC", "NFD"))
     try:
         path = (root / relative).resolve()
-        present = path.is_file()
-        for form in ("NFC", "NFD"):
-            if not present:
-                path = (root / unicodedata.normalize(form, relative.replace("\\", "/"))).resolve()
-                present = path.is_file()
+        if not (present := _is_file(path)):
+            found = ((root / name).resolve() for name in others)
+            path = next(filter(_is_file, found), path)
+            present = _is_file(path)
     except (ValueError, OSError, RuntimeError) as error:  # a null byte, too long, a loop of links
         raise RowError(f"{where}: {relative!r:.80} is no path of an image ({error}); mend or remove the row") from error
     if not path.is_relative_to(root.resolve()):
@@ -44,6 +45,14 @@ def resolve(root: Path, relative: str, where: str) -> Path:
     if not present:
         raise RowError(f"{where}: image {relative!r:.300} is not in {root}; add the file or remove the row")
     return path
+
+
+def _is_file(path: Path) -> bool:
+    """Whether a file is there; OSError at a loop of links, to which `is_file` answers False from Python 3.13 on."""
+    try:
+        return stat.S_ISREG(path.stat().st_mode)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
 
 
 def open_image(path: Path, where: str = "") -> Image.Image:

@@ -25,7 +25,9 @@ def config_of(quantization: dict[str, Any], lora: dict[str, Any] | None) -> Bits
     if not quantization.get("load_in_4bit"):
         raise UserError("model.quantization: only load_in_4bit=true is supported")
     if find_spec("bitsandbytes") is None:
-        raise UserError("model.quantization needs bitsandbytes: pip install 'rationale[qlora]'")
+        raise UserError(
+            "model.quantization needs bitsandbytes: pip install bitsandbytes, or in the clone pip install -e '.[qlora]'"
+        )
     return BitsAndBytesConfig(**quantization)
 
 

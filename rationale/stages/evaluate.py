@@ -17,6 +17,7 @@ from rationale.reporting.dashboard import evaluation_panels
 from rationale.schema import EvalRow, Question, read_jsonl, to_line
 from rationale.settings import Count, Style, typed
 from rationale.stages.inputs import questions_by_id
+from rationale.training.dashboard import unless_ended
 from rationale.training.loggers import close, dashboards
 
 
@@ -84,6 +85,7 @@ def run(
     loggers = logger(out)
     for dashboard in dashboards(loggers):
         shown = evaluation_panels(summary, judged, asked, Path(questions), dashboard.table_rows)
-        dashboard.experiment.log(shown)
+        with unless_ended():
+            dashboard.experiment.log(shown)
     close(loggers, out)
     return {cell: round(100 * values["accuracy"], 1) for cell, values in summary.items()}

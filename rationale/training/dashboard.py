@@ -6,8 +6,10 @@ import json
 import os
 import re
 import shutil
+import sys
 import uuid
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ from rationale.hashes import read_manifest
 
 KEPT = ("manifest", "model", "none")  # of an artifact, by `artifacts`
 HIDDEN = "(hidden)"
+ENDED: list[ConnectionError] = []  # where wandb's process is gone
 WANDB_ID = "wandb_id"  # in a working folder: the run that a cut stage goes on with
 # Where wandb keeps files that an artifact or a table names, and its logs: both below the home directory, if not told.
 WANDB_FOLDERS = {"WANDB_DATA_DIR": "", "WANDB_CACHE_DIR": "cache"}
@@ -66,12 +69,28 @@ class Dashboard(WandbLogger):
         )  # fmt: skip
 
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
+        with unless_ended():
+            self._log(metrics, step)
+
+    def _log(self, metrics: dict[str, float], step: int | None) -> None:
         earlier, self._earlier = self._earlier, []
         for row in earlier:
             if step is not None and int(row["step"]) < step:
                 values = {key: float(value) for key, value in row.items() if value and key != "step"}
                 super().log_metrics(values, int(row["step"]))
         super().log_metrics(metrics, step)
+
+
+@contextmanager
+def unless_ended() -> Iterator[None]:
+    """wandb's own process may end before ours: a scheduler that ends a job signals both, and a training then still
+    saves its state. What is logged from then on stands in the CSV alone."""
+    try:
+        yield
+    except ConnectionError as error:
+        if not ENDED:
+            print(f"wandb's process has ended ({error}); from here on metrics are in the CSV alone", file=sys.stderr)
+        ENDED.append(error)
 
 
 def _identity(out: Path) -> tuple[str, bool]:
@@ -140,8 +159,12 @@ def finish(out: Path) -> None:
     weights too.
     """
     run = wandb.run
-    if run is None:
-        return
+    if run is not None:
+        with unless_ended():
+            _finish(run, out)
+
+
+def _finish(run: wandb.Run, out: Path) -> None:
     manifest = hidden(read_manifest(out))
     kept = manifest["arguments"]["logger"]["artifacts"]
     run.summary.update({f"counts/{name}": value for name, value in manifest["counts"].items()})

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Annotated, Any, Literal
 
 import torch
@@ -93,28 +94,38 @@ def dpo_data(
     planned, held = unbundled(order(keys), together), range(len(pairs), len(pairs) + len(held_out))
     pairs = [*pairs, *held_out]
 
-    def collate(indices: list[int], step: list[int]) -> PairBatch:
-        examples = [pairs[i][0] for i in indices] + [pairs[i][1] for i in indices]
-        rows = encoder.batch(examples)
-        reference = None
-        if stored is not None:
-            reference = torch.zeros(rows.labels.shape)
-            columns = [stored[i][0] for i in indices] + [stored[i][1] for i in indices]
-            for row, (logps, kept) in enumerate(zip(columns, rows.mask.sum(1).tolist(), strict=True)):
-                if len(logps) != kept:
-                    raise RowError(
-                        f"{examples[row].question_id}: {len(logps)} stored reference log-probs for {kept} tokens; "
-                        "texts, truncation or tokenizer changed since; re-run stage=score"
-                    )
-                reference[row, :kept] = torch.tensor(logps)
-        whole = set(step)
-        return PairBatch(rows, len(whole), sum(lengths[0][i] for i in whole), copies(indices, step), reference)
-
     def recipe(indices: list[int]) -> Recipe:
         examples, logps = ([side[i][n] for n in (0, 1) for i in indices] for side in (pairs, stored or pairs))
         return Recipe(examples, encoder.layout, encoder.max_response_tokens, logps if stored else None)
 
+    collate = partial(_collate, encoder, pairs, lengths[0], stored)  # can be pickled: it goes to other processes
     return PlannedData(planned, collate, held, recipe)
+
+
+def _collate(
+    encoder: Encoder,
+    pairs: list[tuple[Example, Example]],
+    chosen_lengths: list[int],
+    stored: list[tuple[list[float], list[float]]] | None,
+    indices: list[int],
+    step: list[int],
+) -> PairBatch:
+    """The micro-batch of `indices`, part of the optimizer step `step`."""
+    examples = [pairs[i][0] for i in indices] + [pairs[i][1] for i in indices]
+    rows = encoder.batch(examples)
+    reference = None
+    if stored is not None:
+        reference = torch.zeros(rows.labels.shape)
+        columns = [stored[i][0] for i in indices] + [stored[i][1] for i in indices]
+        for row, (logps, kept) in enumerate(zip(columns, rows.mask.sum(1).tolist(), strict=True)):
+            if len(logps) != kept:
+                raise RowError(
+                    f"{examples[row].question_id}: {len(logps)} stored reference log-probs for {kept} tokens; "
+                    "texts, truncation or tokenizer changed since; re-run stage=score"
+                )
+            reference[row, :kept] = torch.tensor(logps)
+    whole = set(step)
+    return PairBatch(rows, len(whole), sum(chosen_lengths[i] for i in whole), copies(indices, step), reference)
 
 
 class DPOModule(StepModule):

@@ -60,7 +60,13 @@ def fit(
     if main_process():
         states.clear()
     with held() as states.told:
-        run.fit(module, datamodule=data, ckpt_path=states.newest(), weights_only=True)
+        try:
+            run.fit(module, datamodule=data, ckpt_path=states.newest(), weights_only=True)
+        except RuntimeError as error:
+            # Lightning fails to tear down loaders that never began: what kept them from it is the error before.
+            if "iter(combined_loader)" not in str(error) or error.__context__ is None:
+                raise
+            raise error.__context__ from None
     if main_process():
         close(run.loggers, out)
     steps = stop_after or data.plan.num_steps

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -55,11 +56,6 @@ def sft_data(
     lengths = encoder.response_lengths(examples)
     together = bundles(e.about if bundle == "image" else i for i, e in enumerate(examples[:num_train]))
 
-    def collate(indices: list[int], step: list[int]) -> SFTBatch:
-        whole = set(step)
-        total = sum(lengths[i] for i in whole) if reduction == "token" else len(whole)
-        return SFTBatch(encoder.batch([examples[i] for i in indices]), total, copies(indices, step))
-
     prompts = encoder.prompt_lengths(examples)
 
     def like(bundle: list[int]) -> tuple[bool, int, int]:
@@ -71,7 +67,17 @@ def sft_data(
         return Recipe([examples[i] for i in indices], encoder.layout, encoder.max_response_tokens)
 
     planned = unbundled(order([like(b) for b in together]), together)
+    collate = partial(_collate, encoder, examples, lengths, reduction)  # can be pickled: it goes to other processes
     return PlannedData(planned, collate, range(num_train, len(examples)), recipe)
+
+
+def _collate(
+    encoder: Encoder, examples: list[Example], lengths: list[int], reduction: str, indices: list[int], step: list[int]
+) -> SFTBatch:
+    """The micro-batch of `indices`, part of the optimizer step `step`."""
+    whole = set(step)
+    total = sum(lengths[i] for i in whole) if reduction == "token" else len(whole)
+    return SFTBatch(encoder.batch([examples[i] for i in indices]), total, copies(indices, step))
 
 
 class SFTModule(StepModule):
