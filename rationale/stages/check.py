@@ -9,6 +9,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +22,11 @@ from rationale.artifacts import InputPath, UserError, main_process
 from rationale.data import tasks
 from rationale.data.batch import Batch, Example
 from rationale.data.encode import Encoder
+from rationale.data.images import store
 from rationale.data.response import Truncation, response_example
+from rationale.models.checks import check_end, check_image_tokens, log_unfollowed
 from rationale.models.forward import response_logps
-from rationale.models.generate import end_tokens, generate
+from rationale.models.generate import generate
 from rationale.models.parts import LANGUAGE, PROJECTOR, is_in
 from rationale.models.prefix import base_of, obstacle, shares
 from rationale.models.reading import candidate_logps
@@ -36,7 +39,6 @@ from rationale.prompts import prompt_text, with_answer
 from rationale.provenance import versions
 from rationale.schema import Question
 from rationale.settings import Count, typed
-from rationale.stages import prepare
 from rationale.stages.inputs import questions_by_id
 from rationale.training.datamodule import plan
 from rationale.training.dpo_module import DPOModule, Objective, dpo_data
@@ -86,9 +88,11 @@ def say(line: str) -> None:
 def some_questions(folder: str | None, scratch: Path) -> tuple[list[Question], Path]:
     """Two questions about each of two images: those of `folder` with the largest images, or drawn ones."""
     if folder is None:
-        prepare.run(tasks.mini({"train": 1}, questions_per_image=2, held_out_per_image=0, seed=0), scratch)
+        drawn = tasks.mini({"train": 1}, questions_per_image=2, held_out_per_image=0, seed=0)
+        asked = [replace(q, image=store(data, suffix, scratch)) for q, data, suffix in drawn]
+    else:
+        asked = [q for q in questions_by_id(folder).values() if q.image and q.kind != "open"]
     root = scratch if folder is None else Path(folder)
-    asked = [q for q in questions_by_id(str(root)).values() if q.image and q.kind != "open"]
     if not asked:
         raise UserError(f"check.questions={folder}: no question about an image; run stage=prepare, or set it to null")
     sizes = {image: math.prod(Image.open(root / image).size) for image in dict.fromkeys(q.image for q in asked)}
@@ -154,7 +158,7 @@ class _Page:
         example, tokenizer = self.examples()[0][0], self.vlm.tokenizer
         yield f"prompt: {self.encoder.render(example.prompt)!r}"
         (ids,) = self.encoder.prompts([example])["input_ids"].tolist()
-        response = self.encoder.response_ids(example.response, example.ended)
+        (response,) = self.encoder.responses([example])
 
         def shown(tokens: list[int]) -> str:
             return " ".join(f"{token!r}" for token in tokenizer.convert_ids_to_tokens(tokens))
@@ -164,32 +168,21 @@ class _Page:
         begins = tokenizer.bos_token_id
         if begins not in (None, tokenizer.eos_token_id, tokenizer.pad_token_id) and ids.count(begins) > 1:
             raise UserError(f"a prompt begins with {ids.count(begins)} of {tokenizer.bos_token!r}; mend the template")
-        ends = end_tokens(self.vlm.model).tolist()
-        if example.ended and response[-1] not in ends:
-            names = shown(ends)
-            raise UserError(
-                f"a trained response ends with {shown(response[-1:])}, but generation ends at {names}: a trained model "
-                "would not stop; set eos_token_id in the checkpoint's generation_config.json"
-            )
+        check_end(self.vlm, self.encoder)
+        log_unfollowed(self.vlm)
 
     def image_tokens(self) -> Iterator[str]:
-        """Image tokens in the prompt are as many as the model's features: its own forward pass compares them."""
-        mark, row = self.vlm.processor.image_token_id, self.rows[0]
+        """Image tokens in the prompt are as many as the model's features."""
+        mark, counts = self.vlm.processor.image_token_id, []
         with tempfile.TemporaryDirectory() as scratch:
-            images = []
-            for width, height in SIZES:
-                images.append(Path(scratch) / f"{width}x{height}.png")
-                Image.new("RGB", (width, height), (200, 120, 40)).save(images[-1])
-            counts = []
-            for image in (*images, self.folder / row.image):
-                inputs = self.encoder.prompts([Example(row.question_id, image, "What is this?", "")])
-                counts.append(f"{Image.open(image).size[0]}x{Image.open(image).size[1]}: ")
-                counts[-1] += str(int((inputs["input_ids"] == mark).sum()))
-                try:
-                    with torch.inference_mode(), self.computing():
-                        self.vlm.model(**self.moved(inputs), logits_to_keep=1)
-                except (ValueError, RuntimeError) as error:
-                    raise UserError(f"an image of {counts[-1]} tokens is not taken: {error}") from error
+            images = [Path(scratch) / f"{width}x{height}.png" for width, height in SIZES]
+            for image, size in zip(images, SIZES, strict=True):
+                Image.new("RGB", size, (200, 120, 40)).save(image)
+            for image in (*images, self.folder / self.rows[0].image):
+                example = Example(self.rows[0].question_id, image, "What is this?", "")
+                check_image_tokens(self.vlm, self.encoder, [example])
+                tokens = (self.encoder.prompts([example])["input_ids"] == mark).sum()
+                counts.append("{}x{}: ".format(*Image.open(image).size) + str(int(tokens)))
         yield f"image tokens: {', '.join(counts)} (the largest image)"
 
     def moved(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -223,7 +216,7 @@ class _Page:
         logps, slopes = [], [torch.zeros_like(p) for p in watched]
         for example in examples:
             inputs = Encoder(self.vlm.processor, self.truncate.tokens).batch([example]).inputs
-            labels = self.encoder.response_ids(example.response, example.ended)
+            (labels,) = self.encoder.responses([example])
             with self.computing():
                 logits = self.vlm.model(**self.moved(inputs), use_cache=False).logits
             kept = logits[:, -len(labels) - 1 : -1]
