@@ -114,7 +114,6 @@ OWN_FILES = {
     "UTF-16": ("data.jsonl", LINES.encode("utf-16")),
     "UTF-16 without a mark": ("data.jsonl", LINES.encode("utf-16-le")),
     "UTF-8 with a mark": ("data.jsonl", LINES.encode("utf-8-sig")),
-    "lines that end in CR": ("data.jsonl", ("\r" + LINES.replace("\n", "\r") + "\r").encode()),
     "blank lines": ("data.jsonl", f"\n \r\n{LINES}\n\n".encode()),
     "suffix in capitals": ("DATA.JSONL", LINES.encode()),
     "an array": ("data.json", f"[{LINES}]".encode("utf-16")),
@@ -130,6 +129,11 @@ def test_a_file_as_people_have_them_is_read(source, name, data):
     (source / name).write_bytes(data)
     ((question, _, _),) = folder(str(source), "mine", "exact")
     assert (question.question_id, question.question, question.answers) == ("r1", "Combien là?", ["2"])
+
+
+def test_lines_that_end_in_cr_alone_are_lines(source):
+    (source / "data.jsonl").write_bytes((LINES + LINES).replace("\n", "\r").encode())
+    assert len(list(folder(str(source), "mine", "exact"))) == 2
 
 
 def test_choices_in_a_cell_are_a_list(source):
