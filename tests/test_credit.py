@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import re
 import shutil
 from dataclasses import replace
@@ -330,6 +331,18 @@ def test_the_page_fetches_nothing_and_the_same_rows_give_the_same_files(call, tm
     names = sorted(p.name for p in one.iterdir())
     assert names == ["credit.csv", "credit.html", "credit.md", "credit.png"]
     assert all((one / name).read_bytes() == (two / name).read_bytes() for name in names)
+
+
+def test_credit_of_stale_candidates_is_refused_or_marked(call, tmp_path):
+    source = tmp_path / "model"
+    source.write_text("second")
+    about = {"stage": "sample", "arguments": {"out": call["candidates"]}, "inputs": {str(source): "of the first"}}
+    Path(call["candidates"], "manifest.json").write_text(json.dumps(about))
+    with pytest.raises(UserError, match=f"{call['candidates']} is made from {source}, which is another now"):
+        into(tmp_path, call)
+    _, out = into(tmp_path, call, "marked", stale="mark")
+    assert "Stale: " in (out / "credit.html").read_text()
+    assert (out / "credit.md").read_text().startswith("**Credit and the first wrong step (stale)**")
 
 
 @pytest.fixture
