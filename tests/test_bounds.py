@@ -236,7 +236,7 @@ def made(folder: str, questions: str, out: Path) -> None:
 def test_another_process_with_the_same_seed_makes_the_same_rows_and_weights(tiny_dir, questions_dir, tmp_path):
     """Under another order of sets, which Python draws anew for each process."""
     here, there = tmp_path / "here", tmp_path / "there"
-    told = "import sys; from pathlib import Path; import test_bounds as t; t.made(*sys.argv[1:3], Path(sys.argv[3]))"
+    told = "import sys, rationale, pathlib, test_bounds as t; t.made(*sys.argv[1:3], pathlib.Path(sys.argv[3]))"
     done = subprocess.run(
         [sys.executable, "-c", told, str(tiny_dir), str(questions_dir), str(there)], cwd=Path(__file__).parent,
         env={**os.environ, "PYTHONHASHSEED": "7"}, capture_output=True, encoding="utf-8", timeout=600, check=False,

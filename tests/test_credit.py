@@ -99,7 +99,7 @@ def made(text, rewards, wrong_step, words=None, finished=True, score=0.0, questi
 def test_the_end_token_is_a_word_of_its_own_in_the_last_step_where_a_response_ended_by_itself(finished):
     text, num = "Hence 5.\n### Answer: 5", 5 + finished
     response = Response("chart", 0, "cot", text, "5", 1.0, finished)
-    scored = ResponseLogps(*response.key, [-1.0] * num, "seen")
+    scored = ResponseLogps(*response.key[:4], [-1.0] * num, "seen")
     sides = {side: {scored.key: scored} for side in ("dpo", "sft")}
     found = credited(CHART, response, [m.span() for m in re.finditer(r"\S+", text)], sides)
     assert found.token_words == [0, 1, 2, 3, 4, 5][:num]

@@ -19,6 +19,7 @@ from peft import LoraConfig, get_peft_model
 from torch import nn
 from torch.utils.data import DataLoader
 from transformers.models.auto.image_processing_auto import IMAGE_PROCESSOR_MAPPING_NAMES
+from transformers.models.auto.processing_auto import PROCESSOR_MAPPING_NAMES
 
 from rationale.artifacts import UserError
 from rationale.cli import CONF
@@ -156,14 +157,15 @@ def test_the_lora_preset_adapts_the_linear_layers_of_the_language_model(name):
 
 
 @pytest.mark.parametrize("name", CONFIGS)
-def test_the_image_processor_of_the_family_takes_the_settings(name):
+def test_the_processor_of_the_family_takes_the_settings(name):
     cfg = config_of(name)
     settings = OmegaConf.to_container(cfg.processor) if cfg.processor else {}
-    processor = SimpleNamespace(
-        image_processor=getattr(transformers, IMAGE_PROCESSOR_MAPPING_NAMES[cfg.family]["pil"])()
-    )
+    kind = getattr(transformers, PROCESSOR_MAPPING_NAMES[cfg.family])
+    processor = kind.__new__(kind)  # without its tokenizer
+    processor.image_processor = getattr(transformers, IMAGE_PROCESSOR_MAPPING_NAMES[cfg.family]["pil"])()
     configure(processor, settings)
-    assert all(processor.image_processor.to_dict()[name] == value for name, value in settings.items())
+    found = vars(processor) | processor.image_processor.to_dict()
+    assert all(found[name] == value for name, value in settings.items())
 
 
 def test_a_setting_that_the_image_processor_does_not_know_is_refused():
