@@ -165,8 +165,8 @@ def of_another_kind(
     from pydantic import PydanticUserError, TypeAdapter, ValidationError  # not needed where all is up to date
 
     try:
-        TypeAdapter(hint).validate_json(json.dumps(value), strict=strict)
-    except PydanticUserError:  # an annotation that is a class of one's own, or a Protocol
+        TypeAdapter(hint).validate_json(json.dumps(value, default=str), strict=strict)
+    except (PydanticUserError, NameError):  # an annotation that is a class of one's own, or a Protocol
         return
     except ValidationError as error:
         for found in error.errors():

@@ -14,7 +14,7 @@ from rationale.models.served_teacher import ServedTeacher
 from rationale.models.teacher import LocalTeacher, OneByOne
 from rationale.reporting.markdown import in_markdown
 from rationale.schema import Question, Rationale, iter_jsonl, write_jsonl
-from rationale.settings import Count, typed
+from rationale.settings import Count
 from rationale.stages.inputs import questions_by_id
 
 STATUSES = ("kept", "disagrees", "unparsed", "empty", "refused", "malformed", "failed")
@@ -30,7 +30,6 @@ def status(question: Question, reply: Reply, teacher: str) -> Rationale:
     return judged(question, reply.text, teacher, "" if reply.finished else ", cut at the token limit")
 
 
-@typed
 def run(
     questions: InputPath,
     teacher: Callable[[Question], str] | OneByOne | LocalTeacher | ServedTeacher,
