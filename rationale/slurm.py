@@ -8,6 +8,7 @@ from submitit.slurm.slurm import SlurmInfoWatcher, SlurmJob
 ENDED = {
     "BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY", "REVOKED", "TIMEOUT",
 }  # fmt: skip
+GONE = "NO LONGER LISTED"
 
 
 class Watcher(SlurmInfoWatcher):
@@ -25,8 +26,8 @@ class Watcher(SlurmInfoWatcher):
         listed = {job: (state, nodes) for job, state, nodes in (line.split("|") for line in text.split())}
         found = {}
         for job in self._registered:
-            state, nodes = listed.get(job, ("COMPLETED", ""))
-            found[job] = {"JobID": job, "State": state if state in ENDED else "RUNNING", "NodeList": nodes}
+            state, nodes = listed.get(job, (GONE, ""))
+            found[job] = {"JobID": job, "State": state if state in (*ENDED, GONE) else "RUNNING", "NodeList": nodes}
         return found
 
 

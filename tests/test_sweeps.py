@@ -292,7 +292,7 @@ def test_a_job_that_slurm_no_longer_lists_has_ended():
         watcher.register_job(f"7_{number}")
     watcher._info_dict = watcher.read_info(b"7_0|CONFIGURING|\n7_1|RUNNING|node1\n7_2|CANCELLED|node2\n8_1|FAILED|\n")
     states = [watcher._info_dict[f"7_{number}"]["State"] for number in range(4)]
-    assert states == ["RUNNING", "RUNNING", "CANCELLED", "COMPLETED"]
+    assert states == ["RUNNING", "RUNNING", "CANCELLED", "NO LONGER LISTED"]
     assert [watcher.is_done(f"7_{number}", mode="cache") for number in range(4)] == [False, False, True, True]
 
 
@@ -302,7 +302,7 @@ def test_a_sweep_through_slurm_asks_squeue_and_not_the_accounting(folder):
     doubles.mkdir()
     for name, does in {
         "srun": "exit 1", "sbatch": "echo Submitted batch job 7", "sacct": "echo accounting is disabled >&2; exit 1",
-        "squeue": "echo '7_0|CANCELLED|'",
+        "squeue": "echo '7|CANCELLED|'",
     }.items():  # fmt: skip
         (doubles / name).write_text(f"#!/bin/sh\n{does}\n", encoding="utf-8")
         (doubles / name).chmod(0o755)
