@@ -215,7 +215,9 @@ def test_score_of_a_response_whose_question_is_absent_is_refused(questions_dir, 
         score.run(str(questions_dir), str(tmp_path), model, WHOLE, batch_size=2, layout="tree", out=tmp_path)
 
 
-def train_dpo(questions_dir, pairs_dir, model, out, reference, logps=None, truncate=WHOLE, datasets=None):
+def train_dpo(
+    questions_dir, pairs_dir, model, out, reference, logps=None, truncate=WHOLE, datasets=None, trainer=QUIET
+):
     out.mkdir()
     counts = dpo.run(
         questions=str(questions_dir),
@@ -228,7 +230,7 @@ def train_dpo(questions_dir, pairs_dir, model, out, reference, logps=None, trunc
         optim=Optim(lr=1e-3),
         frozen_parts=[],
         order=partial(plan, micro_batch=4, accumulate=1, epochs=2, seed=0),
-        trainer=QUIET,
+        trainer=trainer,
         logger=CSV,
         datasets=datasets,
         save_every=1,
@@ -297,6 +299,21 @@ def test_a_reference_stored_with_something_else_is_refused(
             questions_dir, pairs_dir, lambda: change(model()), tmp_path / "o", "scored", str(tmp_path / "logps"),
             truncate,
         )  # fmt: skip
+
+
+def test_a_stored_reference_is_of_the_precision_that_is_trained_in(questions_dir, pairs_dir, model, tmp_path):
+    half = partial(QUIET, precision="bf16-mixed")
+    for precision in ("32-true", "bf16-mixed"):
+        (tmp_path / precision).mkdir()
+        score.run(str(questions_dir), str(pairs_dir), model, WHOLE, 4, "tree", tmp_path / precision, precision)
+    with pytest.raises(UserError, match="precision: 32-true then, bf16-mixed now"):
+        train_dpo(
+            questions_dir, pairs_dir, model, tmp_path / "o", "scored", str(tmp_path / "32-true"), trainer=half
+        )  # fmt: skip
+    found, _ = train_dpo(
+        questions_dir, pairs_dir, model, tmp_path / "out", "scored", str(tmp_path / "bf16-mixed"), trainer=half
+    )
+    assert all(value.isfinite().all() for value in found.values())
 
 
 def test_a_reference_stored_for_another_image_of_that_name_is_refused(questions_dir, pairs_dir, model, tmp_path):

@@ -13,7 +13,8 @@ import torch
 
 from rationale.artifacts import UserError
 from rationale.data.encode import Encoder
-from rationale.models.forward import response_logps
+from rationale.models.forward import computing, response_logps
+from rationale.models.reading import trained_logps
 from rationale.models.vlm import VLM, freeze, load
 from rationale.objectives.dpo import DPOTerms
 from rationale.schema import RowError
@@ -74,11 +75,11 @@ class Losses(pl.Callback):
         self.values.append(outputs["loss"].item())
 
 
-def losses(module, data):
+def losses(module, data, **settings):
     seen = Losses()
-    QUIET(max_epochs=1, callbacks=[seen], logger=False, enable_checkpointing=False, enable_model_summary=False).fit(
-        module, data
-    )
+    QUIET(
+        **settings, max_epochs=1, callbacks=[seen], logger=False, enable_checkpointing=False, enable_model_summary=False
+    ).fit(module, data)
     return seen.values
 
 
@@ -117,6 +118,41 @@ def test_the_three_references_give_the_same_losses(tiny_dir, examples):
     assert curves[0][-1] < math.log(2)
     torch.testing.assert_close(torch.tensor(curves[1]), torch.tensor(curves[0]), atol=1e-5, rtol=0)
     torch.testing.assert_close(torch.tensor(curves[2]), torch.tensor(curves[0]), atol=1e-5, rtol=0)
+
+
+def half_scorer_of(vlm):
+    """What stage score stores for a training in bf16-mixed."""
+    start = copy.deepcopy(vlm)
+    start.model.eval()
+
+    def stored(example):
+        with computing("bf16-mixed", start.model.device):
+            return trained_logps(start.model, Encoder(start.processor, layout="tree"), [example])[0]
+
+    return stored
+
+
+def test_the_three_references_give_nearly_the_same_losses_in_bf16(tiny_dir, examples):
+    curves = []
+    for reference in ("frozen", "adapter_off", "scored"):
+        torch.manual_seed(0)
+        vlm = load(str(tiny_dir), lora=LORA)
+        stored = half_scorer_of(vlm) if reference == "scored" else None
+        module, data = preference(vlm, examples, reference, stored, layout="tree")
+        curves.append(losses(module, data, precision="bf16-mixed"))
+    assert curves[0][0] == pytest.approx(math.log(2), abs=1e-6)
+    torch.testing.assert_close(torch.tensor(curves[1]), torch.tensor(curves[0]), atol=0.01, rtol=0)
+    torch.testing.assert_close(torch.tensor(curves[2]), torch.tensor(curves[0]), atol=0.01, rtol=0)
+
+
+def test_a_stored_reference_of_another_model_is_refused_in_bf16_too(tiny_dir, examples):
+    vlm = load(str(tiny_dir))
+    other = copy.deepcopy(vlm)
+    with torch.no_grad():
+        other.model.get_output_embeddings().weight.mul_(-4)
+    module, data = preference(vlm, examples, "scored", half_scorer_of(other), layout="tree")
+    with pytest.raises(UserError, match="the first loss would not be log 2"):
+        losses(module, data, precision="bf16-mixed")
 
 
 @pytest.mark.parametrize("reference", ["frozen", "adapter_off", "scored"])

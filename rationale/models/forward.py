@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rationale.data.batch import Batch
 from rationale.models.prefix import base_of, can_share, head_logps, tree_inputs
 from rationale.objectives.logprobs import token_logps
+
+
+def computing(precision: str, device: torch.device) -> AbstractContextManager:
+    """The context in which Lightning runs a model under its `precision`: autocast where that is mixed."""
+    kind = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}.get(precision)
+    return nullcontext() if kind is None else torch.autocast(device.type, kind)
 
 
 def response_logps(model: nn.Module, batch: Batch) -> Tensor:

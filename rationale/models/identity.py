@@ -54,11 +54,12 @@ def processor_hash(processor: Any) -> str:
     return _digest([json.dumps(settings, sort_keys=True, default=str).encode()])
 
 
-def scored_with(vlm: VLM, truncate: Truncation) -> dict[str, Any]:
-    """What all log-probs of one pass have in common; dtype is that of the weights."""
+def scored_with(vlm: VLM, truncate: Truncation, precision: str) -> dict[str, Any]:
+    """What all log-probs of one pass have in common; dtype is that of the weights, `precision` that of the pass."""
     return {
         "weights": weights_hash(vlm.model), "processor": processor_hash(vlm.processor),
         "dtype": str(next(vlm.model.parameters()).dtype), "truncate": asdict(truncate),
+        "precision": precision,
     }  # fmt: skip
 
 

@@ -62,6 +62,14 @@ def read_on(model: nn.Module, read: Prefilled, rests: list[list[int]]) -> Prefil
 
 
 @torch.no_grad()
+def trained_logps(model: nn.Module, encoder: Encoder, examples: Sequence[Example]) -> list[list[float]]:
+    """log p of the response tokens of each example by the forward pass of training."""
+    batch = encoder.batch(examples).to(model.device)
+    found, lengths = response_logps(model, batch).cpu(), batch.mask.sum(1).tolist()
+    return [row[:n].tolist() for row, n in zip(found, lengths, strict=True)]
+
+
+@torch.no_grad()
 def candidate_logps(model: nn.Module, encoder: Encoder, examples: Sequence[Example]) -> list[list[float]]:
     """log p of the response tokens of each example: what `response_logps` gives of their batch, without gradient.
 
@@ -69,9 +77,7 @@ def candidate_logps(model: nn.Module, encoder: Encoder, examples: Sequence[Examp
     looking past one another, however many they are.
     """
     if encoder.layout == "rows" or not shares(model):
-        batch = encoder.batch(examples).to(model.device)
-        found, lengths = response_logps(model, batch).cpu(), batch.mask.sum(1).tolist()
-        return [row[:n].tolist() for row, n in zip(found, lengths, strict=True)]
+        return trained_logps(model, encoder, examples)
     row_of = rows_about(examples)
     inputs, rests = encoder.prefixes(examples, row_of)
     responses = encoder.responses(examples)

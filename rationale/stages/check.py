@@ -8,7 +8,7 @@ import resource
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,11 +25,11 @@ from rationale.data.encode import Encoder
 from rationale.data.images import store
 from rationale.data.response import Truncation, response_example
 from rationale.models.checks import check_end, check_image_tokens, log_unfollowed
-from rationale.models.forward import response_logps
+from rationale.models.forward import computing, response_logps
 from rationale.models.generate import generate
 from rationale.models.parts import LANGUAGE, PROJECTOR, is_in
 from rationale.models.prefix import base_of, obstacle, shares
-from rationale.models.reading import candidate_logps
+from rationale.models.reading import trained_logps
 from rationale.models.vlm import VLM, freeze
 from rationale.objectives.logprobs import token_logps
 from rationale.planning import flops, memory
@@ -111,11 +111,8 @@ class _Page:
         accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
         self.device = accelerator or torch.device("cpu")
 
-    def computing(self) -> Any:
-        """The context of the trainer's precision."""
-        mixed = self.precision.removesuffix("-mixed")
-        types = {"bf16": torch.bfloat16, "16": torch.float16}
-        return torch.autocast(self.device.type, types[mixed]) if mixed in types else nullcontext()
+    def computing(self) -> AbstractContextManager:
+        return computing(self.precision, self.device)
 
     def limits(self) -> tuple[float, float]:
         half = not self.precision.startswith("32") or base_of(self.vlm.model).dtype.itemsize < 4
@@ -258,13 +255,13 @@ class _Page:
             stored = None
             if kind == "scored":
                 with self.computing():
-                    logps = candidate_logps(self.vlm.model.eval(), self.encoder, [e for pair in pairs for e in pair])
+                    logps = trained_logps(self.vlm.model.eval(), self.encoder, [e for pair in pairs for e in pair])
                 stored = list(zip(logps[::2], logps[1::2], strict=True))
             data = dpo_data(self.encoder, pairs, order_of(len(pairs)), stored)
             module = DPOModule(self.vlm, objective, kind, optim, data.plan.num_steps)
             loss, shown = self.step(trainer, module, data, kind, hardware)
             yield f"DPO, reference {kind}: first loss {loss:.4f} (log 2 is {math.log(2):.4f}); {shown}"
-            if objective.loss_type == "sigmoid" and abs(loss - math.log(2)) > self.limits()[0]:
+            if objective.loss_type == "sigmoid" and abs(loss - math.log(2)) > max(0.01, self.limits()[0]):
                 raise UserError(f"the first loss against reference {kind} is {loss:.4f} and not log 2")
 
     def step(

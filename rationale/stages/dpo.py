@@ -86,9 +86,10 @@ def run(
         )
     rows, examples = ([side[i] for i in kept] for side in (rows, examples))
     if reference == "scored":
+        precision = getattr(trainer, "keywords", {}).get("precision", "32-true")
         contexts = {(p.question_id, p.style): context_hash(e.image, encoder.render(e.prompt))
                     for p, (e, _) in zip(rows, examples, strict=True)}  # fmt: skip
-        stored = stored_logps(need_scores(reference_logps), rows, scored_with(vlm, truncate), contexts)
+        stored = stored_logps(need_scores(reference_logps), rows, scored_with(vlm, truncate, precision), contexts)
     check_rows(vlm, encoder, [e for pair in examples for e in pair])
     check_end(vlm, encoder)
     freeze(vlm.model, frozen_parts)

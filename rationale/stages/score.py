@@ -10,8 +10,9 @@ from rationale.data.batch import Example
 from rationale.data.encode import Encoder, in_chunks
 from rationale.data.response import Truncation, response_example
 from rationale.models.checks import check_end, check_rows
+from rationale.models.forward import computing
 from rationale.models.identity import context_hash, scored_with
-from rationale.models.reading import candidate_logps
+from rationale.models.reading import candidate_logps, trained_logps
 from rationale.models.vlm import VLM
 from rationale.prompts import prompt_text
 from rationale.schema import Pair, Response, ResponseKey, ResponseLogps, iter_jsonl, to_line
@@ -38,11 +39,14 @@ def run(
     batch_size: Count,
     layout: Layout,
     out: Path,
+    precision: str = "32-true",
 ) -> dict:
     """Write one ResponseLogps row for each distinct response of a pair or sample artifact.
 
-    `truncate` is the rule that DPO trains with. It goes into `scored_with.json` with the hashes of
-    weights and processor: stage dpo refuses stored values that were made with anything else.
+    `truncate` and `precision` are those that DPO trains with. They go into `scored_with.json` with the hashes of
+    weights and processor: stage dpo refuses stored values that were made with anything else. In half precision
+    responses are read as training reads them, without a cache: another order of operations rounds otherwise there, by
+    up to 0.2 nats a token.
     """
     found = questions_by_id(questions)
     texts = texts_of(rows)
@@ -67,13 +71,16 @@ def run(
     # Rows: responses of like length together. Tree: those of one question, which share its prefix.
     texts.sort(key=lambda t: (t[0], t[1], len(t[2]), t[2:]) if layout == "tree" else (len(t[2]), t[0], t[2:]))
 
+    read = candidate_logps if precision.startswith("32") else trained_logps
+
     def work(batch: list[ResponseKey]) -> list[str]:
-        examples = [example(*key) for key in batch]
+        with computing(precision, vlm.model.device):
+            found = read(vlm.model, encoder, [example(*key) for key in batch])
         return [
             to_line(ResponseLogps(*key[:4], [round(v, 6) for v in logps], contexts[key[:2]], list(key[4])))
-            for key, logps in zip(batch, candidate_logps(vlm.model, encoder, examples), strict=True)
+            for key, logps in zip(batch, found, strict=True)
         ]
 
     in_shards(out, in_chunks(texts, batch_size), work, "score")
-    write_json(out / "scored_with.json", scored_with(vlm, truncate))
+    write_json(out / "scored_with.json", scored_with(vlm, truncate, precision))
     return {"responses": len(texts)}
