@@ -175,6 +175,20 @@ def test_processes_share_the_micro_batches_of_every_step():
         assert sorted(i for indices, _ in own for i in indices) == sorted(own[0][1])
 
 
+def test_processes_share_a_last_step_of_fewer_rows_than_micro_batches():
+    """Three rows in four micro-batches of two processes: each has two, and every row weighs one over them all."""
+    found = plan([1] * 3, micro_batch=2, accumulate=4, epochs=1, seed=1, shuffle=False)
+    weights, sizes = Counter(), []
+    for rank in range(2):
+        data = PlannedData(found, lambda indices, step: (indices, Fraction(1, copies(indices, step))))
+        data.rank, data.world = rank, 2
+        taken = list(data.train_dataloader())
+        sizes.append(len(taken))
+        for indices, weight in taken:
+            weights.update(dict.fromkeys(indices, weight))
+    assert sizes == [data.accumulate(2)] * 2 and weights == {0: 1, 1: 1, 2: 1}
+
+
 def test_a_step_that_processes_cannot_share_is_refused():
     data = PlannedData(plan([1] * 16, 2, 4, 1, seed=1), lambda indices, _: indices)
     with pytest.raises(UserError, match="4 micro-batches, which 3 processes cannot share evenly"):
