@@ -156,5 +156,5 @@ def test_quantisation_that_cannot_be_trained_is_refused_before_weights_areread_m
 
 def test_a_missing_bitsandbytes_is_named_with_its_extra(monkeypatch):
     monkeypatch.setattr(quantised, "find_spec", lambda name: None)
-    with pytest.raises(UserError, match=r"needs bitsandbytes: pip install 'rationale\[qlora\]'"):
+    with pytest.raises(UserError, match=r"needs bitsandbytes: pip install bitsandbytes"):
         quantised.config_of(NF4, LORA)

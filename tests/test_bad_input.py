@@ -31,7 +31,11 @@ from rationale.stages import import_rows
 
 KINDS = [Question, Rationale, Response, Pair, ResponseLogps, EvalRow]
 VALUES = {"str": texts | torn, "float": st.floats() | st.integers(), "int": st.integers(), "bool": st.booleans()}
-VALUES |= {"list[str]": st.lists(texts | torn, max_size=3), "list[float]": st.lists(st.floats(), max_size=3)}
+VALUES |= {
+    "list[str]": st.lists(texts | torn, max_size=3),
+    "list[float]": st.lists(st.floats(), max_size=3),
+    "list[int]": st.lists(st.integers(), max_size=3),
+}
 VALUES |= {"str | None": st.none() | texts | torn, "dict[str, Any]": st.dictionaries(texts, json_values, max_size=2)}
 
 

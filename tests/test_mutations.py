@@ -180,7 +180,7 @@ MUTATIONS = {
         "pairing.py", "if accuracy < rule.low:", "if accuracy <= rule.low:", "test_pairing.py"
     ),
     "the first answer of a response counts": Mutation(
-        "metrics/answers.py", "in after[-1].splitlines()", "in after[0].splitlines()", "test_answers.py"
+        "metrics/answers.py", "for marker in reversed(markers):", "for marker in markers:", "test_answers.py"
     ),
     "half a score is wrong": Mutation(
         "metrics/scoring.py", "return score >= 0.5", "return score > 0.5", "test_scoring.py"
