@@ -22,7 +22,8 @@ from rationale.models.vlm import VLM
 class Generated:
     """One response: text, its number of tokens, and whether it ended by itself rather than at the limit.
 
-    `token_ids` are its tokens, the end left out, where its text would have others; a served response has none.
+    `token_ids` are its tokens, the end left out, where its text would have others. A served response has none, nor has
+    one with the mark of an image: read again, a model would look for the image.
     """
 
     text: str
@@ -140,6 +141,7 @@ def generate(
     said = [row[: n - f].tolist() for row, n, f in zip(tokens, lengths, finished, strict=True)]
     texts = [text.strip() for text in vlm.tokenizer.batch_decode(said, skip_special_tokens=True)]
     again = encoder.responses([Example("", None, "", text, ended=False) for text in texts])
-    others = [ids if ids != of_text else [] for ids, of_text in zip(said, again, strict=True)]
+    marks = {getattr(vlm.processor, f"{kind}_token_id", None) for kind in ("image", "video", "audio")}
+    others = [ids if ids != of_text and marks.isdisjoint(ids) else [] for ids, of_text in zip(said, again, strict=True)]
     flat = [Generated(*row) for row in zip(texts, lengths, finished, others, strict=True)]
     return [flat[i : i + num_samples] for i in range(0, len(flat), num_samples)]
