@@ -16,6 +16,7 @@ import pytest
 from PIL import Image
 from transformers import AutoTokenizer
 
+from rationale.artifacts import UserError
 from rationale.data.mini.truth import first_wrong_step, free_words, word_steps, wordings
 from rationale.data.tasks import mini
 from rationale.metrics.scoring import is_correct, judge

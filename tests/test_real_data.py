@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import pytorch_lightning as pl
 
+from rationale.data.response import Truncation
 from rationale.data.sources import folder
 from rationale.metrics.scoring import judge
 from rationale.models.generator import Local
@@ -36,7 +37,7 @@ pytestmark = pytest.mark.skipif(
 def test_recorded_rationales_that_never_state_the_label_are_dropped_and_counted(tmp_path):
     (tmp_path / "questions").mkdir()
     (tmp_path / "rationales").mkdir()
-    prepare.run(folder(str(ROOT), "chartqa", "relaxed_accuracy", {"train": 60}), tmp_path / "questions")
+    prepare.run(folder(str(ROOT), "chartqa", "relaxed_accuracy", limit={"train": 60}), tmp_path / "questions")
     counts = distill.run(str(tmp_path / "questions"), RecordedTeacher(), "train", 16, tmp_path / "rationales")
     rows = [json.loads(line) for line in (tmp_path / "rationales/rows.jsonl").read_text(encoding="utf-8").splitlines()]
     assert counts["asked"] == len(rows) == 60
@@ -87,7 +88,7 @@ def test_real_rows_go_through_every_stage_with_a_tiny_model(tiny_dir, tmp_path):
     counts = pair.run(str(questions), str(tmp_path / "responses"), PairingRule(low=0.01), 1, made(tmp_path / "pairs"))
     assert counts["pairs"] >= len(kept) / 2
 
-    cut = {"words": 20, "tokens": 64, "eos": "uncut"}
+    cut = Truncation(words=20, tokens=64, eos="uncut")
     score.run(
         str(questions), str(tmp_path / "pairs"), tuned, cut, batch_size=4, layout="tree", out=made(tmp_path / "logps")
     )
