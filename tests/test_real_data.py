@@ -54,7 +54,7 @@ def made(folder):
 def test_real_rows_go_through_every_stage_with_a_tiny_model(tiny_dir, tmp_path):
     """Sampling is real too, but a tiny model is never right: the pairs are of recorded rationales, judged."""
     questions, rationales = made(tmp_path / "questions"), made(tmp_path / "rationales")
-    prepare.run(folder(str(ROOT), "chartqa", "relaxed_accuracy", {"train": 8, "test": 4}), questions)
+    prepare.run(folder(str(ROOT), "chartqa", "relaxed_accuracy", limit={"train": 8, "test": 4}), questions)
     distill.run(str(questions), RecordedTeacher(), "train", 4, rationales)
     start, tuned = partial(load, str(tiny_dir)), partial(load, str(tmp_path / "sft" / "model"))
     training = {
