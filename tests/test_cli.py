@@ -27,7 +27,7 @@ MISTAKES = {
     "wrong stage": (["stage=evalute"], ["Could not find 'stage/evalute'", *options("stage")]),
     "wrong experiment": (["experiment=table_9"], ["Could not find 'experiment/table_9'", *options("experiment")]),
     "wrong key": (["dpo.betta=0.05"], ["Could not override 'dpo.betta'"]),
-    "wrong argument": (["stage=distill", "+teacher.slpi=1"], ["ProgramTeacher", "unexpected keyword argument 'slpi'"]),
+    "wrong argument": (["stage=distill", "+teacher.slpi=1"], ["ProgramTeacher takes no 'slpi'; nearest: slip"]),
     "missing artifact": (["stage=distill"], ["runs/mini/questions is not there; run the stage that makes it"]),
     "missing folder": (
         ["stage=prepare", "dataset=chartqa_local", "+data_root=absent"],

@@ -20,7 +20,7 @@ from PIL import Image
 from rationale.artifacts import UserError
 from rationale.data.exchange import FORMS, MARK, sharegpt_info
 from rationale.data.incoming import Incoming, Source, taken_apart
-from rationale.data.mixture import sft_examples
+from rationale.data.mixture import Mixture, sft_examples
 from rationale.data.outgoing import pair_row, sft_rows, with_marks, without_marks
 from rationale.data.rowfiles import read_rows, write_rows
 from rationale.models.vlm import load
@@ -402,7 +402,7 @@ def test_released_rows_become_what_sft_reads(released_dir, tmp_path):
         "questions": 3, "rationales": 2, "pairs": 2, "prompts_reworded": 1, "targets_reworded": 1,
     }  # fmt: skip
     found = questions_by_id(str(out), "train")
-    examples = sft_examples(found.values(), kept_rationales(str(out), found), out, "all", "all", {}, 50, 1)
+    examples = sft_examples(found.values(), kept_rationales(str(out), found), out, Mixture("all", "all", 50), 1)
     assert [(e.prompt.split("\n")[-1], e.response) for e in examples] == [
         (COT_SHORT, "Two and one.\n### Answer: 3"), (COT_CHOICE, "It flies.\n\n### Answer: B"),
         (DIRECT_SHORT, "3"), (DIRECT_CHOICE, "B"),

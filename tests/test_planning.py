@@ -258,7 +258,6 @@ def test_a_bundle_counts_as_one_in_a_batch(tmp_path):
     ("override", "message"),
     [
         ("sft.batch.accumulate=4", r"a step has 4 micro-batches, which 8 devices cannot share evenly"),
-        ("plan.trainers=[fsdp]", r"plan\.trainers: \['fsdp'\] are none of"),
         ("plan.path=nowhere", r"nowhere: neither a folder nor a hub id"),
         ("model/quantization=nf4", r"does not know what 4-bit weights take"),
         ("plan.adapter=null", r"DPO: the reference adapter_off needs a LoRA"),
