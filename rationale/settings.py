@@ -7,15 +7,16 @@ the annotation is `dict[str, ...]`: data sets, labels, parts of a model, what an
 
 from __future__ import annotations
 
-from functools import partial
-from typing import Annotated, Literal
+from collections.abc import Callable
+from functools import partial, wraps
+from inspect import signature
+from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field, validate_call
 from pydantic.dataclasses import dataclass
 
 _CONFIG = ConfigDict(extra="forbid", arbitrary_types_allowed=True)
 settings = partial(dataclass, frozen=True, slots=True, config=_CONFIG)  # of a class: frozen, and a wrong value refused
-typed = validate_call(config=_CONFIG)  # of a function: the same for its arguments
 
 Count = Annotated[int, Field(ge=1)]
 Limit = Annotated[int, Field(ge=0)]
@@ -28,6 +29,17 @@ Style = Literal["direct", "cot"]
 Split = Literal["train", "val", "test"]
 Side = Literal["sft", "dpo"]
 Layout = Literal["rows", "tree"]
+
+
+def typed(function: Callable[..., Any]) -> Callable[..., Any]:
+    """A function whose arguments are refused, by name, where they are not what is annotated."""
+    checked, names = validate_call(config=_CONFIG)(function), signature(function)
+
+    @wraps(function)
+    def called(*arguments: Any, **named: Any) -> Any:
+        return checked(**names.bind(*arguments, **named).arguments)
+
+    return called
 
 
 @settings

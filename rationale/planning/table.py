@@ -81,8 +81,6 @@ def plan(
 ) -> Iterator[dict[str, Any]]:  # fmt: skip
     """A row for each training, layout, reference and trainer."""
     check_path(path)
-    if unknown := sorted(set(trainers) - set(memory.TRAINERS)):
-        raise UserError(f"plan.trainers: {unknown} are none of {list(memory.TRAINERS)}")
     width = 2 if precision.startswith("bf16") else memory.FLOAT
     for training in trainings:
         for reference in training.references or [None]:

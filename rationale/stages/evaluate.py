@@ -15,13 +15,12 @@ from rationale.models.vlm import VLM
 from rationale.prompts import prompt_text
 from rationale.reporting.dashboard import evaluation_panels
 from rationale.schema import EvalRow, Question, read_jsonl, to_line
-from rationale.settings import Count, Style, typed
+from rationale.settings import Count, Style
 from rationale.stages.inputs import questions_by_id
 from rationale.training.dashboard import unless_ended
 from rationale.training.loggers import close, dashboards
 
 
-@typed
 def run(
     questions: InputPath,
     model: Callable[..., VLM],

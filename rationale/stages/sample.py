@@ -15,7 +15,7 @@ from rationale.models.generator import Local, Served
 from rationale.models.vlm import VLM
 from rationale.prompts import prompt_text
 from rationale.schema import Question, Response, iter_jsonl, to_line
-from rationale.settings import Count, NonNegative, PositiveShare, Style, typed
+from rationale.settings import Count, NonNegative, PositiveShare, Style
 from rationale.stages.inputs import questions_by_id
 
 
@@ -25,7 +25,6 @@ def choose(questions: list[Question], limit: int | None, seed: int) -> list[Ques
     return ordered if limit is None or limit >= len(ordered) else Random(f"{seed}/choose").sample(ordered, limit)
 
 
-@typed
 def run(
     questions: InputPath,
     model: Callable[..., VLM],
