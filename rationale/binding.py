@@ -127,7 +127,7 @@ def unbound(node: dict[str, Any], place: str, written: Any, config: dict[str, An
     # A call is looked at by itself; `out` comes from the command.
     plain = [key for key in given if key in hints and key != "out" and not calls(given[key])]
     strict = name.startswith("rationale.")
-    wrong = [p for key in plain for p in of_another_kind(given[key], hints[key], *places[key], config, strict)]
+    wrong = [p for key in plain for p in of_another_kind(target, key, given[key], *places[key], config, strict)]
     yield from wrong
     if is_dataclass(target) and not (unknown or absent or wrong or calls(list(given.values()))):
         try:
@@ -159,18 +159,30 @@ def calls(value: Any) -> bool:
 
 
 def of_another_kind(
-    value: Any, hint: Any, place: str, written: Any, config: dict[str, Any], strict: bool
+    target: Any, key: str, value: Any, place: str, written: Any, config: dict[str, Any], strict: bool
 ) -> Iterator[Problem]:
-    """Where a plain value is not what is annotated; `strict` as JSON is: "1" is no number, a list is a tuple."""
-    from pydantic import PydanticUserError, TypeAdapter, ValidationError  # not needed where all is up to date
+    """Where a plain value is not what a call's `key` is annotated as; `strict` as JSON is: "1" is no number, a list is
+    a tuple."""
+    from pydantic import ValidationError  # not needed where all is up to date
 
-    try:
-        TypeAdapter(hint).validate_json(json.dumps(value, default=str), strict=strict)
-    except (PydanticUserError, NameError):  # an annotation that is a class of one's own, or a Protocol
+    if (taken := adapter(target, key)) is None:
         return
+    try:
+        taken.validate_json(json.dumps(value, default=str), strict=strict)
     except ValidationError as error:
         for found in error.errors():
-            yield located(found["loc"], place, value, written, config), said(found, hint)
+            yield located(found["loc"], place, value, written, config), said(found, schema(target)[1][key])
+
+
+@cache
+def adapter(target: Any, key: str) -> Any:
+    """What checks a parameter by its annotation; None where that is a class of one's own, or a Protocol."""
+    from pydantic import PydanticUserError, TypeAdapter
+
+    try:
+        return TypeAdapter(schema(target)[1][key])
+    except (PydanticUserError, NameError):
+        return None
 
 
 def located(loc: tuple[str | int, ...], place: str, value: Any, written: Any, config: dict[str, Any]) -> str:
