@@ -28,7 +28,7 @@ from rationale.models.checks import check_end, check_image_tokens, log_unfollowe
 from rationale.models.forward import computing, response_logps
 from rationale.models.generate import generate
 from rationale.models.parts import LANGUAGE, PROJECTOR, is_in
-from rationale.models.prefix import base_of, obstacle, shares
+from rationale.models.prefix import base_of, layout_for
 from rationale.models.reading import trained_logps
 from rationale.models.vlm import VLM, freeze
 from rationale.objectives.logprobs import token_logps
@@ -134,9 +134,9 @@ class _Page:
             f"checkpoint: {self.vlm.source}, {base.config.model_type} with {text}, {number / 1e6:,.1f}M parameters in "
             f"{str(base.dtype).removeprefix('torch.')}, {self.precision}; read in {time.monotonic() - begun:.0f} s"
         )
-        why = obstacle(self.vlm.model)
-        yield f"layout: {'tree, the prompt once for all its responses' if why is None else f'rows, because {why}'}"
-        self.layout = "tree" if shares(self.vlm.model) else "rows"
+        self.layout = layout_for(self.vlm.model, "auto")  # which says why where it is rows
+        if self.layout == "tree":
+            yield "layout: tree, the prompt once for all its responses"
         self.encoder = Encoder(self.vlm.processor, self.truncate.tokens, self.layout)
 
     def examples(self) -> list[tuple[Example, Example]]:
