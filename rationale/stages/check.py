@@ -24,7 +24,7 @@ from rationale.data.batch import Batch, Example
 from rationale.data.encode import Encoder
 from rationale.data.images import store
 from rationale.data.response import Truncation, response_example
-from rationale.models.checks import check_end, check_image_tokens, log_unfollowed
+from rationale.models.checks import check_end, check_image_tokens, image_token, log_unfollowed
 from rationale.models.forward import computing, response_logps
 from rationale.models.generate import generate
 from rationale.models.parts import LANGUAGE, PROJECTOR, is_in
@@ -170,7 +170,7 @@ class _Page:
 
     def image_tokens(self) -> Iterator[str]:
         """Image tokens in the prompt are as many as the model's features."""
-        mark, counts = self.vlm.processor.image_token_id, []
+        mark, counts = image_token(self.vlm), []
         with tempfile.TemporaryDirectory() as scratch:
             images = [Path(scratch) / f"{width}x{height}.png" for width, height in SIZES]
             for image, size in zip(images, SIZES, strict=True):
@@ -277,7 +277,7 @@ class _Page:
         )  # fmt: skip
         running.accumulate_grad_batches = data.accumulate(running.world_size)
         running.fit(module, datamodule=data)
-        sizes, rows = sizes_of(self.vlm.model), rows_of(watch.batch, self.vlm.processor.image_token_id, watch.patches)
+        sizes, rows = sizes_of(self.vlm.model), rows_of(watch.batch, image_token(self.vlm), watch.patches)
         seconds = flops.training(sizes, rows, False, reference) / (hardware.peak * hardware.achieved)
         width = 4 if self.precision.startswith("32") else 2
         kind = "cpu" if self.device.type == "cpu" else "gpu"
