@@ -29,7 +29,7 @@ from hub import (
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 from PIL import Image
-from transformers import GenerationConfig
+from transformers import AutoConfig, GenerationConfig
 
 from rationale.artifacts import UserError
 from rationale.cli import CONF
@@ -37,6 +37,7 @@ from rationale.data.batch import Example
 from rationale.data.encode import Encoder
 from rationale.data.turns import special_tokens, turn_of
 from rationale.models.checks import check_end, check_rows, log_unfollowed
+from rationale.models.prefix import obstacle
 from rationale.models.vlm import VLM, configure, load
 from rationale.schema import RowError
 
@@ -191,6 +192,12 @@ def test_a_preset_gives_images_the_tokens_that_it_promises(preset, folder, tmp_p
 def test_a_preset_names_the_family_of_its_checkpoint(preset, folder):
     told = json.loads((HUB / folder / "config.json").read_text(encoding="utf-8"))
     assert preset_of(preset).family == told["model_type"]
+
+
+@pytest.mark.parametrize("folder", [*FOLDERS, LLAMA3])
+def test_the_prefix_of_every_checkpoint_here_can_be_shared(folder):
+    """By its config.json: the language model inside, its windows and its layers."""
+    assert obstacle(SimpleNamespace(config=AutoConfig.from_pretrained(HUB / folder))) is None
 
 
 @presets

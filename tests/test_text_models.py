@@ -27,7 +27,10 @@ REFUSED = {
         lambda: t.Qwen2Config(**TEXT, use_sliding_window=True, sliding_window=8, max_window_layers=1),
         "layers of its qwen2 are sliding_attention",
     ),
-    "gemma3": (lambda: t.Gemma3TextConfig(**TEXT, head_dim=8, sliding_window=8), "gemma3_text inside was not compared"),
+    "gemma3_text": (
+        lambda: t.Gemma3TextConfig(**TEXT, head_dim=8, sliding_window=8),
+        "gemma3_text inside was not compared",
+    ),
     "phi3": (lambda: t.Phi3Config(**TEXT, **ENDS, sliding_window=8), "phi3 inside was not compared"),
     "cohere2": (lambda: t.Cohere2Config(**TEXT, **ENDS, sliding_window=8), "cohere2 inside was not compared"),
     "exaone4": (lambda: t.Exaone4Config(**TEXT, sliding_window=8), "exaone4 inside was not compared"),
