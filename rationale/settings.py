@@ -28,7 +28,7 @@ NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Style = Literal["direct", "cot"]
 Split = Literal["train", "val", "test"]
 Side = Literal["sft", "dpo"]
-Layout = Literal["rows", "tree"]
+Layout = Literal["auto", "rows", "tree"]
 
 
 def typed(function: Callable[..., Any]) -> Callable[..., Any]:

@@ -1,4 +1,4 @@
-"""Tiny models of every family whose prefix can be shared, by transformers' own classes, and examples for them."""
+"""Tiny models of every family by transformers' own classes, and examples for them."""
 
 from __future__ import annotations
 
@@ -42,12 +42,12 @@ class Family:
         chosen = torch.stack([every[int(e.image.stem)] for e in examples])
         found = {"input_ids": tokens, "attention_mask": mask, **self.pixels(len(rows))["extra"]}
         found["pixel_values"] = chosen.flatten(0, 1) if self.pixels(1)["flat"] else chosen
-        if self.pixels(1)["typed"]:
-            found["mm_token_type_ids"] = (tokens == IMAGE).long()
+        if name := self.pixels(1)["typed"]:
+            found[name] = (tokens == IMAGE).long()
         return found
 
 
-def pixels(n, shape, flat=False, typed=False, **extra):
+def pixels(n, shape, flat=False, typed=None, **extra):
     return {"shape": shape, "flat": flat, "typed": typed, "extra": {k: v.repeat(n, 1) for k, v in extra.items()}}
 
 
@@ -84,10 +84,10 @@ def llava_onevision():
     return Family(t.LlavaOnevisionForConditionalGeneration(config), 14, extra)
 
 
-def qwen(config_class, model_class, vision, patch):
+def qwen(config_class, model_class, vision, patch, **text):
     config = config_class(
-        text_config={**TEXT, "rope_parameters": MROPE, "head_dim": 8}, image_token_id=IMAGE, vision_start_token_id=91,
-        vision_end_token_id=92, video_token_id=93,
+        text_config={**TEXT, "rope_parameters": MROPE, "head_dim": 8, **text}, image_token_id=IMAGE,
+        vision_start_token_id=91, vision_end_token_id=92, video_token_id=93,
         vision_config={"depth": 2, "num_heads": 2, "in_channels": 3, "patch_size": patch, "spatial_merge_size": 2,
                        "temporal_patch_size": 2, **vision},
     )  # fmt: skip
@@ -95,7 +95,7 @@ def qwen(config_class, model_class, vision, patch):
     return Family(
         model_class(config),
         6,
-        partial(pixels, shape=(24, 3 * 2 * patch**2), flat=True, typed=True, image_grid_thw=grid),
+        partial(pixels, shape=(24, 3 * 2 * patch**2), flat=True, typed="mm_token_type_ids", image_grid_thw=grid),
     )
 
 
@@ -113,6 +113,20 @@ def internvl():
         vision_config=vision, text_config=t.Qwen2Config(**TEXT), image_token_id=IMAGE, image_seq_length=4
     )
     return Family(t.InternVLForConditionalGeneration(config), 4, partial(pixels, shape=(3, 28, 28)))
+
+
+def gemma3(image=IMAGE, **more):
+    text = t.Gemma3TextConfig(
+        **{**TEXT, **more}, head_dim=8, sliding_window=8, layer_types=["sliding_attention", "full_attention"],
+        query_pre_attn_scalar=8,
+    )  # fmt: skip
+    config = t.Gemma3Config(
+        vision_config=t.SiglipVisionConfig(**{**VISION, "patch_size": 7}), text_config=text, image_token_index=image,
+        mm_tokens_per_image=4, boi_token_index=91, eoi_token_index=92,
+    )  # fmt: skip
+    model = t.Gemma3ForConditionalGeneration(config)
+    nn.init.normal_(model.model.multi_modal_projector.mm_input_projection_weight, std=0.02)  # zeros as it is built
+    return Family(model, 4, partial(pixels, shape=(3, 28, 28), typed="token_type_ids"))
 
 
 BUILDERS = {
@@ -135,6 +149,18 @@ BUILDERS = {
     "idefics3": lambda: smolvlm(t.Idefics3Config, t.Idefics3ForConditionalGeneration),
     "internvl": internvl,
 }  # fmt: skip
+
+IN_ROWS = {  # families whose prefix cannot be shared
+    "gemma3": gemma3,
+    "qwen3_5": lambda: qwen(
+        t.Qwen3_5Config, t.Qwen3_5ForConditionalGeneration,
+        {"hidden_size": 16, "intermediate_size": 24, "out_hidden_size": 32, "num_position_embeddings": 64}, 16,
+        layer_types=["linear_attention", "full_attention"], linear_num_key_heads=2, linear_num_value_heads=2,
+        linear_key_head_dim=8, linear_value_head_dim=8,
+        rope_parameters=MROPE | {"mrope_interleaved": True, "partial_rotary_factor": 1.0},
+    ),
+}  # fmt: skip
+EVERY = BUILDERS | IN_ROWS
 
 # Two images; the first with two prompts that part after five tokens, and of uneven length.
 PROMPTS = {"a": [3, 4, 5, 6, 7], "b": [3, 4, 5, 6, 7, 8, 9], "c": [11, 12]}

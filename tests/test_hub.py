@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from copy import copy
 from functools import partial
 from types import SimpleNamespace
 
@@ -28,7 +29,7 @@ from hub import (
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 from PIL import Image
-from transformers import AutoProcessor, GenerationConfig
+from transformers import AutoConfig, GenerationConfig
 
 from rationale.artifacts import UserError
 from rationale.cli import CONF
@@ -36,6 +37,7 @@ from rationale.data.batch import Example
 from rationale.data.encode import Encoder
 from rationale.data.turns import special_tokens, turn_of
 from rationale.models.checks import check_end, check_rows, log_unfollowed
+from rationale.models.prefix import obstacle
 from rationale.models.vlm import VLM, configure, load
 from rationale.schema import RowError
 
@@ -141,26 +143,68 @@ def test_an_image_s_mark_in_a_question_is_text_beside_the_image(rows):
     assert encoder.tokenizer.decode(inputs["input_ids"][0, -25:]).endswith("What is <image> , and </s> ? [/INST]")
 
 
-PROMISED = {  # image tokens of 3000 x 2000 pixels
-    ("qwen2_vl_2b", QWEN2): 43 * 29,  # of 28 x 28 pixels each, at most 1,280
-    ("qwen2_5_vl", QWEN25): 43 * 29,
-    ("qwen3_vl", QWEN3): 43 * 29,  # of 32 x 32
-    ("internvl3", INTERNVL): 256 * (2 * 3 + 1),  # tiles of 448, and the whole
-    ("smolvlm_256m", SMOLVLM2): 64 * (4 * 3 + 1),
-    ("llava_next_llama3_8b", MISTRAL): 24 * 24 + 48 * 32 + 32,
-    ("llava_onevision", ONEVISION): 27 * 27 + 66 * (99 + 1),  # 6 x 4 tiles of 27 x 27, shrunk to the area of nine
-}
+SIZES = ((64, 64), (336, 336), (1344, 336), (2000, 100), (3000, 2000))  # of images
+QWEN2_TOKENS = (4, 144, 576, 284, 43 * 29)  # of 28 x 28 pixels each, at most 1,280
+QWEN3_TOKENS = (64, 100, 420, 186, 43 * 29)  # of 32 x 32, at least 64
+INTERNVL_TOKENS = (256, 256, 5 * 256, 13 * 256, 7 * 256)  # tiles of 448, and the whole where there are several
+SMOLVLM_TOKENS = (17 * 64, 17 * 64, 5 * 64, 5 * 64, 13 * 64)  # tiles of 512 in an image of 2,048, and the whole
+PROMISED = {  # image tokens of each size; the files of one size of model stand in for the others
+    ("qwen2_vl_2b", QWEN2): QWEN2_TOKENS, ("qwen2_vl_7b", QWEN2): QWEN2_TOKENS, ("qwen2_5_vl", QWEN25): QWEN2_TOKENS,
+    ("qwen3_vl_2b", QWEN3): QWEN3_TOKENS, ("qwen3_vl_4b", QWEN3): QWEN3_TOKENS, ("qwen3_vl_8b", QWEN3): QWEN3_TOKENS,
+    ("internvl3_1b", INTERNVL): INTERNVL_TOKENS, ("internvl3_2b", INTERNVL): INTERNVL_TOKENS,
+    ("internvl3_8b", INTERNVL): INTERNVL_TOKENS,
+    ("smolvlm_256m", SMOLVLM): SMOLVLM_TOKENS, ("smolvlm_500m", SMOLVLM): SMOLVLM_TOKENS,
+    ("smolvlm2_256m", SMOLVLM2): SMOLVLM_TOKENS, ("smolvlm2_500m", SMOLVLM2): SMOLVLM_TOKENS,
+    ("granite_docling_258m", DOCLING): SMOLVLM_TOKENS,
+    # A whole of 24 x 24, and the tiles' patches that show something, each row with a mark of its end.
+    ("llava_v1_6_mistral_7b", MISTRAL): (1176, 1176, 1890, 868, 24 * 24 + 48 * 32 + 32),
+    ("llava_next_llama3_8b", MISTRAL): (1176, 1176, 1890, 868, 24 * 24 + 48 * 32 + 32),
+    # The last: 6 x 4 tiles of 27 x 27, shrunk to the area of nine.
+    ("llava_onevision", ONEVISION): (1485, 1485, 3672, 2196, 27 * 27 + 66 * (99 + 1)),
+}  # fmt: skip
+presets = pytest.mark.parametrize(("preset", "folder"), PROMISED, ids=lambda value: value)
 
 
-@pytest.mark.parametrize(("preset", "folder"), PROMISED, ids=lambda value: value)
-def test_a_preset_gives_a_large_image_the_tokens_that_it_promises(preset, folder, tmp_path):
+def preset_of(name):
     with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
-        cfg = compose("config", [f"model={preset}"]).model
-    processor = AutoProcessor.from_pretrained(HUB / folder)
-    configure(processor, OmegaConf.to_container(cfg.processor or OmegaConf.create()))
-    Image.new("RGB", (3000, 2000), "white").save(tmp_path / "large.png")
-    ids = Encoder(processor).prompts([Example("q", tmp_path / "large.png", "Why?", "")])["input_ids"]
-    assert (ids == processor.image_token_id).sum() == PROMISED[preset, folder]
+        return compose("config", [f"model={name}"]).model
+
+
+def configured(preset, folder):
+    """The real processor with the preset's settings."""
+    processor = copy(processor_of(folder))
+    configure(processor, OmegaConf.to_container(preset_of(preset).processor or OmegaConf.create()))
+    return processor
+
+
+@presets
+def test_a_preset_gives_images_the_tokens_that_it_promises(preset, folder, tmp_path):
+    examples = []
+    for width, height in SIZES:
+        examples.append(Example("q", tmp_path / f"{width}.png", "Why?", ""))
+        Image.new("RGB", (width, height), "white").save(examples[-1].image)
+    encoder = Encoder(configured(preset, folder))
+    found = [(encoder.prompts([e])["input_ids"] == encoder.processor.image_token_id).sum().item() for e in examples]
+    assert tuple(found) == PROMISED[preset, folder]
+
+
+@presets
+def test_a_preset_names_the_family_of_its_checkpoint(preset, folder):
+    told = json.loads((HUB / folder / "config.json").read_text(encoding="utf-8"))
+    assert preset_of(preset).family == told["model_type"]
+
+
+@pytest.mark.parametrize("folder", [*FOLDERS, LLAMA3])
+def test_the_prefix_of_every_checkpoint_here_can_be_shared(folder):
+    """By its config.json: the language model inside, its windows and its layers."""
+    assert obstacle(SimpleNamespace(config=AutoConfig.from_pretrained(HUB / folder))) is None
+
+
+@presets
+def test_prompts_with_a_preset_s_settings_are_transformers_own(preset, folder, rows):
+    processor = configured(preset, folder)
+    own, expected = Encoder(processor).prompts(rows[:1]), theirs(processor, rows[:1])
+    assert torch.equal(own["input_ids"], torch.as_tensor(expected["input_ids"]))
 
 
 @pytest.mark.parametrize("folder", FOLDERS)
@@ -180,24 +224,24 @@ def test_a_checkpoint_loads_and_takes_rows_up_to_its_positions(folder, rows, tmp
 
 
 @pytest.fixture(scope="module")
-def copy(tmp_path_factory):
+def silent(tmp_path_factory):
     """A LLaVA-NeXT checkpoint with the processor_config.json of a copy of the paper's: no word of the class token."""
     told = (HUB / LLAMA3 / "processor_config.json").read_text(encoding="utf-8")
     return str(tiny_checkpoint(MISTRAL, tmp_path_factory.mktemp("copy"), processor_config=told))
 
 
-def test_one_image_token_too_few_is_found_before_the_first_step_with_the_remedy(copy, rows):
+def test_one_image_token_too_few_is_found_before_the_first_step_with_the_remedy(silent, rows):
     """90 x 60 pixels are a whole of 24 x 24 patches, and two tiles of which 36 x 24 show something, with 24 marks of a
     new line: 1,464."""
-    vlm = load(copy)
+    vlm = load(silent)
     with pytest.raises(UserError, match=r"1463 image tokens .* makes 1464 features.*num_additional_image_tokens: 1"):
         check_rows(vlm, Encoder(vlm.processor), rows)
-    vlm = load(copy, processor={"num_additional_image_tokens": 1})
+    vlm = load(silent, processor={"num_additional_image_tokens": 1})
     check_rows(vlm, Encoder(vlm.processor), rows)
 
 
-def test_an_end_that_does_not_end_generation_is_refused_by_name(copy):
-    vlm = load(copy)
+def test_an_end_that_does_not_end_generation_is_refused_by_name(silent):
+    vlm = load(silent)
     vlm.model.generation_config.eos_token_id = [1]
     with pytest.raises(
         UserError, match=r"trained to end with '</s>' \(2\), and generation ends with \['<s>'\] \(\[1\]\)"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections import defaultdict
 from functools import cache, partial
 from pathlib import Path
@@ -12,7 +13,7 @@ import pytest
 import pytorch_lightning as pl
 import torch
 import transformers
-from families import BUILDERS, CASES, IMAGE, PAD, PROMPTS, RESPONSES
+from families import CASES, EVERY, IMAGE, PAD, PROMPTS, RESPONSES
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 from peft import LoraConfig, get_peft_model
@@ -24,7 +25,7 @@ from transformers.models.auto.processing_auto import PROCESSOR_MAPPING_NAMES
 from rationale.artifacts import UserError
 from rationale.cli import CONF
 from rationale.data.batch import padded
-from rationale.data.layout import tree_batch
+from rationale.data.layout import rows_batch, tree_batch
 from rationale.models import prefix
 from rationale.models.parts import LANGUAGE, PARTS, PROJECTOR, VISION, is_in
 from rationale.models.vlm import VLM, configure, freeze
@@ -50,15 +51,19 @@ def config_of(name: str, *overrides: str):
 def built(family: str):
     """The tiny model of a family, with shared prefixes as `load` sets them."""
     torch.manual_seed(0)
-    found = BUILDERS[family]()
-    prefix.enable(found.model)
+    found = EVERY[family]()
+    if prefix.can_share(found.model):
+        prefix.enable(found.model)
     return found
 
 
 def batch_of(family, rows: list[int], responses: list[int]):
-    labels, chosen = padded([RESPONSES[i] for i in responses], IGNORE), [RESPONSES[i] for i in responses]
-    prompts = partial(family.prompts, PROMPTS)
-    return tree_batch([CASES[i] for i in rows], chosen, labels, prompts, IMAGE, PAD)
+    """In the layout that `auto` means for the family."""
+    examples, chosen = [CASES[i] for i in rows], [RESPONSES[i] for i in responses]
+    labels, prompts = padded(chosen, IGNORE), partial(family.prompts, PROMPTS)
+    if prefix.layout_for(family.model, "auto") == "rows":
+        return rows_batch(examples, labels, prompts, PAD)
+    return tree_batch(examples, chosen, labels, prompts, IMAGE, PAD)
 
 
 def moves(module: pl.LightningModule, batch: object) -> dict[str, float]:
@@ -99,9 +104,9 @@ def test_a_dpo_step_starts_at_log_2_and_moves_nothing_that_is_frozen(name):
     assert moved[LANGUAGE] == pytest.approx(1e-3, rel=0.05)
 
 
-@pytest.mark.parametrize("name", BUILDERS)
+@pytest.mark.parametrize("name", EVERY)
 def test_a_parameter_is_in_one_part_and_every_part_is_there(name):
-    model = BUILDERS[name]().model
+    model = EVERY[name]().model
     held = defaultdict(set)
     for parameter, _ in model.named_parameters():
         (part,) = [p for p in PARTS if is_in(model, p, parameter)]
@@ -111,9 +116,9 @@ def test_a_parameter_is_in_one_part_and_every_part_is_there(name):
     assert {n for names in held.values() for n in names if any(w in n for w in words)} <= held[LANGUAGE]
 
 
-@pytest.mark.parametrize("name", BUILDERS)
+@pytest.mark.parametrize("name", [name for name in EVERY if name != "gemma3"])  # its projector is no linear layer
 def test_adapters_are_in_the_part_that_they_adapt(name):
-    model = BUILDERS[name]().model
+    model = EVERY[name]().model
     part = {n.rpartition(".")[0]: next(p for p in PARTS if is_in(model, p, n)) for n, _ in model.named_parameters()}
     adapted = get_peft_model(model, LoraConfig(r=2, target_modules="all-linear"))
     trained = [n for n, p in adapted.named_parameters() if p.requires_grad]
@@ -130,21 +135,21 @@ def test_adapters_are_in_the_part_that_they_adapt(name):
 
 
 def test_mergers_of_qwen_are_the_projector_though_they_lie_in_the_tower():
-    model = BUILDERS["qwen3_vl"]().model
+    model = EVERY["qwen3_vl"]().model
     mergers = {name for name, _ in model.named_parameters() if "merger" in name}
     assert mergers == {name for name, _ in model.named_parameters() if is_in(model, PROJECTOR, name)}
 
 
 def test_any_other_word_is_a_piece_of_names():
-    model = BUILDERS["llava"]().model
+    model = EVERY["llava"]().model
     freeze(model, ["layers.1.", "lm_head"])
     frozen = {name for name, p in model.named_parameters() if not p.requires_grad}
     assert frozen == {name for name, _ in model.named_parameters() if "layers.1." in name or "lm_head" in name}
 
 
-@pytest.mark.parametrize("name", BUILDERS)
+@pytest.mark.parametrize("name", EVERY)
 def test_the_lora_preset_adapts_the_linear_layers_of_the_language_model(name):
-    family = BUILDERS[name]()
+    family = EVERY[name]()
     linear = {
         n for n, m in family.model.named_modules()
         if isinstance(m, nn.Linear) and is_in(family.model, LANGUAGE, n + ".") and n != "lm_head"
@@ -196,13 +201,29 @@ def test_a_setting_that_the_processor_s_own_calls_override_is_refused():
 
 
 def test_presets_of_lora_and_quantisation_are_chosen_beside_a_model_or_one_derived_from_it():
-    for name in ("qwen2_vl_2b", "qwen3_vl"):
+    for name in ("qwen2_vl_2b", "qwen3_vl_2b"):
         cfg = config_of(name, "model/lora=language", "model/quantization=nf4")
         assert (cfg.lora.r, cfg.quantization.bnb_4bit_quant_type) == (64, "nf4")
 
 
 def test_hub_models_are_named_by_owner_and_name_and_have_no_invented_commit():
     hub = {n: config_of(n) for n in CONFIGS if n != "mini"}
-    assert len({cfg.path for cfg in hub.values()}) == len(hub) == 9
-    assert all(len(Path(cfg.path).parts) == 2 and cfg.revision is None for cfg in hub.values())
+    assert len({cfg.path for cfg in hub.values()}) == len(hub) == 22
+    assert all(len(Path(cfg.path).parts) == 2 for cfg in hub.values())
+    known = {name: cfg.revision for name, cfg in hub.items() if cfg.revision is not None}
+    assert known == {"llava_next_llama3_8b": "91abc338384b536537a35f2f1382bc2bc672f1b3"}
     assert all(cfg.lora is cfg.quantization is None for cfg in hub.values())
+
+
+def test_a_preset_s_name_is_that_of_its_model():
+    """SmolVLM's is not SmolVLM2's."""
+    for name in sorted(set(CONFIGS) - {"mini", "llava_next_llama3_8b"}):
+        assert name.replace("_", "") in re.sub(r"[-.]", "", Path(config_of(name).path).name.lower())
+
+
+def test_the_readme_lists_every_preset_by_the_layout_that_auto_means():
+    text = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| .+ \| (`.+) \| (tree|rows) \|$", text, re.MULTILINE)
+    listed = {name: layout for names, layout in rows for name in re.findall(r"`(\w+)`", names)}
+    other = set(CONFIGS) - {"mini", "llava_next_llama3_8b"}
+    assert listed == {n: "tree" if config_of(n).family in prefix.FAMILIES else "rows" for n in other}

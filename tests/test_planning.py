@@ -15,6 +15,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 import transformers as t
+from families import EVERY
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from peft import LoraConfig, get_peft_model
@@ -172,11 +173,9 @@ def test_a_lora_trains_its_two_narrow_matrices():
     assert sizes_of(model).trainable == 4 * 4 * (128 + 128)  # layers x r x (in + out)
 
 
-@pytest.mark.parametrize("name", ["llava_next", "llava_onevision", "qwen2_vl", "qwen3_vl", "smolvlm", "internvl"])
+@pytest.mark.parametrize("name", EVERY)
 def test_every_familys_parts_are_found(name):
-    from families import BUILDERS
-
-    model = BUILDERS[name]().model
+    model = EVERY[name]().model
     found = sizes_of(model)
     assert found.total == sum(p.numel() for p in model.parameters())
     assert all(found.parts[part].total > 0 for part in (*TOWER, LANGUAGE))

@@ -12,7 +12,9 @@ from pathlib import Path
 import pytest
 import pytorch_lightning as pl
 import torch
+from families import gemma3
 from PIL import Image
+from transformers import Gemma3ImageProcessorPil, Gemma3Processor, PreTrainedTokenizerFast
 
 from rationale.artifacts import UserError
 from rationale.data.encode import Encoder
@@ -20,6 +22,7 @@ from rationale.data.response import Truncation, response_example
 from rationale.models import generator
 from rationale.models.forward import response_logps
 from rationale.models.generator import Local
+from rationale.models.prefix import layout_for
 from rationale.models.vlm import VLM, load
 from rationale.pairing import PairingRule
 from rationale.prompts import prompt_text
@@ -216,7 +219,16 @@ def test_score_of_a_response_whose_question_is_absent_is_refused(questions_dir, 
 
 
 def train_dpo(
-    questions_dir, pairs_dir, model, out, reference, logps=None, truncate=WHOLE, datasets=None, trainer=QUIET
+    questions_dir,
+    pairs_dir,
+    model,
+    out,
+    reference="frozen",
+    logps=None,
+    truncate=WHOLE,
+    datasets=None,
+    trainer=QUIET,
+    layout="tree",
 ):
     out.mkdir()
     counts = dpo.run(
@@ -238,11 +250,50 @@ def train_dpo(
         keep_last=1,
         validation={"share": 0.0, "every": 0.1},
         seed=0,
-        layout="tree",
+        layout=layout,
         bundle="pair",
         out=out,
     )
     return load(str(out / "model")).model.state_dict(), counts
+
+
+@pytest.fixture
+def gemma(tiny, tmp_path):
+    """A tiny Gemma 3 with a processor of its own class."""
+    words, template = tiny.tokenizer, tiny.processor.chat_template.replace("<image>", "<boi>")
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=words.backend_tokenizer, pad_token="<pad>", bos_token="<s>", eos_token="</s>",
+        extra_special_tokens={"image_token": "<image>", "boi_token": "<boi>", "eoi_token": "<eoi>"},
+    )  # fmt: skip
+    images = Gemma3ImageProcessorPil(size={"height": 28, "width": 28})
+    processor = Gemma3Processor(images, tokenizer, chat_template=template, image_seq_length=4)
+    torch.manual_seed(0)
+    model = gemma3(tokenizer.image_token_id, vocab_size=len(tokenizer)).model
+    model.generation_config.eos_token_id = tokenizer.eos_token_id
+    VLM(model, processor, "random").save(tmp_path / "gemma")
+    return partial(load, str(tmp_path / "gemma"), family="gemma3")
+
+
+def test_auto_trains_a_model_that_cannot_share_in_rows_and_says_why(questions_dir, pairs_dir, gemma, tmp_path, capsys):
+    """And its first loss is log 2 against stored log-probs, which training looks at itself."""
+    (tmp_path / "logps").mkdir()
+    score.run(str(questions_dir), str(pairs_dir), gemma, WHOLE, batch_size=4, layout="auto", out=tmp_path / "logps")
+    train_dpo(questions_dir, pairs_dir, gemma, tmp_path / "o", "scored", str(tmp_path / "logps"), layout="auto")
+    said = [line for line in capsys.readouterr().out.splitlines() if line.startswith("layout: ")]
+    assert len(said) == 2 and all(line.startswith("layout: rows, because gemma3 was not compared") for line in said)
+
+
+def test_a_tree_that_was_asked_for_and_cannot_be_is_refused(questions_dir, pairs_dir, gemma, tmp_path):
+    with pytest.raises(UserError, match=r"gemma3: its prefix cannot be shared .*; set layout=rows"):
+        train_dpo(questions_dir, pairs_dir, gemma, tmp_path / "o", layout="tree")
+
+
+def test_auto_is_tree_where_the_model_can_share_and_rows_with_another_attention(tiny_dir, capsys):
+    assert layout_for(load(str(tiny_dir)).model, "auto") == "tree"
+    assert layout_for(load(str(tiny_dir)).model, "rows") == "rows"
+    assert capsys.readouterr().out == ""
+    assert layout_for(load(str(tiny_dir), attention="eager").model, "auto") == "rows"
+    assert capsys.readouterr().out == "layout: rows, because a shared prefix needs model.attention=sdpa\n"
 
 
 def test_dpo_with_a_stored_reference_ends_where_a_frozen_one_ends(questions_dir, pairs_dir, model, tmp_path):

@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 import transformers as t
-from families import CASES, IMAGE, PROMPTS, RESPONSES, TEXT, Family, both, llava
+from families import CASES, IMAGE, IN_ROWS, PROMPTS, RESPONSES, TEXT, Family, both, llava
 
 from rationale.artifacts import UserError
+from rationale.data.batch import PER_TOKEN, continued
 from rationale.models import prefix
 from rationale.models.forward import response_logps
 from rationale.models.generate import decode_alone
@@ -26,7 +27,10 @@ REFUSED = {
         lambda: t.Qwen2Config(**TEXT, use_sliding_window=True, sliding_window=8, max_window_layers=1),
         "layers of its qwen2 are sliding_attention",
     ),
-    "gemma3": (lambda: t.Gemma3TextConfig(**TEXT, head_dim=8, sliding_window=8), "gemma3_text inside was not compared"),
+    "gemma3_text": (
+        lambda: t.Gemma3TextConfig(**TEXT, head_dim=8, sliding_window=8),
+        "gemma3_text inside was not compared",
+    ),
     "phi3": (lambda: t.Phi3Config(**TEXT, **ENDS, sliding_window=8), "phi3 inside was not compared"),
     "cohere2": (lambda: t.Cohere2Config(**TEXT, **ENDS, sliding_window=8), "cohere2 inside was not compared"),
     "exaone4": (lambda: t.Exaone4Config(**TEXT, sliding_window=8), "exaone4 inside was not compared"),
@@ -76,28 +80,42 @@ def test_a_text_model_whose_layers_do_not_all_see_everything_is_refused_in_tree(
         response_logps(family.model, both(family)[1])
 
 
+def not_shared(name: str) -> Family:
+    """LLaVA with a language model that is refused, or a whole family that is."""
+    if name in REFUSED:
+        return model_with(REFUSED[name][0]())
+    torch.manual_seed(0)
+    family = IN_ROWS[name]()
+    family.model.eval()
+    return family
+
+
+def then(inputs, tokens):
+    """A row's inputs with more tokens (1, n) after it."""
+    more = {n: continued(n, tokens, torch.ones_like(tokens)) for n in inputs.keys() & set(PER_TOKEN)}
+    return inputs | {name: torch.cat([inputs[name], late], 1) for name, late in more.items()}
+
+
 def alone(family, example, response):
     """log p of one response by transformers' own forward pass of an unpadded row."""
-    inputs = family.prompts(PROMPTS, [example])
-    tokens = torch.cat([inputs["input_ids"], torch.tensor([response])], 1)
-    inputs |= {"input_ids": tokens, "attention_mask": torch.ones_like(tokens)}
+    inputs = then(family.prompts(PROMPTS, [example]), torch.tensor([response]))
     logits = family.model(**inputs, use_cache=False).logits[0, -len(response) - 1 : -1]
     return logits.float().log_softmax(-1).gather(1, torch.tensor(response)[:, None])[:, 0]
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("name", REFUSED)
+@pytest.mark.parametrize("name", [*REFUSED, *IN_ROWS])
 def test_plain_rows_of_a_model_that_is_not_shared_are_transformers_own(name):
-    family = model_with(REFUSED[name][0]())
+    family = not_shared(name)
     logps = response_logps(family.model, both(family)[0])
     for row, example, response in zip(logps, CASES, RESPONSES, strict=True):
         torch.testing.assert_close(row[: len(response)], alone(family, example, response), atol=1e-4, rtol=0)
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("name", REFUSED)
+@pytest.mark.parametrize("name", [*REFUSED, *IN_ROWS])
 def test_greedy_decoding_of_a_model_that_is_not_shared_takes_the_largest_logit_of_every_step(name):
-    family = model_with(REFUSED[name][0]())
+    family = not_shared(name)
     family.model.generation_config.eos_token_id = [126]
     family.model.get_output_embeddings().weight[IMAGE] = 0  # never the largest: another image would be asked for
     expected = []
@@ -105,9 +123,8 @@ def test_greedy_decoding_of_a_model_that_is_not_shared_takes_the_largest_logit_o
         inputs = family.prompts(PROMPTS, [example])
         for _ in range(4):
             chosen = family.model(**inputs, use_cache=False).logits[:, -1].argmax(-1, keepdim=True)
-            tokens = torch.cat([inputs["input_ids"], chosen], 1)
-            inputs |= {"input_ids": tokens, "attention_mask": torch.ones_like(tokens)}
-        expected.append(tokens[0, -4:].tolist())
+            inputs = then(inputs, chosen)
+        expected.append(inputs["input_ids"][0, -4:].tolist())
     inputs = family.prompts(PROMPTS, CASES[:2])
     tokens = decode_alone(family.model, inputs, torch.tensor([4, 3]), 0.0, 1.0, 1)
     assert tokens.tolist() == [expected[0], [*expected[1][:3], -1]]

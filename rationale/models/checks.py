@@ -48,7 +48,7 @@ def check_image_tokens(vlm: VLM, encoder: Encoder, examples: Sequence[Example], 
     pictured = list({e.image: e for e in examples if e.image}.values())[:limit]
     if not pictured:
         return
-    image, bare = encoder.processor.image_token_id, [replace(e, prompt="") for e in pictured]
+    image, bare = image_token(vlm), [replace(e, prompt="") for e in pictured]
     counts = [(encoder.prompts(rows)["input_ids"] == image).sum(1).tolist() for rows in (pictured, bare)]
     for example, found, number in zip(pictured, *counts, strict=True):
         if found != number or not found:
@@ -63,6 +63,12 @@ def check_image_tokens(vlm: VLM, encoder: Encoder, examples: Sequence[Example], 
             "features. Where one is missing, as with copies that do not state num_additional_image_tokens, "
             "set model.processor='{num_additional_image_tokens: 1}'; else take the checkpoint's own processor files"
         )
+
+
+def image_token(vlm: VLM) -> int:
+    """The id of the tokens that images' features take the place of. Gemma 3's processor means by its `image_token_id`
+    the one token before them."""
+    return base_of(vlm.model).config.image_token_id
 
 
 @torch.no_grad()

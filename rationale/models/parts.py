@@ -14,8 +14,8 @@ _LLAVA = {PROJECTOR: ("model.multi_modal_projector.",), VISION: ("model.vision_t
 _QWEN = {PROJECTOR: ("model.visual.merger.", "model.visual.deepstack_merger_list."), VISION: ("model.visual.",)}
 _SMOL = {PROJECTOR: ("model.connector.",), VISION: ("model.vision_model.",)}
 BEGINNINGS = {
-    "llava": _LLAVA, "llava_next": _LLAVA, "llava_onevision": _LLAVA, "internvl": _LLAVA,
-    "qwen2_vl": _QWEN, "qwen2_5_vl": _QWEN, "qwen3_vl": _QWEN,
+    "llava": _LLAVA, "llava_next": _LLAVA, "llava_onevision": _LLAVA, "internvl": _LLAVA, "gemma3": _LLAVA,
+    "qwen2_vl": _QWEN, "qwen2_5_vl": _QWEN, "qwen3_vl": _QWEN, "qwen3_5": _QWEN,
     "smolvlm": _SMOL, "idefics3": _SMOL,
 }  # fmt: skip
 

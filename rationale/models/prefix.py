@@ -19,7 +19,7 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import repeat_kv, sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
-from rationale.artifacts import UserError
+from rationale.artifacts import UserError, main_process
 from rationale.data.batch import PER_TOKEN, Batch
 from rationale.models.shared_cache import SharedCache
 from rationale.objectives.logprobs import token_logps
@@ -67,6 +67,21 @@ def can_share(model: nn.Module) -> bool:
 def shares(model: nn.Module) -> bool:
     """Whether this model is set to: `load` sets those that can, unless another attention was asked for."""
     return can_share(model) and base_of(model).config.get_text_config()._attn_implementation == ATTENTION
+
+
+def layout_for(model: nn.Module, asked: str) -> str:
+    """The layout rows or tree that a setting means for this model: `auto` is tree where the prefix can be shared, and
+    otherwise rows, which prints why. A tree that was asked for and cannot be is refused."""
+    if asked == "rows" or shares(model):
+        return "tree" if asked == "auto" else asked
+    name, why = base_of(model).config.model_type, obstacle(model)
+    if asked == "tree" and why is not None:
+        raise UserError(f"{name}: its prefix cannot be shared ({why}); set layout=rows")
+    if asked == "tree":
+        raise UserError("layout=tree needs model.attention=sdpa; set that, or layout=rows")
+    if main_process():
+        print(f"layout: rows, because {why or 'a shared prefix needs model.attention=sdpa'}", flush=True)
+    return "rows"
 
 
 def enable(model: nn.Module) -> None:
@@ -167,12 +182,8 @@ def after(positions: Tensor) -> Tensor:
 
 def tree_inputs(model: nn.Module, batch: Batch) -> dict[str, Tensor]:
     """The model's keyword arguments for rows with branches: positions that go on from the prefix, and the mask."""
-    base = base_of(model)
-    if (why := obstacle(model)) is not None:
-        raise UserError(f"{base.config.model_type}: its prefix cannot be shared ({why}); set layout=rows")
-    if not shares(model):
-        raise UserError("layout=tree needs model.attention=sdpa; set that, or layout=rows")
-    width, segments = batch.width, batch.segments
+    layout_for(model, "tree")
+    base, width, segments = base_of(model), batch.width, batch.segments
     head = {k: v[:, :width] if k in PER_TOKEN else v for k, v in batch.inputs.items()}
     head["attention_mask"] = (segments[:, :width] >= 0).long()
     prefix = own_positions(model, head)

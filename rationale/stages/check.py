@@ -24,11 +24,11 @@ from rationale.data.batch import Batch, Example
 from rationale.data.encode import Encoder
 from rationale.data.images import store
 from rationale.data.response import Truncation, response_example
-from rationale.models.checks import check_end, check_image_tokens, log_unfollowed
+from rationale.models.checks import check_end, check_image_tokens, image_token, log_unfollowed
 from rationale.models.forward import computing, response_logps
 from rationale.models.generate import generate
 from rationale.models.parts import LANGUAGE, PROJECTOR, is_in
-from rationale.models.prefix import base_of, obstacle, shares
+from rationale.models.prefix import base_of, layout_for
 from rationale.models.reading import trained_logps
 from rationale.models.vlm import VLM, freeze
 from rationale.objectives.logprobs import token_logps
@@ -134,9 +134,9 @@ class _Page:
             f"checkpoint: {self.vlm.source}, {base.config.model_type} with {text}, {number / 1e6:,.1f}M parameters in "
             f"{str(base.dtype).removeprefix('torch.')}, {self.precision}; read in {time.monotonic() - begun:.0f} s"
         )
-        why = obstacle(self.vlm.model)
-        yield f"layout: {'tree, the prompt once for all its responses' if why is None else f'rows, because {why}'}"
-        self.layout = "tree" if shares(self.vlm.model) else "rows"
+        self.layout = layout_for(self.vlm.model, "auto")  # which says why where it is rows
+        if self.layout == "tree":
+            yield "layout: tree, the prompt once for all its responses"
         self.encoder = Encoder(self.vlm.processor, self.truncate.tokens, self.layout)
 
     def examples(self) -> list[tuple[Example, Example]]:
@@ -170,7 +170,7 @@ class _Page:
 
     def image_tokens(self) -> Iterator[str]:
         """Image tokens in the prompt are as many as the model's features."""
-        mark, counts = self.vlm.processor.image_token_id, []
+        mark, counts = image_token(self.vlm), []
         with tempfile.TemporaryDirectory() as scratch:
             images = [Path(scratch) / f"{width}x{height}.png" for width, height in SIZES]
             for image, size in zip(images, SIZES, strict=True):
@@ -277,7 +277,7 @@ class _Page:
         )  # fmt: skip
         running.accumulate_grad_batches = data.accumulate(running.world_size)
         running.fit(module, datamodule=data)
-        sizes, rows = sizes_of(self.vlm.model), rows_of(watch.batch, self.vlm.processor.image_token_id, watch.patches)
+        sizes, rows = sizes_of(self.vlm.model), rows_of(watch.batch, image_token(self.vlm), watch.patches)
         seconds = flops.training(sizes, rows, False, reference) / (hardware.peak * hardware.achieved)
         width = 4 if self.precision.startswith("32") else 2
         kind = "cpu" if self.device.type == "cpu" else "gpu"

@@ -13,6 +13,7 @@ from rationale.data.encode import Encoder
 from rationale.data.response import Truncation, response_example
 from rationale.models.checks import check_end, check_rows
 from rationale.models.identity import context_hash, scored_with
+from rationale.models.prefix import layout_for
 from rationale.models.reference import KINDS
 from rationale.models.vlm import VLM, freeze
 from rationale.pairing import truncate_words
@@ -75,7 +76,7 @@ def run(
     if reference == "scored":
         need_scores(reference_logps)
     vlm = model()
-    encoder, stored = Encoder(vlm.processor, truncate.tokens, layout), None
+    encoder, stored = Encoder(vlm.processor, truncate.tokens, layout_for(vlm.model, layout)), None
     kept, num_rows = unlike(encoder, examples), len(rows)
     num_train = sum(i < len(train) for i in kept)
     if not num_train or (held and num_train == len(kept)):

@@ -12,6 +12,7 @@ from rationale.data.response import Truncation, response_example
 from rationale.models.checks import check_end, check_rows
 from rationale.models.forward import computing
 from rationale.models.identity import context_hash, scored_with
+from rationale.models.prefix import layout_for
 from rationale.models.reading import candidate_logps, trained_logps
 from rationale.models.vlm import VLM
 from rationale.prompts import prompt_text
@@ -55,7 +56,7 @@ def run(
         raise UserError(f"{rows}: no response to score")
     vlm = model()
     vlm.model.eval()
-    encoder = Encoder(vlm.processor, truncate.tokens, layout)
+    encoder = Encoder(vlm.processor, truncate.tokens, layout_for(vlm.model, layout))
     contexts = {
         key: context_hash(Path(questions) / found[key[0]].image, encoder.render(prompt_text(found[key[0]], key[1])))
         for key in dict.fromkeys(t[:2] for t in texts)
@@ -69,7 +70,7 @@ def run(
     check_rows(vlm, encoder, [example(*t) for t in texts])
     check_end(vlm, encoder)
     # Rows: responses of like length together. Tree: those of one question, which share its prefix.
-    texts.sort(key=lambda t: (t[0], t[1], len(t[2]), t[2:]) if layout == "tree" else (len(t[2]), t[0], t[2:]))
+    texts.sort(key=lambda t: (t[0], t[1], len(t[2]), t[2:]) if encoder.layout == "tree" else (len(t[2]), t[0], t[2:]))
 
     read = candidate_logps if precision.startswith("32") else trained_logps
 

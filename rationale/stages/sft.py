@@ -11,6 +11,7 @@ from rationale.artifacts import InputPath, UserError
 from rationale.data.encode import Encoder
 from rationale.data.mixture import Mixture, open_example, rft_examples, sft_examples
 from rationale.models.checks import check_end, check_rows
+from rationale.models.prefix import layout_for
 from rationale.models.vlm import VLM, freeze
 from rationale.objectives.sft import REDUCTIONS
 from rationale.schema import Response
@@ -72,7 +73,7 @@ def run(
         counts["pretrain"] = len(drawn)
     train, held = held_out([Path(e.about).name for e in examples], validation.share, seed)
     vlm = model()
-    encoder = Encoder(vlm.processor, max_response_tokens, layout)
+    encoder = Encoder(vlm.processor, max_response_tokens, layout_for(vlm.model, layout))
     check_rows(vlm, encoder, examples)
     check_end(vlm, encoder)
     counts |= {"held_out": len(held), **check_cut(encoder, examples, max_truncated, "sft")}
