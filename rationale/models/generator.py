@@ -122,6 +122,20 @@ class Served:
                 f"kept; the same command goes on from here, with max_cost for what it spends itself"
             )
 
+    def greedy(self, examples: list[Example], max_new_tokens: int) -> list[Reply]:
+        """The likeliest response to each prompt as it arrived, with its log-probs where the endpoint gives any."""
+        self.afford(examples, 1)
+        for more in ({"logprobs": True}, {}):
+            drawn = {self.token_limit: max_new_tokens, "temperature": 0.0, **more}
+            requests = [(str(place), partial(self.body, e, drawn, False)) for place, e in enumerate(examples)]
+            arrived = dict(self.client.stream(requests, capped=False))
+            replies = [arrived[name][0] for name, _ in requests]
+            if not any(map(not_taken, replies)):
+                break
+        for example, reply in zip(examples, replies, strict=True):
+            self.response(reply, example.question_id)
+        return replies
+
     def body(self, example: Example, drawn: dict[str, Any], blind: bool) -> dict[str, Any]:
         url = self.picture.url(example.image, example.question_id, blind)
         turns = messages("", example.prompt, url, self.picture.detail)
@@ -132,7 +146,7 @@ class Served:
         arrived = dict(self.client.stream(requests, capped=False))
         for name, (place, count) in asked.items():
             replies = arrived[name]
-            if count > 1 and replies[0].status == "failed" and replies[0].reason.startswith(("400:", "422:")):
+            if count > 1 and not_taken(replies[0]):
                 self.samples_per_request = 1  # the endpoint gives one response a request; the next round asks so
                 continue
             for reply in replies[:count]:
@@ -145,3 +159,8 @@ class Served:
                 f"before this one are kept, the same command goes on from there"
             )
         return Generated(reply.text.strip(), reply.output_tokens, reply.finished)
+
+
+def not_taken(reply: Reply) -> bool:
+    """Whether the endpoint refused the request for what stands in it, as a field that it does not know."""
+    return reply.status == "failed" and reply.reason.startswith(("400:", "422:"))
