@@ -40,7 +40,7 @@ InputPath = str
 UNKEYED = {
     "out", "logger", "workers", "chunk", "dry_run", "retry_failed", "save_every", "keep_last", "trainer.devices",
     "trainer.num_nodes", "teacher.traffic", "teacher.budget", "teacher.batches", "generator.traffic",
-    "generator.budget", "extractor.traffic", "extractor.budget",
+    "generator.budget", "generator.processor", "extractor.traffic", "extractor.budget",
 }  # fmt: skip
 UNSET = "not set"
 NUM_CHANGES = 8  # that are named where an artifact is to be replaced

@@ -2,18 +2,30 @@
 
 from __future__ import annotations
 
+import base64
 import re
+from dataclasses import replace
 from functools import partial
 
 import pytest
 import pytorch_lightning as pl
+from loopback import Loopback, asked_of
 
 from rationale.artifacts import UserError
+from rationale.data.batch import Example
+from rationale.data.encode import Encoder
 from rationale.data.response import Truncation
 from rationale.models import prefix
-from rationale.models.generator import Local
-from rationale.models.vlm import load
+from rationale.models.chat import Picture
+from rationale.models.generate import generate
+from rationale.models.generator import Local, Served
+from rationale.models.parity import same_texts
+from rationale.models.reading import trained_logps
+from rationale.models.replies import Meter
+from rationale.models.served import Traffic
+from rationale.models.vlm import load, read_processor
 from rationale.planning.table import Hardware
+from rationale.prompts import prompt_text
 from rationale.stages import check, predict
 from rationale.training.dpo_module import Objective
 from rationale.training.optim import Optim
@@ -21,12 +33,12 @@ from rationale.training.optim import Optim
 HARDWARE = Hardware("test", 1, 16e9, 2e9, 1e11, 0.3)
 
 
-def page(capsys, model, questions=None):
+def page(capsys, model, questions=None, generator=Local):
     trainer = partial(pl.Trainer, accelerator="cpu", devices=1, precision="32-true")
     check.run(
         model=model, questions=questions, trainer=trainer, precision="32-true", objective=Objective(),
         optim=Optim(1e-4), frozen_parts=["vision_tower"], truncate=Truncation(words=90, tokens=None, eos="uncut"),
-        max_new_tokens=4, hardware=HARDWARE,
+        max_new_tokens=4, generator=generator, hardware=HARDWARE,
     )  # fmt: skip
     return capsys.readouterr().out
 
@@ -73,6 +85,137 @@ def test_a_prompt_with_fewer_image_tokens_than_features_ends_the_page(tiny_dir, 
 
     with pytest.raises(UserError, match=r"15 image tokens for .*64x64.png, of which the model makes 16 features"):
         page(capsys, read)
+
+
+class ModelServer(Loopback):
+    """Serves a model of its own: greedy, with log-probs and prompt tokens of the image that it is sent; `change` alters
+    its replies."""
+
+    def __init__(self, folder, scratch, change=lambda body, reply: reply):
+        super().__init__()
+        self.vlm, self.scratch, self.change = load(str(folder)), scratch, change
+
+    def completion(self, body, fault):
+        image = self.scratch / f"sent_{sum(self.asked.values())}.png"
+        image.write_bytes(base64.b64decode(body["messages"][-1]["content"][0]["image_url"]["url"].split(",")[1]))
+        asked, encoder = Example("", image, asked_of(body)[0], ""), Encoder(self.vlm.processor)
+        ((said,),) = generate(self.vlm, [asked], body["max_tokens"])
+        answered = replace(asked, response=said.text, ended=said.finished, token_ids=tuple(said.token_ids))
+        (logps,) = trained_logps(self.vlm.model, encoder, [answered])
+        choice = {
+            "finish_reason": "stop" if said.finished else "length", "message": {"content": said.text},
+            "logprobs": {"content": [{"token": "?", "logprob": value} for value in logps]},
+        }  # fmt: skip
+        prompt = encoder.prompts([asked])["input_ids"].shape[1]
+        reply = {"choices": [choice], "usage": {"prompt_tokens": prompt, "completion_tokens": said.num_tokens}}
+        return 200, self.change(body, reply)
+
+
+def served(server):
+    traffic = Traffic(1, None, None, 60, 1, 0.1, 1, 60, 5)
+    return partial(
+        Served, model_name="m", base_url=server.url, key_variable=None, token_limit="max_tokens", options={},
+        samples_per_request=1, at_once=4, picture=Picture(2048, "PNG", 90, "auto"), traffic=traffic, budget=Meter(),
+    )  # fmt: skip
+
+
+def served_page(capsys, tiny_dir, questions_dir, tmp_path, change=lambda body, reply: reply):
+    with ModelServer(tiny_dir, tmp_path, change) as server:
+        out = page(capsys, partial(load, str(tiny_dir)), str(questions_dir), served(server))
+        assert sum(server.asked.values()) == 4
+    return out
+
+
+def test_a_server_of_the_same_model_agrees_in_prompt_tokens_log_probs_and_texts(
+    tiny_dir, questions_dir, tmp_path, capsys
+):
+    out = served_page(capsys, tiny_dir, questions_dir, tmp_path)
+    assert re.search(r"served, prompt tokens: \d+, \d+, \d+, \d+, as here\n", out)
+    largest, mean, tokens = re.search(
+        r"within (\S+) of training's .*mean (\S+)\), (\d+) tokens of 4 of 4 r", out
+    ).groups()
+    assert float(mean) <= float(largest) < 1e-4
+    assert int(tokens) == 16
+    assert "served, greedy: 4 of 4 texts are this model's\n" in out
+
+
+def test_a_server_without_log_probs_or_token_counts_is_compared_by_its_texts_alone(
+    tiny_dir, questions_dir, tmp_path, capsys
+):
+    def bare(body, reply):
+        del reply["choices"][0]["logprobs"]
+        return {"choices": reply["choices"]}
+
+    out = served_page(capsys, tiny_dir, questions_dir, tmp_path, bare)
+    assert "served, prompt tokens: the server does not say how many\n" in out
+    assert "served, log p: the server gives none, so prompt tokens and texts alone are compared\n" in out
+    assert "served, greedy: 4 of 4 texts" in out
+
+
+def fewer_tokens(body, reply):
+    reply["usage"]["prompt_tokens"] -= 16
+    return reply
+
+
+def other_logps(body, reply):
+    reply["choices"][0]["logprobs"]["content"][1]["logprob"] -= 0.3
+    return reply
+
+
+def penalised(body, reply):
+    reply["choices"][0] = {"finish_reason": "length", "message": {"content": "left from left to"}}
+    return reply
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (fewer_tokens, r"the server read \d+ prompt tokens, this model \d+: image sizes or the chat template differ"),
+        (other_logps, r"the server gives token 2 of .* log p -\d+\.\d+, this model -\d+\.\d+ \(limit 0.25\)"),
+        (penalised, r"the server says 'left from left to', .* their token 1 is not the likeliest here"),
+    ],
+)
+def test_a_server_that_answers_otherwise_ends_the_page_with_what_it_did(
+    change, said, tiny_dir, questions_dir, tmp_path, capsys
+):
+    with pytest.raises(UserError, match=said):
+        served_page(capsys, tiny_dir, questions_dir, tmp_path, change)
+
+
+def test_greedy_texts_may_part_where_two_tokens_are_about_as_likely(tiny):
+    encoder = Encoder(tiny.processor)
+    here, there = (Example("q", None, "", text, ended=False) for text in ("1", "2"))
+    assert same_texts(encoder, [there], [here], [[-0.9], [-0.7]], 0.25).startswith("0 of 1 texts are this model's; ")
+    with pytest.raises(UserError, match=r"log p -1.000 against -0.700"):
+        same_texts(encoder, [there], [here], [[-1.0], [-0.7]], 0.25)
+
+
+def test_an_endpoint_that_takes_no_logprobs_is_asked_without(tiny_dir, questions_dir, questions):
+    class Strict(Loopback):
+        def completion(self, body, fault):
+            return super().completion(body, "400" if "logprobs" in body else None)
+
+    asked = [Example(q.question_id, questions_dir / q.image, prompt_text(q, "cot"), "") for q in questions[:2]]
+    with Strict() as server:
+        replies = served(server)(None).greedy(asked, 4)
+    assert [reply.logps for reply in replies] == [[], []]
+    assert ["logprobs" in body for body in server.bodies] == [True, True, False, False]
+
+
+@pytest.mark.parametrize(("fewer", "warnings"), [(0, 0), (16, 1)])
+def test_sampling_from_a_server_warns_once_where_it_reads_other_prompt_tokens(
+    fewer, warnings, tiny_dir, questions_dir, questions, tmp_path, caplog
+):
+    def change(body, reply):
+        reply["usage"]["prompt_tokens"] -= fewer
+        return reply
+
+    asked = [Example(q.question_id, questions_dir / q.image, prompt_text(q, "cot"), "") for q in questions[:2]]
+    with ModelServer(tiny_dir, tmp_path, change) as server:
+        answer = served(server)(None, processor=partial(read_processor, str(tiny_dir)))
+        for _ in range(2):
+            answer(asked, 3, 1, 1.0)
+    assert caplog.text.count(f"{asked[0].question_id}: the server read") == warnings
 
 
 def test_predict_prints_one_answer_in_each_style(tiny_dir, questions_dir, questions, capsys):

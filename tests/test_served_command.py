@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -152,10 +153,13 @@ def transformers_serve(tmp_path):
             server.wait(30)
 
 
-@pytest.mark.skipif(
+serves = pytest.mark.skipif(
     not all(importlib.util.find_spec(name) for name in NEEDED),
     reason="`transformers serve` needs fastapi and uvicorn: pip install fastapi uvicorn",
 )
+
+
+@serves
 def test_the_mini_model_behind_transformers_serve_answers_as_it_does_here(transformers_serve, questions_dir, tmp_path):
     """A server that is not of our making: greedy responses, their lengths and their ends are those of the embedded
     model, and where it samples the samples of a prompt differ."""
@@ -182,6 +186,17 @@ def test_the_mini_model_behind_transformers_serve_answers_as_it_does_here(transf
     drawn = served(None, options=sampling)(asked, 12, num_samples=4, temperature=1.0, seed=1)
     assert [len(responses) for responses in drawn] == [4, 4]
     assert any(len({r.text for r in responses}) > 1 for responses in drawn)
+
+
+@serves
+def test_stage_check_compares_a_server_that_takes_no_logprobs_by_prompt_tokens_and_texts(transformers_serve, tmp_path):
+    said = run(
+        tmp_path, "stage=check", "generator=server", f"generator.model_name={MODEL}",
+        f"generator.base_url={transformers_serve}", "check.max_new_tokens=12",
+    )  # fmt: skip
+    assert re.search(r"served, prompt tokens: \d+, \d+, \d+, \d+, as here\n", said)
+    assert "served, log p: the server gives none, so prompt tokens and texts alone are compared\n" in said
+    assert "served, greedy: 4 of 4 texts are this model's\n" in said
 
 
 def some(questions_dir):

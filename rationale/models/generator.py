@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -14,12 +15,14 @@ from rationale.data.images import open_image
 from rationale.models.chat import CHARACTERS_A_TOKEN, Picture, messages
 from rationale.models.checks import check_rows, log_unfollowed
 from rationale.models.generate import Generated, generate, seed_of
+from rationale.models.parity import other_prompts
 from rationale.models.replies import Meter, Reply
 from rationale.models.served import Client, Traffic
 from rationale.models.vlm import VLM
 from rationale.settings import Count
 
 ALIKE = 100  # repeats of a prompt's first response, and nothing else, that no sampling would give
+LOOKED_AT = 3  # prompts whose tokens are compared
 
 
 class Local:
@@ -45,7 +48,8 @@ class Served:
 
     One request asks for at most `samples_per_request` responses, and for one where the endpoint refuses to give more.
     A refusal is a response like any other, judged as it stands. A request that failed for good or brought no chat
-    completion stops the stage: a made-up response would count as a wrong one.
+    completion stops the stage: a made-up response would count as a wrong one. `processor` is that of the model that
+    will be trained on what is sampled here: a warning says where the endpoint reads prompts otherwise.
     """
 
     def __init__(
@@ -61,9 +65,10 @@ class Served:
         picture: Picture,
         traffic: Traffic,
         budget: Meter,
+        processor: Callable[[], Any] | None = None,
     ):
         self.token_limit, self.options, self.picture, self.at_once = token_limit, options, picture, at_once
-        self.samples_per_request = samples_per_request
+        self.samples_per_request, self.processor = samples_per_request, processor
         self.client = Client(model_name, base_url, key_variable, traffic, budget)
 
     def __call__(
@@ -95,7 +100,9 @@ class Served:
                     name = f"{place}/{start}"
                     asked[name] = (place, count)
                     requests.append((name, partial(self.body, example, {self.token_limit: limit, **drawn}, blind)))
-            self.collect(requests, asked, examples, found)
+            counts = self.collect(requests, asked, examples, found)
+            if temperature > 0 and any(counts):
+                self.look(examples, counts)
             turn += 1
         repeats = len(examples) * (num_samples - 1)
         if temperature > 0 and repeats >= ALIKE and all(len({r.text for r in texts}) == 1 for texts in found):
@@ -122,21 +129,50 @@ class Served:
                 f"kept; the same command goes on from here, with max_cost for what it spends itself"
             )
 
+    def greedy(self, examples: list[Example], max_new_tokens: int) -> list[Reply]:
+        """The likeliest response to each prompt as it arrived, with its log-probs where the endpoint gives any."""
+        self.afford(examples, 1)
+        for more in ({"logprobs": True}, {}):
+            drawn = {self.token_limit: max_new_tokens, "temperature": 0.0, **more}
+            requests = [(str(place), partial(self.body, e, drawn, False)) for place, e in enumerate(examples)]
+            arrived = dict(self.client.stream(requests, capped=False))
+            replies = [arrived[name][0] for name, _ in requests]
+            if not any(map(not_taken, replies)):
+                break
+        for example, reply in zip(examples, replies, strict=True):
+            self.response(reply, example.question_id)
+        return replies
+
     def body(self, example: Example, drawn: dict[str, Any], blind: bool) -> dict[str, Any]:
         url = self.picture.url(example.image, example.question_id, blind)
         turns = messages("", example.prompt, url, self.picture.detail)
         return {"model": self.client.model, "messages": turns, **drawn, **self.options}
 
-    def collect(self, requests: list, asked: dict, examples: list[Example], found: list[list[Generated]]) -> None:
-        """Put the answers of one round of requests where they belong, in the order of the requests."""
-        arrived = dict(self.client.stream(requests, capped=False))
+    def look(self, examples: list[Example], counts: list[int]) -> None:
+        """Warn, once, where the first prompts have other tokens there (`counts`) than where they are trained on."""
+        read, self.processor = self.processor, None
+        if read is None:
+            return
+        try:
+            other = other_prompts(Encoder(read()), examples[:LOOKED_AT], counts[:LOOKED_AT])
+        except UserError as error:
+            other = f"its prompt tokens could not be compared with this model's: {error}"
+        if other:
+            logging.getLogger(__name__).warning("%s: %s", self.client.model, other)
+
+    def collect(self, requests: list, asked: dict, examples: list[Example], found: list[list[Generated]]) -> list[int]:
+        """Put the answers of one round of requests where they belong, in the order of the requests; tokens of the
+        examples' prompts, 0 where the endpoint does not say."""
+        arrived, counts = dict(self.client.stream(requests, capped=False)), [0] * len(examples)
         for name, (place, count) in asked.items():
             replies = arrived[name]
-            if count > 1 and replies[0].status == "failed" and replies[0].reason.startswith(("400:", "422:")):
+            if count > 1 and not_taken(replies[0]):
                 self.samples_per_request = 1  # the endpoint gives one response a request; the next round asks so
                 continue
+            counts[place] = replies[0].input_tokens
             for reply in replies[:count]:
                 found[place].append(self.response(reply, examples[place].question_id))
+        return counts
 
     def response(self, reply: Reply, question_id: str) -> Generated:
         if reply.status in ("failed", "malformed"):
@@ -145,3 +181,8 @@ class Served:
                 f"before this one are kept, the same command goes on from there"
             )
         return Generated(reply.text.strip(), reply.output_tokens, reply.finished)
+
+
+def not_taken(reply: Reply) -> bool:
+    """Whether the endpoint refused the request for what stands in it, as a field that it does not know."""
+    return reply.status == "failed" and reply.reason.startswith(("400:", "422:"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -20,7 +21,8 @@ class Reply:
 
     `status` is answered, refused (the model or its provider declined), malformed (something came that is no answer) or
     failed (nothing came, as often as it was tried). `finished` is False where the token limit cut the text. The tokens
-    are those of the whole request, whose first answer carries them.
+    are those of the whole request, whose first answer carries them. `logps` are log p of the answer's tokens, where
+    they were asked for and the endpoint gives them.
     """
 
     question_id: str
@@ -30,6 +32,7 @@ class Reply:
     finished: bool = True
     input_tokens: int = 0
     output_tokens: int = 0
+    logps: list[float] = field(default_factory=list)
 
 
 def read_replies(name: str, text: str) -> list[Reply]:
@@ -42,7 +45,7 @@ def read_replies(name: str, text: str) -> list[Reply]:
     if not isinstance(choices, list) or not choices:
         reason = "no choices" if choices == [] else "not a chat completion"
         return [Reply(name, text, "malformed", reason, False, *_usage(body))]
-    read = [Reply(name, *_choice(choice)) for choice in choices]
+    read = [Reply(name, *_choice(choice), logps=_logps(choice)) for choice in choices]
     tokens = dict(zip(("input_tokens", "output_tokens"), _usage(body), strict=True))
     return [_writable(replace(reply, **tokens) if i == 0 else reply) for i, reply in enumerate(read)]
 
@@ -70,6 +73,14 @@ def _choice(choice: Any) -> tuple[str, str, str, bool]:
     if said is not None and not isinstance(said, str):
         return json.dumps(said, ensure_ascii=False), "malformed", "content that is no text", False
     return said or "", "answered", "", ended == "stop"
+
+
+def _logps(choice: Any) -> list[float]:
+    try:
+        found = [float(token["logprob"]) for token in choice["logprobs"]["content"]]
+    except (KeyError, TypeError, ValueError):
+        return []  # not asked for, or of another form
+    return found if all(map(math.isfinite, found)) else []
 
 
 def _usage(body: Any) -> tuple[int, int]:

@@ -107,15 +107,11 @@ def load(
     or holds others, is refused: training would start from random parts without a word.
     """
     check_path(path)
-    common = {"revision": revision, "trust_remote_code": False}
     with loading(path):
-        found = AutoConfig.from_pretrained(path, **common).model_type
+        found = AutoConfig.from_pretrained(path, revision=revision, trust_remote_code=False).model_type
     if family not in (None, found):
         raise UserError(f"{path}: a model of family {found}, not {family}; choose model=... for it, or model.path")
-    with loading(path):
-        loaded_processor = AutoProcessor.from_pretrained(path, **common)
-    if processor:
-        configure(loaded_processor, processor)
+    loaded_processor = read_processor(path, revision, processor)
     read = partial(read_model, path, revision, dtype, attention)
     model = read() if quantization is None else prepared(read(quantization=config_of(quantization, lora)))
     if attention == "sdpa" and can_share(model):
@@ -130,6 +126,16 @@ def load(
         except (TypeError, ValueError) as error:
             raise UserError(f"lora: {error}") from error
     return VLM(model, loaded_processor, path, None if quantization is None else read)
+
+
+def read_processor(path: InputPath, revision: str | None = None, settings: dict[str, Any] | None = None) -> Any:
+    """A checkpoint's processor with `settings` of it and its image processor; no weights are read."""
+    check_path(path)
+    with loading(path):
+        found = AutoProcessor.from_pretrained(path, revision=revision, trust_remote_code=False)
+    if settings:
+        configure(found, settings)
+    return found
 
 
 def check_path(path: str) -> None:

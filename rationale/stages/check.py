@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +25,11 @@ from rationale.data.batch import Batch, Example
 from rationale.data.encode import Encoder
 from rationale.data.images import store
 from rationale.data.response import Truncation, response_example
-from rationale.models.checks import check_end, check_image_tokens, image_token, log_unfollowed
+from rationale.models.checks import check_end, check_image_tokens, image_token
 from rationale.models.forward import computing, response_logps
 from rationale.models.generate import generate
+from rationale.models.generator import Local, Served
+from rationale.models.parity import compare
 from rationale.models.parts import LANGUAGE, PROJECTOR, is_in
 from rationale.models.prefix import base_of, layout_for
 from rationale.models.reading import trained_logps
@@ -61,18 +64,19 @@ def run(
     frozen_parts: list[str],
     truncate: Truncation,
     max_new_tokens: Count,
+    generator: Callable[..., Local | Served],
     hardware: Hardware,
 ) -> None:
     """Print the page; UserError with the first thing that is wrong, and what to do.
 
     `questions` is a prepared folder, of which the rows with the largest images are taken; null draws some. `precision`
-    is the trainer's, `hardware` what the plan is made for.
+    is the trainer's, `hardware` what the plan is made for. A served `generator` is held against the model.
     """
     with tempfile.TemporaryDirectory() as scratch:
         rows, folder = some_questions(questions, Path(scratch))
-        page = _Page(model, rows, folder, precision, truncate)
+        page = _Page(model, generator, rows, folder, precision, truncate)
         lines = [page.machine, page.loading, page.prompt, page.image_tokens, page.layouts]
-        for part in (*lines, lambda: page.greedy(max_new_tokens)):
+        for part in (*lines, partial(page.greedy, max_new_tokens), partial(page.served, max_new_tokens)):
             for line in part():
                 say(line)
         for line in page.steps(trainer, objective, optim, frozen_parts, hardware):
@@ -105,9 +109,11 @@ class _Page:
     """The lines of the page, part by part; each part raises where something is wrong."""
 
     def __init__(
-        self, model: Callable[..., VLM], rows: list[Question], folder: Path, precision: str, truncate: Truncation
-    ):
-        self.read, self.rows, self.folder, self.precision, self.truncate = model, rows, folder, precision, truncate
+        self, model: Callable[..., VLM], generator: Callable[..., Local | Served], rows: list[Question], folder: Path,
+        precision: str, truncate: Truncation,
+    ):  # fmt: skip
+        self.read, self.generator, self.rows, self.folder = model, generator, rows, folder
+        self.precision, self.truncate = precision, truncate
         accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
         self.device = accelerator or torch.device("cpu")
 
@@ -138,6 +144,7 @@ class _Page:
         if self.layout == "tree":
             yield "layout: tree, the prompt once for all its responses"
         self.encoder = Encoder(self.vlm.processor, self.truncate.tokens, self.layout)
+        self.answer = self.generator(lambda: self.vlm)
 
     def examples(self) -> list[tuple[Example, Example]]:
         """A right and a wrong response to each question, unlike in length."""
@@ -166,7 +173,6 @@ class _Page:
         if begins not in (None, tokenizer.eos_token_id, tokenizer.pad_token_id) and ids.count(begins) > 1:
             raise UserError(f"a prompt begins with {ids.count(begins)} of {tokenizer.bos_token!r}; mend the template")
         check_end(self.vlm, self.encoder)
-        log_unfollowed(self.vlm)
 
     def image_tokens(self) -> Iterator[str]:
         """Image tokens in the prompt are as many as the model's features."""
@@ -225,20 +231,33 @@ class _Page:
 
     def greedy(self, max_new_tokens: int) -> Iterator[str]:
         """What it says, and that transformers' own `generate` says the same."""
-        asked = [chosen for chosen, _ in self.examples()][:2]
+        asked, theirs = [chosen for chosen, _ in self.examples()], []
         with self.computing():
-            ours = [group[0].text for group in generate(self.vlm, asked, max_new_tokens)]
-            theirs = []
-            for example in asked:
+            self.said = [group[0] for group in generate(self.vlm, asked, max_new_tokens)]
+            for example in asked[:2]:
                 inputs = self.moved(self.encoder.prompts([example]))
                 tokens = self.vlm.model.generate(
                     **inputs, max_new_tokens=max_new_tokens, do_sample=False, repetition_penalty=1.0
                 )[:, inputs["input_ids"].shape[1] :]
                 theirs.append(self.vlm.tokenizer.decode(tokens[0], skip_special_tokens=True).strip())
+        ours = [said.text for said in self.said[:2]]
         same = sum(a == b for a, b in zip(ours, theirs, strict=True))
         yield f"greedy: {ours[0]!r:.200}; {same} of {len(ours)} texts are those of transformers' generate"
         if same < len(ours) and self.limits() == LIMITS[32]:
             raise UserError(f"decoding differs from transformers' generate: {ours} against {theirs}")
+
+    def served(self, max_new_tokens: int) -> Iterator[str]:
+        """What a server says to all of the questions, where one is chosen."""
+        if isinstance(self.answer, Served):
+            asked = [chosen for chosen, _ in self.examples()]
+            replies, uncut = self.answer.greedy(asked, max_new_tokens), Encoder(self.vlm.processor, layout=self.layout)
+            # In which precision it computes, a server does not say.
+            yield from compare(uncut, partial(self.trained, uncut), asked, replies, self.said, LIMITS[16][0])
+
+    def trained(self, encoder: Encoder, examples: list[Example]) -> list[list[float]]:
+        """log p of each response token by the forward pass of training."""
+        with self.computing():
+            return trained_logps(self.vlm.model.eval(), encoder, examples)
 
     def steps(
         self, trainer: Callable[..., pl.Trainer], objective: Objective, optim: Optim, frozen_parts: Sequence[str],
@@ -254,8 +273,7 @@ class _Page:
         for kind in kinds:
             stored = None
             if kind == "scored":
-                with self.computing():
-                    logps = trained_logps(self.vlm.model.eval(), self.encoder, [e for pair in pairs for e in pair])
+                logps = self.trained(self.encoder, [e for pair in pairs for e in pair])
                 stored = list(zip(logps[::2], logps[1::2], strict=True))
             data = dpo_data(self.encoder, pairs, order_of(len(pairs)), stored)
             module = DPOModule(self.vlm, objective, kind, optim, data.plan.num_steps)
