@@ -336,14 +336,14 @@ def test_the_page_fetches_nothing_and_the_same_rows_give_the_same_files(call, tm
 
 def test_credit_of_stale_candidates_is_refused_or_marked(call, tmp_path):
     source = tmp_path / "model"
-    source.write_text("second")
+    source.write_text("second", encoding="utf-8")
     about = {"stage": "sample", "arguments": {"out": call["candidates"]}, "inputs": {str(source): "of the first"}}
-    Path(call["candidates"], "manifest.json").write_text(json.dumps(about))
+    Path(call["candidates"], "manifest.json").write_text(json.dumps(about), encoding="utf-8")
     with pytest.raises(UserError, match=f"{call['candidates']} is made from {source}, which is another now"):
         into(tmp_path, call)
     _, out = into(tmp_path, call, "marked", stale="mark")
-    assert "Stale: " in (out / "credit.html").read_text()
-    assert (out / "credit.md").read_text().startswith("**Credit and the first wrong step (stale)**")
+    assert "Stale: " in (out / "credit.html").read_text(encoding="utf-8")
+    assert (out / "credit.md").read_text(encoding="utf-8").startswith("**Credit and the first wrong step (stale)**")
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ import torch
 from rationale.artifacts import UserError
 from rationale.data import layout
 from rationale.data.encode import Encoder
-from rationale.data.response import response_example
+from rationale.data.response import Truncation, response_example
 from rationale.models.forward import response_logps
 from rationale.objectives.logprobs import IGNORE, shifted, token_logps
 
@@ -42,7 +42,7 @@ def test_a_response_that_brings_its_tokens_has_those(tiny, examples):
     assert encoder.response_lengths([spelled]) == [6]
     assert encoder.spans([spelled]) == [[(0, 1), (1, 2), (2, 3), (3, 4), (4, 5)]]
     for words, kept in ((2, letters), (1, ())):
-        truncate = {"words": words, "eos": "uncut"}
+        truncate = Truncation(words=words, tokens=None, eos="uncut")
         assert response_example("q", Path("a"), "Why?", "so it", True, truncate, letters).token_ids == kept
 
 

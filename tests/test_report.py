@@ -105,7 +105,7 @@ def experiment(tmp_path) -> Path:
         responses = [Response(q.question_id, i, "cot", f"t{i}", "56"[i], 1.0 - i, True) for q in TEST for i in (0, 1)]
         folder(member / "candidates", "rows.jsonl", responses)
         for side, logp in (("sft", -1.0), ("dpo", -0.5)):
-            logps = [ResponseLogps(*r.key, [logp, logp], "") for r in responses]
+            logps = [ResponseLogps(*r.key[:4], [logp, logp], "") for r in responses]
             folder(member / f"verifier_logps_{side}", "rows.jsonl", logps)
     return root
 

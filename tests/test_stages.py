@@ -200,7 +200,7 @@ def test_pairs_that_truncation_makes_equal_are_left_out_and_counted(
     rows[2] = replace(rows[2], rejected_finished=False)
     (tmp_path / "pairs").mkdir()
     write_jsonl(tmp_path / "pairs" / "pairs.jsonl", rows)
-    made = partial(train_dpo, questions_dir, tmp_path / "pairs", model, truncate=WHOLE | truncate)
+    made = partial(train_dpo, questions_dir, tmp_path / "pairs", model, truncate=replace(WHOLE, **truncate))
     _, counts = made(tmp_path / "out", "frozen")
     assert (counts["equal_after_truncation"], counts["pairs"]) == (equal, 4 - equal)
 
@@ -209,7 +209,7 @@ def test_pairs_that_are_all_equal_after_truncation_are_refused(questions_dir, pa
     rows = [replace(p, rejected=f"{p.chosen} not") for p in read_jsonl(pairs_dir / "pairs.jsonl", Pair)]
     write_jsonl(pairs_dir / "pairs.jsonl", rows)
     with pytest.raises(UserError, match=r"8 of 8 pairs have .* the same tokens after dpo\.truncate=.*none to train on"):
-        train_dpo(questions_dir, pairs_dir, model, tmp_path / "out", "frozen", truncate=WHOLE | {"words": 2})
+        train_dpo(questions_dir, pairs_dir, model, tmp_path / "out", "frozen", truncate=replace(WHOLE, **{"words": 2}))
 
 
 def test_score_of_a_response_whose_question_is_absent_is_refused(questions_dir, model, tmp_path):

@@ -237,7 +237,7 @@ def test_a_candidate_without_log_probs_is_named():
 
 def test_a_text_cut_at_the_limit_and_one_that_ended_have_their_own_rewards():
     both = [Response("q", i, "cot", "t", "5", 1.0, finished) for i, finished in enumerate((True, False))]
-    dpo, sft = ([ResponseLogps(*r.key, [value] * (1 + r.finished), "") for r in both] for value in (-1.0, -4.0))
+    dpo, sft = ([ResponseLogps(*r.key[:4], [value] * (1 + r.finished), "") for r in both] for value in (-1.0, -4.0))
     found = Candidates(1, both, sequence_sums(dpo), sequence_sums(sft))
     assert [reward(r, found) for r in both] == [6, 3]  # of a token and the end token, and of a token
 
