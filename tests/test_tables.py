@@ -230,7 +230,7 @@ def test_votes_follow_the_log_ratio():
 
 def test_a_candidate_without_log_probs_is_named():
     found = candidates([0, 0, 0, 0])
-    del found.dpo["q", "cot", "t2", True]
+    del found.dpo["q", "cot", "t2", True, ()]
     with pytest.raises(RowError, match="q: response 2 of seed 1 has no log-probs under the dpo model"):
         curves([found], QUESTIONS, 1, 1.0)
 
