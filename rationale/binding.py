@@ -19,7 +19,7 @@ from rationale.keys import strings
 
 Problem = tuple[str, str]  # where the setting stands, and what is wrong with it
 FLAGS = {"_target_", "_partial_", "_convert_", "_recursive_", "_args_"}  # Hydra's own
-BY_CODE = {"stage", "steps", "objective", "force", "hydra"}  # what the command itself reads
+BY_CODE = {"stage", "steps", "objective", "force", "hydra"}  # what the command reads, and Hydra
 REFERENCE = re.compile(r"\$\{(?:oc\.select:)?([A-Za-z_][\w.]*+)(?!:)")  # its name ends in "." before a nested one
 ALONE = re.compile(r"\$\{([A-Za-z_][\w.]*)\}")
 
