@@ -119,6 +119,7 @@ def test_a_choice_is_a_letter_of_the_choices(text, choices):
     assert letter is None or letter in LETTERS[: len(choices)]
 
 
+BOUND = 5  # seconds, of what takes a third of one: the square of its length would be hours
 STUTTERS = ["answer ", "B ", "B/", "A cat ", "1", "1e", "$ ", "is 1\n", "[", "###", "(1,", "\\boxed{"]
 STUTTERS += ["### Answer:\n", "The answer is A or ", "option A ", "is (A) ", "</s>", "**", "answer to ", "two "]
 STUTTERS += ["1 000 ", "½", "\\text{", "{", "answer is\n", "No, ", "there are "]
@@ -126,15 +127,15 @@ STUTTERS += ["1 000 ", "½", "\\text{", "{", "answer is\n", "No, ", "there are "
 
 @given(questions(), long_texts, st.sampled_from(["direct", "cot"]))
 @settings(max_examples=50)
-def test_a_hundred_kilobytes_are_judged_within_a_second(question, text, style):
+def test_a_hundred_kilobytes_are_judged_in_seconds(question, text, style):
     text = text if style == "direct" else f"### Answer: {text}"
     started = time.process_time()
     judge(question, text, style)
-    assert time.process_time() - started < 1
+    assert time.process_time() - started < BOUND
 
 
 @pytest.mark.parametrize("scorer", sorted(SCORERS))
-def test_a_stutter_of_a_hundred_kilobytes_is_judged_within_a_second(scorer):
+def test_a_stutter_of_a_hundred_kilobytes_is_judged_in_seconds(scorer):
     choices = ["cat", "dog", "3"] if scorer in ("multiple_choice", "mathvista") else []
     meta = {"answer_type": "text", "precision": 1, "dataset_name": "HME100k"}
     question = Question("q", "d", "t", "i", "?", ["3"], "choice" if choices else "short", scorer, choices, meta)
@@ -143,7 +144,7 @@ def test_a_stutter_of_a_hundred_kilobytes_is_judged_within_a_second(scorer):
         for score in (partial(judge, question, text, "direct"), partial(SCORERS[scorer], question, text)):
             started = time.process_time()
             score()
-            assert time.process_time() - started < 1, piece
+            assert time.process_time() - started < BOUND, piece
 
 
 @given(questions(), texts)
