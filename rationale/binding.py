@@ -93,7 +93,9 @@ def at(place: str, key: Any) -> str:
 
 def followed(place: str, written: Any, config: dict[str, Any]) -> tuple[str, Any]:
     """Where a node is written: itself, or what it only refers to."""
-    while isinstance(written, str) and (name := ALONE.fullmatch(written)):
+    seen = set()  # in a part of a config a name may lead to itself
+    while isinstance(written, str) and (name := ALONE.fullmatch(written)) and written not in seen:
+        seen.add(written)
         place, written = name[1], reduce(child, name[1].split("."), config)
     return place, written
 
