@@ -172,8 +172,11 @@ def of_another_kind(
     try:
         taken.validate_json(json.dumps(value, default=str), strict=strict)
     except ValidationError as error:
-        for found in error.errors():
-            yield located(found["loc"], place, value, written, config), said(found, schema(target)[1][key])
+        errors = error.errors()
+        unknown = {found["loc"][:-1] for found in errors if found["loc"][-1:] == ("[key]",)}
+        for found in errors:
+            if found["loc"] not in unknown:  # of a key that is none, its value is not looked at
+                yield located(found["loc"], place, value, written, config), said(found, schema(target)[1][key])
 
 
 @cache
