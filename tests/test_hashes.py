@@ -43,7 +43,7 @@ def test_a_path_of_one_word_is_an_input_and_a_word_that_is_no_path_is_none(here)
 def test_a_pattern_of_one_word_is_an_input_where_a_path_is(here):
     folder(here / "eval_sft", rows="x")
     target = {"_target_": "rationale.stages.tabulate.run"}
-    assert list(find_inputs({**target, "trainings": {"sft": "eval_*"}, "title": "eval*"})) == ["eval_sft"]
+    assert list(find_inputs({**target, "artifacts": ["eval_*"], "title": "eval*"})) == ["eval_sft"]
 
 
 def given(rows: InputPath, style: str) -> None:

@@ -35,7 +35,7 @@ def preferred(vlm, examples):
 
 
 def own_tokens(vlm, example):
-    return Encoder(vlm.processor).response_ids(example.response)
+    return Encoder(vlm.processor).responses([example])[0]
 
 
 def test_what_keeps_workers_from_starting_is_the_error_that_is_raised(started, tiny, examples, tmp_path):
