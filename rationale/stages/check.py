@@ -295,7 +295,8 @@ class _Page:
         )  # fmt: skip
         running.accumulate_grad_batches = data.accumulate(running.world_size)
         running.fit(module, datamodule=data)
-        sizes, rows = sizes_of(self.vlm.model), rows_of(watch.batch, image_token(self.vlm), watch.patches)
+        sizes = sizes_of(self.vlm.model)
+        rows = rows_of(watch.batch, image_token(self.vlm), watch.pixels // sizes.pixels)
         seconds = flops.training(sizes, rows, False, reference) / (hardware.peak * hardware.achieved)
         width = 4 if self.precision.startswith("32") else 2
         kind = "cpu" if self.device.type == "cpu" else "gpu"
@@ -334,7 +335,7 @@ def rows_of(batch: Batch, image_token: int, patches: int) -> Rows:
 
 
 class _Watch(pl.Callback):
-    """Seconds, loss and peak bytes of a step, its batch, and how many patches the vision tower was given."""
+    """Seconds, loss and peak bytes of a step, its batch, and how many numbers its images are."""
 
     def on_train_batch_start(self, trainer: pl.Trainer, module: Any, batch: Any, index: int) -> None:
         self.batch = batch.rows
@@ -350,5 +351,4 @@ class _Watch(pl.Callback):
         else:
             self.peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
         self.seconds = time.monotonic() - self.begun
-        pixels = batch.rows.inputs["pixel_values"]
-        self.patches = pixels.numel() // sizes_of(module.policy).pixels
+        self.pixels = batch.rows.inputs["pixel_values"].numel()
