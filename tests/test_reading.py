@@ -5,12 +5,13 @@ from __future__ import annotations
 from functools import partial
 
 import torch
-from families import CASES, IMAGE, PAD, PROMPTS, RESPONSES, VOCAB
+from families import CASES, IMAGE, IN_ROWS, PAD, PROMPTS, RESPONSES, VOCAB
 
 from rationale.data.batch import padded
 from rationale.data.layout import rows_batch, shared_prefixes
 from rationale.models.forward import response_logps
-from rationale.models.generate import decode
+from rationale.models.generate import decode, decode_alone
+from rationale.models.prefix import can_copy, can_share
 from rationale.models.reading import candidate_logps, prefill, read_on
 from rationale.models.shared_cache import SharedCache
 from rationale.objectives.logprobs import IGNORE
@@ -63,6 +64,35 @@ def test_log_probs_of_candidates_are_those_of_rows(family):
     rows = rows_batch(CASES, padded(RESPONSES, IGNORE), partial(family.prompts, PROMPTS), PAD)
     found = candidate_logps(family.model, Encoded(family), CASES)
     for own, expected, response in zip(found, response_logps(family.model, rows), RESPONSES, strict=True):
+        torch.testing.assert_close(torch.tensor(own), expected[: len(response)], atol=1e-4, rtol=0)
+
+
+@torch.no_grad()
+def test_a_state_is_read_once_and_gives_the_samples_of_generate():
+    torch.manual_seed(0)
+    built = IN_ROWS["qwen3_5"]()
+    inputs, limits = built.prompts(PROMPTS, [CASES[1], CASES[0]]), torch.tensor([8, 6])  # of uneven length
+    built.model.eval().generation_config.eos_token_id = 5
+    built.model.get_output_embeddings().weight[IMAGE] = -built.model.get_output_embeddings().weight[5]
+    torch.manual_seed(1)
+    theirs = decode_alone(built.model, inputs, limits, 1.0, 1.0, num_samples=4)
+    torch.manual_seed(1)
+    read = prefill(built.model, inputs)
+    assert torch.equal(decode(built.model, read, limits, 1.0, 1.0, num_samples=4), theirs)
+
+
+@torch.no_grad()
+def test_log_probs_of_candidates_that_begin_with_a_state_are_those_of_rows():
+    torch.manual_seed(0)
+    built = IN_ROWS["qwen3_5"]()
+    built.model.eval()
+    assert can_copy(built.model) and not can_share(built.model)
+    rows, images = rows_batch(CASES, padded(RESPONSES, IGNORE), partial(built.prompts, PROMPTS), PAD), []
+    tower = built.model.model.visual.register_forward_hook(lambda tower, given, out: images.append(given[0].shape[0]))
+    found = candidate_logps(built.model, Encoded(built), CASES)
+    tower.remove()
+    assert images == [2 * len(built.prompts(PROMPTS, CASES[:1])["pixel_values"])]  # two images, five candidates
+    for own, expected, response in zip(found, response_logps(built.model, rows), RESPONSES, strict=True):
         torch.testing.assert_close(torch.tensor(own), expected[: len(response)], atol=1e-4, rtol=0)
 
 

@@ -13,7 +13,7 @@ from transformers import GenerationConfig, LogitsProcessorList, TemperatureLogit
 from rationale.data.batch import Example, rows_about
 from rationale.data.encode import Encoder
 from rationale.models.checks import end_tokens
-from rationale.models.prefix import can_share
+from rationale.models.prefix import can_copy, can_share
 from rationale.models.reading import Prefilled, prefill, read_on
 from rationale.models.vlm import VLM
 
@@ -82,7 +82,7 @@ def decode(
 def decode_alone(
     model: nn.Module, inputs: dict[str, Tensor], limits: Tensor, temperature: float, top_p: float, num_samples: int
 ) -> Tensor:
-    """`decode` by transformers' own `generate`, which alone knows the caches of models that cannot share a prefix."""
+    """`decode` by transformers' own `generate`, which alone knows the caches of models that were not compared."""
     sampling = {"do_sample": True, "temperature": temperature, "top_p": top_p, "top_k": 0} if temperature > 0 else {}
     ends = end_tokens(model)
     config = GenerationConfig(
@@ -118,8 +118,8 @@ def generate(
     """
     vlm.model.eval()
     encoder = Encoder(vlm.processor)
-    row_of, rests, sharing = rows_about(examples), None, can_share(vlm.model)
-    if max(row_of) + 1 < len(examples) and sharing:
+    row_of, rests = rows_about(examples), None
+    if max(row_of) + 1 < len(examples) and can_share(vlm.model):
         inputs, rests = encoder.prefixes(examples, row_of)
     else:
         inputs = encoder.prompts(examples)
@@ -129,7 +129,7 @@ def generate(
     limits = torch.tensor([max_new_tokens] * len(examples) if isinstance(max_new_tokens, int) else max_new_tokens)
     with torch.random.fork_rng():
         torch.manual_seed(seed_of(seed, *(e.question_id for e in examples)))
-        if sharing:
+        if can_copy(vlm.model):
             read = prefill(vlm.model, inputs)
             if rests:
                 read = read_on(vlm.model, read.repeated(torch.tensor(row_of, device=vlm.model.device)), rests)

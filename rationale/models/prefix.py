@@ -31,6 +31,9 @@ FAMILIES = (
     "llava", "llava_next", "llava_onevision", "qwen2_vl", "qwen2_5_vl", "qwen3_vl", "smolvlm", "idefics3", "internvl",
 )  # fmt: skip
 TEXT_MODELS = ("llama", "mistral", "qwen2", "qwen3", "qwen2_vl_text", "qwen2_5_vl_text", "qwen3_vl_text")
+# Text models, not of these, whose cached prompt was copied and read on from (tests/test_text_models.py): what runs through
+# their layers is a state that a response begins with.
+COPIED = ("qwen3_5_text",)
 TILE_ELEMENTS = 2**23  # of the head's float32 logits that exist at a time: 32 MB
 
 
@@ -62,6 +65,11 @@ def obstacle(model: nn.Module) -> str | None:
 def can_share(model: nn.Module) -> bool:
     """Whether this model's prefix can be shared."""
     return obstacle(model) is None
+
+
+def can_copy(model: nn.Module) -> bool:
+    """Whether a prompt can be read once, without gradient, and its cache copied for every response to it."""
+    return can_share(model) or base_of(model).config.get_text_config().model_type in COPIED
 
 
 def shares(model: nn.Module) -> bool:

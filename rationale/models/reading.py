@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from rationale.data.batch import Example, padded, rows_about
 from rationale.data.encode import Encoder
 from rationale.models.forward import response_logps
-from rationale.models.prefix import after, base_of, head_logps, own_positions, shares
+from rationale.models.prefix import after, base_of, can_copy, can_share, head_logps, own_positions, shares
 from rationale.models.shared_cache import SharedCache
 
 
@@ -28,7 +28,7 @@ class Prefilled:
 
     def repeated(self, rows: Tensor) -> Prefilled:
         """The given rows, each as often as it is named."""
-        self.cache.batch_select_indices(rows)
+        self.cache.reorder_cache(rows)
         return Prefilled(self.cache, self.logits[rows], self.mask[rows], self.position[rows], self.axes)
 
     def then(self, tokens: Tensor, present: Tensor, positions: Tensor) -> dict[str, Any]:
@@ -74,9 +74,10 @@ def candidate_logps(model: nn.Module, encoder: Encoder, examples: Sequence[Examp
     """log p of the response tokens of each example: what `response_logps` gives of their batch, without gradient.
 
     In the layout `tree` a prompt is read once into a cache and each response after it, so that candidates take no time
-    looking past one another, however many they are.
+    looking past one another, however many they are; so it is in `rows` for a model whose prefix only its state shares.
     """
-    if encoder.layout == "rows" or not shares(model):
+    by_state = can_copy(model) and not can_share(model)
+    if not (by_state or (encoder.layout == "tree" and shares(model))):
         return trained_logps(model, encoder, examples)
     row_of = rows_about(examples)
     inputs, rests = encoder.prefixes(examples, row_of)

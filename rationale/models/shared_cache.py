@@ -43,10 +43,10 @@ class SharedCache(DynamicCache):
         self.most = int(counts.max())
         self.place = row_of * self.most + number
 
-    def batch_select_indices(self, indices: Tensor) -> None:
+    def reorder_cache(self, beam_idx: Tensor) -> None:
         """Keep these rows, each as often as it is named."""
-        super().batch_select_indices(indices)
-        self._rows(self.row_of[indices])
+        super().reorder_cache(beam_idx)
+        self._rows(self.row_of[beam_idx])
 
     def seen(self, mask: Tensor, new: int) -> Tensor:
         """Which of a row's own tokens the last `new` of them see, (R, 1, new, T): no padding, and none that is later.
@@ -125,9 +125,9 @@ class _Growing(DynamicLayer):
         self.keys, self.values = (room[:, :, :end] for room in self.room)
         return self.keys, self.values
 
-    def batch_select_indices(self, indices: Tensor) -> None:
+    def reorder_cache(self, beam_idx: Tensor) -> None:
         """Keep these rows; the next step makes new room."""
-        super().batch_select_indices(indices)
+        super().reorder_cache(beam_idx)
         self.room = (self.keys, self.values)
 
 
