@@ -8,39 +8,27 @@ from dataclasses import replace
 from functools import partial
 
 import pytest
-import pytorch_lightning as pl
+import torch
+from checking import page
+from families import CASES, EVERY, PROMPTS
 from loopback import Loopback, asked_of
 
 from rationale.artifacts import UserError
 from rationale.data.batch import Example
 from rationale.data.encode import Encoder
-from rationale.data.response import Truncation
 from rationale.models import prefix
 from rationale.models.chat import Picture
+from rationale.models.checks import num_features
 from rationale.models.generate import generate
 from rationale.models.generator import Local, Served
 from rationale.models.parity import same_texts
 from rationale.models.reading import trained_logps
 from rationale.models.replies import Meter
 from rationale.models.served import Traffic
+from rationale.models.towers import read_once
 from rationale.models.vlm import load, read_processor
-from rationale.planning.table import Hardware
 from rationale.prompts import prompt_text
-from rationale.stages import check, predict
-from rationale.training.dpo_module import Objective
-from rationale.training.optim import Optim
-
-HARDWARE = Hardware("test", 1, 16e9, 2e9, 1e11, 0.3)
-
-
-def page(capsys, model, questions=None, generator=Local):
-    trainer = partial(pl.Trainer, accelerator="cpu", devices=1, precision="32-true")
-    check.run(
-        model=model, questions=questions, trainer=trainer, precision="32-true", objective=Objective(),
-        optim=Optim(1e-4), frozen_parts=["vision_tower"], truncate=Truncation(words=90, tokens=None, eos="uncut"),
-        max_new_tokens=4, generator=generator, hardware=HARDWARE,
-    )  # fmt: skip
-    return capsys.readouterr().out
+from rationale.stages import predict
 
 
 def test_the_page_shows_prompt_image_tokens_layouts_and_steps(tiny_dir, questions_dir, capsys):
@@ -232,3 +220,32 @@ def test_predict_names_what_is_missing():
         predict.run(load, Local, None, "How many?", [], ["direct"], {"direct": 1})
     with pytest.raises(UserError, match=r"image=nowhere.png: no such file"):
         predict.run(load, Local, "nowhere.png", "How many?", [], ["direct"], {"direct": 1})
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", ["llava", "llava_next", "llava_onevision", "smolvlm", "internvl", "gemma3"])
+def test_a_tower_that_reads_once_reads_each_image_once_and_nothing_else_changes(name):
+    torch.manual_seed(0)
+    model = (built := EVERY[name]()).model.eval()
+    inputs = built.prompts(PROMPTS, CASES)  # five rows about two images
+    expected, read = model(**inputs).logits, []
+    tower = model.model.vision_model if name == "smolvlm" else model.model.vision_tower
+    plain = tower.forward
+
+    def counted(*images, **named):
+        read.append(len([*images, *named.values()][0]))
+        return plain(*images, **named)
+
+    tower.forward = counted
+    with read_once(model):
+        found = [model(**inputs).logits for _ in range(2)]
+    one = len(built.prompts(PROMPTS, CASES[:1])["pixel_values"].flatten(0, -4))
+    assert read == [2 * one]
+    for logits in found:
+        torch.testing.assert_close(logits, expected, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_features_are_counted_without_being_computed(name):
+    built = EVERY[name]()
+    assert num_features(built.model, built.prompts(PROMPTS, CASES[:1])) == built.tokens

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from checking import page
 from hub import (
     DOCLING,
     FOLDERS,
@@ -43,6 +44,14 @@ from rationale.schema import RowError
 
 pytestmark = needs_hub
 QUESTION, ANSWER = "Which bar is taller,\n  A or B?", "The left bar is taller.\n### Answer: A"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("folder", FOLDERS)
+def test_the_whole_check_passes_for_a_tiny_model_of_every_checkpoint(folder, tmp_path, capsys):
+    model = partial(load, str(tiny_checkpoint(folder, tmp_path / "model")))
+    out = page(capsys, model, frozen_parts=["vision_tower", "multi_modal_projector"])
+    assert out.count("0.6931 (log 2 is 0.6931)") == 2 and "2 of 2 texts are those of transformers' generate" in out
 
 
 @pytest.fixture(scope="module")

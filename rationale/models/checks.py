@@ -18,6 +18,7 @@ from rationale.artifacts import UserError
 from rationale.data.batch import Example
 from rationale.data.encode import Encoder
 from rationale.models.prefix import base_of
+from rationale.models.towers import Shapes
 from rationale.models.vlm import VLM
 from rationale.schema import RowError
 
@@ -73,10 +74,12 @@ def image_token(vlm: VLM) -> int:
 
 @torch.no_grad()
 def num_features(model: nn.Module, inputs: dict[str, Tensor]) -> int:
-    """How many tokens' embeddings the model makes of a prompt's images; the language model is not run."""
+    """How many tokens' embeddings the model makes of a prompt's images; their values are not computed."""
     read = base_of(model).get_image_features
     names = inspect.signature(read).parameters
-    found = read(**{k: v.to(model.device) for k, v in inputs.items() if k in names}, return_dict=True).pooler_output
+    given = {k: v.to(model.device) for k, v in inputs.items() if k in names}
+    with Shapes():
+        found = read(**given, return_dict=True).pooler_output
     parts = found if isinstance(found, (list, tuple)) else [found]
     return sum(part.numel() // part.shape[-1] for part in parts)
 

@@ -6,8 +6,10 @@ of responses; log-probabilities and gradients are those of separate rows.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import cache
+from typing import Any
 
 import torch
 from peft import PeftModel
@@ -31,7 +33,7 @@ FAMILIES = (
     "llava", "llava_next", "llava_onevision", "qwen2_vl", "qwen2_5_vl", "qwen3_vl", "smolvlm", "idefics3", "internvl",
 )  # fmt: skip
 TEXT_MODELS = ("llama", "mistral", "qwen2", "qwen3", "qwen2_vl_text", "qwen2_5_vl_text", "qwen3_vl_text")
-# Text models, not of these, whose cached prompt was copied and read on from (tests/test_text_models.py): what runs through
+# Text models, not of these, whose cached prompt was copied and read on from (tests/test_reading.py): what runs through
 # their layers is a state that a response begins with.
 COPIED = ("qwen3_5_text",)
 TILE_ELEMENTS = 2**23  # of the head's float32 logits that exist at a time: 32 MB
@@ -225,11 +227,18 @@ def head_logps(head: nn.Module, hidden: Tensor, labels: Tensor) -> Tensor:
         ]
         return torch.cat(parts) if parts else states.new_zeros(0, dtype=torch.float32)
 
-    own = vars(head).get("forward")  # where something else replaced it too
-    head.forward = tiles
-    try:
+    with forward_replaced(head, tiles):
         return head(hidden)
+
+
+@contextmanager
+def forward_replaced(module: nn.Module, forward: Callable[..., Any]) -> Iterator[None]:
+    """Within it the module runs `forward`; hooks and wrappers around the call stay."""
+    own = vars(module).get("forward")  # where something else replaced it too
+    module.forward = forward
+    try:
+        yield
     finally:
-        del head.forward
+        del module.forward
         if own is not None:
-            head.forward = own
+            module.forward = own

@@ -30,9 +30,10 @@ from rationale.models.forward import computing, response_logps
 from rationale.models.generate import generate
 from rationale.models.generator import Local, Served
 from rationale.models.parity import compare
-from rationale.models.parts import LANGUAGE, PROJECTOR, is_in
+from rationale.models.parts import LANGUAGE, PROJECTOR, VISION, is_in
 from rationale.models.prefix import base_of, layout_for
 from rationale.models.reading import trained_logps
+from rationale.models.towers import read_once
 from rationale.models.vlm import VLM, freeze
 from rationale.objectives.logprobs import token_logps
 from rationale.planning import flops, memory
@@ -43,8 +44,8 @@ from rationale.provenance import versions
 from rationale.schema import Question
 from rationale.settings import Count, typed
 from rationale.stages.inputs import questions_by_id
-from rationale.training.datamodule import plan
-from rationale.training.dpo_module import DPOModule, Objective, dpo_data
+from rationale.training.datamodule import Plan, plan
+from rationale.training.dpo_module import DPOModule, Objective, PairBatch, dpo_data
 from rationale.training.optim import Optim
 from rationale.training.sft_module import SFTModule, sft_data
 
@@ -75,18 +76,25 @@ def run(
     with tempfile.TemporaryDirectory() as scratch:
         rows, folder = some_questions(questions, Path(scratch))
         page = _Page(model, generator, rows, folder, precision, truncate)
-        lines = [page.machine, page.loading, page.prompt, page.image_tokens, page.layouts]
-        for part in (*lines, partial(page.greedy, max_new_tokens), partial(page.served, max_new_tokens)):
-            for line in part():
-                say(line)
-        for line in page.steps(trainer, objective, optim, frozen_parts, hardware):
-            say(line)
+        for part in (page.machine, page.loading, page.prompt, page.image_tokens):
+            say_all(part())
+        with read_once(page.vlm.model):
+            say_all(page.layouts())
+            say_all(page.greedy(max_new_tokens))
+            say_all(page.served(max_new_tokens))
+            say_all(page.references(objective, optim))
+        say_all(page.steps(trainer, objective, optim, frozen_parts, hardware))
     say("All of it is as it should be.")
 
 
 def say(line: str) -> None:
     if main_process():
         print(line, flush=True)
+
+
+def say_all(lines: Iterable[str]) -> None:
+    for line in lines:
+        say(line)
 
 
 def some_questions(folder: str | None, scratch: Path) -> tuple[list[Question], Path]:
@@ -170,8 +178,8 @@ class _Page:
         yield f"  first tokens: {shown(ids[:4])}; last: {shown(ids[-4:])}"
         yield f"  then the response: {shown(response[:4])} ... {shown(response[-3:])}"
         begins = tokenizer.bos_token_id
-        if begins not in (None, tokenizer.eos_token_id, tokenizer.pad_token_id) and ids.count(begins) > 1:
-            raise UserError(f"a prompt begins with {ids.count(begins)} of {tokenizer.bos_token!r}; mend the template")
+        if ids[:2] == [begins, begins]:
+            raise UserError(f"a prompt begins with two of {tokenizer.bos_token!r}; mend the template")
         check_end(self.vlm, self.encoder)
 
     def image_tokens(self) -> Iterator[str]:
@@ -193,7 +201,8 @@ class _Page:
 
     def layouts(self) -> Iterator[str]:
         """Log-probs and gradients of both layouts against transformers' own forward pass of one unpadded row each."""
-        model, flat = self.vlm.model.eval(), [e for pair in self.examples() for e in pair]
+        pairs = self.examples()
+        model, flat = self.vlm.model.eval(), [*pairs[0], pairs[-1][0]]  # of both images
         watched = list(some_parameters(model).values())
         expected, slopes = self.alone(flat, watched)
         most, steepest = self.limits()
@@ -259,34 +268,36 @@ class _Page:
         with self.computing():
             return trained_logps(self.vlm.model.eval(), encoder, examples)
 
+    def references(self, objective: Objective, optim: Optim) -> Iterator[str]:
+        """The first loss of DPO, against every reference that there is for this model."""
+        batch = PairBatch(self.encoder.batch(self.examples()[0]).to(self.device), 1, 1)
+        with self.computing(), torch.no_grad():
+            batch.reference = response_logps(self.vlm.model.eval(), batch.rows)
+            for kind in ["frozen", "scored"] + ["adapter_off"] * hasattr(self.vlm.model, "disable_adapter"):
+                loss = DPOModule(self.vlm, objective, kind, optim, 1).measure(batch)[1]["loss"].item()
+                yield f"DPO, reference {kind}: first loss {loss:.4f} (log 2 is {math.log(2):.4f})"
+                if objective.loss_type == "sigmoid" and abs(loss - math.log(2)) > max(0.01, self.limits()[0]):
+                    raise UserError(f"the first loss against reference {kind} is {loss:.4f} and not log 2")
+
     def steps(
         self, trainer: Callable[..., pl.Trainer], objective: Objective, optim: Optim, frozen_parts: Sequence[str],
         hardware: Hardware,
     ) -> Iterator[str]:  # fmt: skip
-        """A step of SFT, then one of DPO for each reference: its first loss, seconds and peak against the plan's."""
-        pairs = self.examples()
+        """A step of SFT and one of DPO on the largest image: seconds and peak against the plan's."""
+        pair = self.examples()[0]
         freeze(self.vlm.model, frozen_parts)
-        data = sft_data(self.encoder, [chosen for chosen, _ in pairs], order_of(len(pairs)))
+        data = sft_data(self.encoder, [pair[0]], one_step)
         module = SFTModule(self.vlm, optim, data.plan.num_steps, "token")
-        yield f"SFT: {self.step(trainer, module, data, None, hardware)[1]}"
-        kinds = ["frozen", "scored"] + ["adapter_off"] * hasattr(self.vlm.model, "disable_adapter")
-        for kind in kinds:
-            stored = None
-            if kind == "scored":
-                logps = self.trained(self.encoder, [e for pair in pairs for e in pair])
-                stored = list(zip(logps[::2], logps[1::2], strict=True))
-            data = dpo_data(self.encoder, pairs, order_of(len(pairs)), stored)
-            module = DPOModule(self.vlm, objective, kind, optim, data.plan.num_steps)
-            loss, shown = self.step(trainer, module, data, kind, hardware)
-            yield f"DPO, reference {kind}: first loss {loss:.4f} (log 2 is {math.log(2):.4f}); {shown}"
-            if objective.loss_type == "sigmoid" and abs(loss - math.log(2)) > max(0.01, self.limits()[0]):
-                raise UserError(f"the first loss against reference {kind} is {loss:.4f} and not log 2")
+        yield f"a step of SFT, of an example: {self.step(trainer, module, data, None, hardware)}"
+        data = dpo_data(self.encoder, [pair], one_step)
+        module = DPOModule(self.vlm, objective, "frozen", optim, data.plan.num_steps)
+        yield f"a step of DPO, of a pair: {self.step(trainer, module, data, 'frozen', hardware)}"
 
     def step(
         self, trainer: Callable[..., pl.Trainer], module: pl.LightningModule, data: Any, reference: str | None,
         hardware: Hardware,
-    ) -> tuple[float, str]:  # fmt: skip
-        """The loss of one optimizer step, and its seconds and peak bytes in words, beside the plan's."""
+    ) -> str:  # fmt: skip
+        """Seconds and peak bytes of one optimizer step in words, beside the plan's."""
         watch = _Watch()
         running = trainer(
             max_epochs=1, max_steps=1, callbacks=[watch], logger=False, enable_checkpointing=False,
@@ -303,15 +314,14 @@ class _Page:
         planned = memory.held(sizes, rows, kind, 1, width, False, reference).total / GIB
         self.vlm.model.to(self.device)  # Lightning brings it back to the CPU
         where = "the whole process" if self.device.type == "cpu" else "the device"
-        return watch.loss, (
-            f"{watch.seconds:.2f} s a step (plan {seconds:.2f}), peak {watch.peak / GIB:.2f} GiB of {where} "
+        return (
+            f"{watch.seconds:.2f} s (plan {seconds:.2f}), peak {watch.peak / GIB:.2f} GiB of {where} "
             f"(plan {planned:.2f})"
         )
 
 
-def order_of(number: int) -> Callable[[list], Any]:
-    """All examples in one micro-batch."""
-    return lambda lengths: plan(lengths, number, 1, 1, 0)
+def one_step(lengths: list) -> Plan:
+    return plan(lengths, 1, 1, 1, 0)
 
 
 def some_parameters(model: nn.Module) -> dict[str, Tensor]:
@@ -320,7 +330,8 @@ def some_parameters(model: nn.Module) -> dict[str, Tensor]:
     trained = {n: p for n, p in model.named_parameters() if p.requires_grad and p.ndim > 1}
     language = [n for n in trained if is_in(model, LANGUAGE, n) and "q_proj" in n]
     projector = [n for n in trained if is_in(model, PROJECTOR, n)]
-    names = dict.fromkeys([*language[:1], *language[-1:], *projector[:1]]) or dict.fromkeys(list(trained)[:3])
+    others = [n for n in trained if not is_in(model, VISION, n)]
+    names = dict.fromkeys([*language[:1], *language[-1:], *projector[:1]] or others[:3])
     return {name: trained[name] for name in names}
 
 
@@ -335,7 +346,7 @@ def rows_of(batch: Batch, image_token: int, patches: int) -> Rows:
 
 
 class _Watch(pl.Callback):
-    """Seconds, loss and peak bytes of a step, its batch, and how many numbers its images are."""
+    """Seconds and peak bytes of a step, its batch, and how many numbers its images are."""
 
     def on_train_batch_start(self, trainer: pl.Trainer, module: Any, batch: Any, index: int) -> None:
         self.batch = batch.rows
@@ -344,7 +355,6 @@ class _Watch(pl.Callback):
         self.begun = time.monotonic()
 
     def on_train_batch_end(self, trainer: pl.Trainer, module: Any, outputs: Any, batch: Any, index: int) -> None:
-        self.loss = trainer.callback_metrics["train/loss"].item()
         if torch.accelerator.is_available():
             torch.accelerator.synchronize()
             self.peak = torch.accelerator.max_memory_allocated()
