@@ -26,7 +26,7 @@ mini: export ONEDNN_MAX_CPU_ISA = AVX2
 mini: export MKL_CBWR = AVX2
 endif
 mini: setup
-	$(BIN)/rationale experiment=mini seed=$(SEED)
+	$(BIN)/rationale experiment=mini trainer=cpu seed=$(SEED)
 	@$(BIN)/python -m rationale.reporting runs/mini/report
 
 base: setup

@@ -18,7 +18,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from functools import cache
 from glob import glob
@@ -27,7 +27,6 @@ from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, SoftFileLock, Timeout
-from tqdm import tqdm
 
 from rationale.hashes import MANIFEST, Hashes, fingerprint, output_hashes, read_manifest, sha256_file
 from rationale.provenance import git_commit, machine, versions
@@ -36,11 +35,12 @@ from rationale.provenance import git_commit, machine, versions
 # is an input. A word without a slash is one only where this says so: `split: train` is none beside a folder ./train.
 InputPath = str
 # Places among a stage's arguments that cannot change what is written: where to, how (not what) an endpoint is asked,
-# how many processes share the steps, and what a training keeps while it runs.
+# which device computes and how many processes share the work, and what a training keeps while it runs.
 UNKEYED = {
-    "out", "logger", "workers", "chunk", "dry_run", "retry_failed", "save_every", "keep_last", "trainer.devices",
-    "trainer.num_nodes", "teacher.traffic", "teacher.budget", "teacher.batches", "generator.traffic",
-    "generator.budget", "generator.processor", "extractor.traffic", "extractor.budget",
+    "out", "logger", "workers", "processes", "chunk", "dry_run", "retry_failed", "save_every", "keep_last", "device",
+    "model.device", "teacher.model.device", "trainer.accelerator", "trainer.devices", "trainer.num_nodes",
+    "teacher.traffic", "teacher.budget", "teacher.batches", "generator.traffic", "generator.budget",
+    "generator.processor", "extractor.traffic", "extractor.budget",
 }  # fmt: skip
 UNSET = "not set"
 NUM_CHANGES = 8  # that are named where an artifact is to be replaced
@@ -286,11 +286,20 @@ def put_in_place(partial: Path, out: Path, previous: Path, outputs: dict[str, st
         os.rename(partial, out)
 
 
+class PartDone(BaseException):
+    """This process, not the first, has done its part of a stage. No Exception, for those Hydra would wrap."""
+
+
+def several(processes: dict[str, Any] | None) -> bool:
+    """Whether the settings of shards.Processes ask for more than one."""
+    return processes is not None and (processes["devices"], processes["num_nodes"]) != (1, 1)
+
+
 def follow(
     stage: str, arguments: dict[str, Any], work: Callable[[Path], dict], force: bool = False, kept: Path | None = None
 ) -> Path:
-    """`produce` in any process but the first: takes part in a training, and waits for the artifact that the first
-    process writes."""
+    """`produce` in any process but the first: takes part where a stage is one of several processes, and waits for the
+    artifact that the first writes."""
     if force:
         raise UserError("force=true is for one process: remove the artifact that is to be made again")
     out = Path(arguments["out"])
@@ -299,10 +308,11 @@ def follow(
     def made() -> bool:
         return (read_manifest(out) or {}).get("key") == key
 
-    if not made() and "trainer" in arguments:
+    if not made() and ("trainer" in arguments or several(arguments.get("processes"))):
         partial = out.parent / f".{out.name}.{key[:12]}.partial"
         partial.mkdir(parents=True, exist_ok=True)
-        work(partial)
+        with suppress(PartDone):
+            work(partial)
     for turn in itertools.count():
         if made():
             return out
@@ -373,29 +383,3 @@ def produce(
         shown = ", ".join(f"{k} {v}" for k, v in counts.items() if not isinstance(v, (dict, list)))
         print(f"{stage}: {out} ({manifest['wall_seconds']} s; {shown})", flush=True)
         return out
-
-
-def in_shards(folder: Path, units: list[Any], work: Callable[[Any], list[str]], label: str = "") -> Path:
-    """Lines of `work(unit)` for every unit, in order, as `rows.jsonl`; each unit is a shard renamed when whole.
-
-    A run that is cut goes on with the first unit that has no shard, so no line is lost or written twice.
-    """
-    shards, rows = folder / "shards", folder / "rows.jsonl"
-    if rows.exists():  # cut off after the last unit
-        shutil.rmtree(shards, ignore_errors=True)
-        return rows
-    shards.mkdir(exist_ok=True)
-    for index, unit in enumerate(tqdm(units, desc=label, unit="batch", mininterval=2)):
-        shard = shards / f"{index:06d}.jsonl"
-        if not shard.exists():
-            partial = shard.with_suffix(".partial")
-            partial.write_text("".join(work(unit)), encoding="utf-8")
-            os.replace(partial, shard)
-    partial = folder / "rows.partial"
-    with partial.open("wb") as file:
-        for index in range(len(units)):
-            with (shards / f"{index:06d}.jsonl").open("rb") as shard:
-                shutil.copyfileobj(shard, file)
-    os.replace(partial, rows)
-    shutil.rmtree(shards)
-    return rows

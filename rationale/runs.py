@@ -9,6 +9,7 @@ import re
 import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from functools import cache
 from glob import glob
 from importlib import resources
@@ -21,7 +22,7 @@ from hydra.errors import InstantiationException
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from rationale.artifacts import UserError, main_process, produce, write_json
+from rationale.artifacts import UserError, leaves, main_process, produce, write_json
 from rationale.binding import misfits, refuse, unread
 from rationale.hashes import CARD
 from rationale.jobs import OBJECTIVE, objective_of
@@ -68,8 +69,8 @@ OmegaConf.register_new_resolver("process", lambda: f"{os.uname().nodename}_{os.g
 
 
 def processes_here(arguments: dict[str, Any]) -> int:
-    """Those that a stage has on this machine: a training as many as devices, where their number is given."""
-    devices = (arguments.get("trainer") or {}).get("devices")
+    """Those that a stage has on this machine, as many as devices where their number is given."""
+    devices = (arguments.get("trainer") or arguments.get("processes") or {}).get("devices")
     return devices if isinstance(devices, int) and devices > 0 else 1
 
 
@@ -85,12 +86,35 @@ def call(node: DictConfig) -> tuple[str, dict[str, Any], Callable[[Path], dict]]
             import pytorch_lightning as pl  # heavy, and not needed for `--help` or a stage that is up to date
 
             pl.seed_everything(arguments.get("seed", 0), workers=True, verbose=False)
-            counts = hydra.utils.instantiate(given, _convert_="all")
+            with memory_named(node):
+                counts = hydra.utils.instantiate(given, _convert_="all")
         if {"trainer", "out"} <= arguments.keys() and main_process():
             (folder / "model" / CARD).write_text(model_card(stage, arguments, counts), encoding="utf-8")
         return counts
 
     return stage, arguments, work
+
+
+@contextmanager
+def memory_named(node: DictConfig) -> Iterator[None]:
+    """A device that is out of memory is an error that names the setting of this stage to lower."""
+    try:
+        yield
+    except Exception as error:
+        cause: BaseException | None = error
+        while cause is not None and type(cause).__name__ != "OutOfMemoryError":
+            cause = cause.__cause__
+        if cause is None:
+            raise
+        sizes = [
+            str(value).strip("${}") if str(value).startswith("${") else place
+            for place, value, _ in leaves(OmegaConf.to_container(node, resolve=False))
+            if place.split(".")[-1] in ("batch_size", "micro_batch")
+        ]
+        raise UserError(
+            f"the device is out of memory ({str(cause).splitlines()[0]}); lower {' or '.join(sizes) or 'the batch'}: "
+            "the same command goes on from what is written"
+        ) from error
 
 
 def expanded(node: Any) -> Any:

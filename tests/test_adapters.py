@@ -133,7 +133,7 @@ def test_the_preset_quantises_the_layers_of_the_language_model_alone(family, tmp
     bnb = pytest.importorskip("bitsandbytes", reason="QLoRA needs bitsandbytes: pip install -e '.[qlora]'")
     whole = BUILDERS[family]().model
     whole.save_pretrained(tmp_path)
-    model = read_model(str(tmp_path), None, "float32", "sdpa", quantised.config_of(NF4, LORA))
+    model = read_model(str(tmp_path), None, "float32", "sdpa", None, quantised.config_of(NF4, LORA))
     found = {name for name, m in model.named_modules() if isinstance(m, bnb.nn.Linear4bit)}
     linear = {name for name, m in whole.named_modules() if isinstance(m, nn.Linear)}
     assert found == {name for name in linear if is_in(whole, LANGUAGE, name + ".") and name != "lm_head"}

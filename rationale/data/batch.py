@@ -62,8 +62,11 @@ class Batch:
 
     def to(self, device: torch.device) -> Batch:
         """The batch on another device; Lightning calls this."""
-        inputs = {name: value.to(device) for name, value in self.inputs.items()}
-        rest = (t if t is None else t.to(device) for t in (self.labels, self.sources, self.segments, self.depth))
+        inputs = {name: value.to(device, non_blocking=True) for name, value in self.inputs.items()}
+        rest = (
+            t if t is None else t.to(device, non_blocking=True)
+            for t in (self.labels, self.sources, self.segments, self.depth)
+        )
         return Batch(inputs, *rest, self.width)
 
 

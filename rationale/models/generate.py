@@ -13,9 +13,12 @@ from transformers import GenerationConfig, LogitsProcessorList, TemperatureLogit
 from rationale.data.batch import Example, rows_about
 from rationale.data.encode import Encoder
 from rationale.models.checks import end_tokens
+from rationale.models.device import forked_rng, moved, pinned
 from rationale.models.prefix import can_copy, can_share
 from rationale.models.reading import Prefilled, prefill, read_on
 from rationale.models.vlm import VLM
+
+Prompts = tuple[dict[str, Tensor], list[list[int]] | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +102,15 @@ def decode_alone(
     return tokens.masked_fill(late, -1)
 
 
+def read_prompts(vlm: VLM, examples: list[Example]) -> Prompts:
+    """The prompts' text and images as the model takes them, on the CPU. Those about one image begin alike, where the
+    family can share a prefix: then what each of them goes on with is beside it."""
+    encoder, row_of = Encoder(vlm.processor), rows_about(examples)
+    shared = max(row_of) + 1 < len(examples) and can_share(vlm.model)
+    inputs, rests = encoder.prefixes(examples, row_of) if shared else (encoder.prompts(examples), None)
+    return pinned(inputs, vlm.model.device), rests
+
+
 @torch.inference_mode()
 def generate(
     vlm: VLM,
@@ -109,31 +121,28 @@ def generate(
     top_p: float = 1.0,
     seed: int = 0,
     blind: bool = False,
+    read: Prompts | None = None,
 ) -> list[list[Generated]]:
     """`num_samples` responses to each example's prompt (its response is not read); temperature 0 is greedy.
 
     `max_new_tokens` is one limit, or one for each example. Prompts about one image read it once, where the family can
     share a prefix. `blind` replaces every pixel by 0, about the mean of the processor's normalisation: the language
-    prior is left.
+    prior is left. `read` is what `read_prompts` gives of these examples, where that was done ahead.
     """
     vlm.model.eval()
     encoder = Encoder(vlm.processor)
-    row_of, rests = rows_about(examples), None
-    if max(row_of) + 1 < len(examples) and can_share(vlm.model):
-        inputs, rests = encoder.prefixes(examples, row_of)
-    else:
-        inputs = encoder.prompts(examples)
-    inputs = {k: v.to(vlm.model.device) for k, v in inputs.items()}
+    row_of, (inputs, rests) = rows_about(examples), read or read_prompts(vlm, examples)
+    inputs = moved(inputs, vlm.model.device)
     if blind:
         inputs["pixel_values"] = torch.zeros_like(inputs["pixel_values"])
     limits = torch.tensor([max_new_tokens] * len(examples) if isinstance(max_new_tokens, int) else max_new_tokens)
-    with torch.random.fork_rng():
+    with forked_rng(vlm.model.device):
         torch.manual_seed(seed_of(seed, *(e.question_id for e in examples)))
         if can_copy(vlm.model):
-            read = prefill(vlm.model, inputs)
+            prefix = prefill(vlm.model, inputs)
             if rests:
-                read = read_on(vlm.model, read.repeated(torch.tensor(row_of, device=vlm.model.device)), rests)
-            tokens = decode(vlm.model, read, limits, temperature, top_p, num_samples).cpu()
+                prefix = read_on(vlm.model, prefix.repeated(torch.tensor(row_of, device=vlm.model.device)), rests)
+            tokens = decode(vlm.model, prefix, limits, temperature, top_p, num_samples).cpu()
         else:
             tokens = decode_alone(vlm.model, inputs, limits, temperature, top_p, num_samples).cpu()
     lengths = (tokens >= 0).sum(1).tolist()

@@ -14,7 +14,7 @@ from rationale.data.encode import Encoder
 from rationale.data.images import open_image
 from rationale.models.chat import CHARACTERS_A_TOKEN, Picture, messages
 from rationale.models.checks import check_rows, log_unfollowed
-from rationale.models.generate import Generated, generate, seed_of
+from rationale.models.generate import Generated, Prompts, generate, read_prompts, seed_of
 from rationale.models.parity import other_prompts
 from rationale.models.replies import Meter, Reply
 from rationale.models.served import Client, Traffic
@@ -38,6 +38,10 @@ class Local:
     def check(self, examples: list[Example], max_new_tokens: Sequence[int]) -> None:
         """Refuse prompts that the model cannot read, or not with so many tokens after them."""
         check_rows(self.vlm, Encoder(self.vlm.processor), examples, max_new_tokens)
+
+    def read(self, examples: list[Example]) -> Prompts | None:
+        """What a call takes as `read`: what the CPU has to do, and can do ahead."""
+        return read_prompts(self.vlm, examples)
 
     def __call__(self, examples: list[Example], *arguments: Any, **options: Any) -> list[list[Generated]]:
         return generate(self.vlm, examples, *arguments, **options)
@@ -80,6 +84,7 @@ class Served:
         top_p: float = 1.0,
         seed: int = 0,
         blind: bool = False,
+        read: None = None,
     ) -> list[list[Generated]]:
         limits = [max_new_tokens] * len(examples) if isinstance(max_new_tokens, int) else max_new_tokens
         found: list[list[Generated]] = [[] for _ in examples]
@@ -115,6 +120,9 @@ class Served:
 
     def check(self, examples: list[Example], max_new_tokens: Sequence[int]) -> None:
         """The endpoint's business: it refuses what it cannot read."""
+
+    def read(self, examples: list[Example]) -> None:
+        """Images are sent as they are."""
 
     def afford(self, examples: list[Example], num_samples: int) -> None:
         """Stop before a call that could pass max_cost: a call that is cut stores nothing of what it paid for."""

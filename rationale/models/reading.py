@@ -9,8 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from rationale.data.batch import Example, padded, rows_about
+from rationale.data.batch import Batch, Example, padded, rows_about
 from rationale.data.encode import Encoder
+from rationale.models.device import moved, pinned
 from rationale.models.forward import response_logps
 from rationale.models.prefix import after, base_of, can_copy, can_share, head_logps, own_positions, shares
 from rationale.models.shared_cache import SharedCache
@@ -62,28 +63,44 @@ def read_on(model: nn.Module, read: Prefilled, rests: list[list[int]]) -> Prefil
 
 
 @torch.no_grad()
-def trained_logps(model: nn.Module, encoder: Encoder, examples: Sequence[Example]) -> list[list[float]]:
-    """log p of the response tokens of each example by the forward pass of training."""
-    batch = encoder.batch(examples).to(model.device)
+def trained_logps(
+    model: nn.Module, encoder: Encoder, examples: Sequence[Example], batch: Batch | None = None
+) -> list[list[float]]:
+    """log p of the response tokens of each example by the forward pass of training. `batch` is theirs, where it was
+    made ahead."""
+    batch = (batch or encoder.batch(examples)).to(model.device)
     found, lengths = response_logps(model, batch).cpu(), batch.mask.sum(1).tolist()
     return [row[:n].tolist() for row, n in zip(found, lengths, strict=True)]
 
 
+Candidates = tuple[dict[str, Tensor], list[list[int]], list[list[int]]]
+
+
+def read_candidates(model: nn.Module, encoder: Encoder, examples: Sequence[Example]) -> Candidates | Batch:
+    """What `candidate_logps` has to do on the CPU, and can do ahead: prefixes, what each prompt goes on with, and
+    responses; or the batch of training, where a prompt is not read once."""
+    by_state = can_copy(model) and not can_share(model)
+    if not (by_state or (encoder.layout == "tree" and shares(model))):
+        return encoder.batch(examples)
+    inputs, rests = encoder.prefixes(examples, rows_about(examples))
+    return pinned(inputs, model.device), rests, encoder.responses(examples)
+
+
 @torch.no_grad()
-def candidate_logps(model: nn.Module, encoder: Encoder, examples: Sequence[Example]) -> list[list[float]]:
+def candidate_logps(
+    model: nn.Module, encoder: Encoder, examples: Sequence[Example], ahead: Candidates | Batch | None = None
+) -> list[list[float]]:
     """log p of the response tokens of each example: what `response_logps` gives of their batch, without gradient.
+    `ahead` is what `read_candidates` gives of them, where that was done.
 
     In the layout `tree` a prompt is read once into a cache and each response after it, so that candidates take no time
     looking past one another, however many they are; so it is in `rows` for a model whose prefix only its state shares.
     """
-    by_state = can_copy(model) and not can_share(model)
-    if not (by_state or (encoder.layout == "tree" and shares(model))):
-        return trained_logps(model, encoder, examples)
-    row_of = rows_about(examples)
-    inputs, rests = encoder.prefixes(examples, row_of)
-    responses = encoder.responses(examples)
-    inputs = {k: v.to(model.device) for k, v in inputs.items()}
-    read = prefill(model, inputs).repeated(torch.tensor(row_of, device=model.device))
+    found = ahead or read_candidates(model, encoder, examples)
+    if isinstance(found, Batch):
+        return trained_logps(model, encoder, examples, found)
+    (inputs, rests, responses), row_of = found, torch.tensor(rows_about(examples), device=model.device)
+    read = prefill(model, moved(inputs, model.device)).repeated(row_of)
     told = [rest + response[:-1] for rest, response in zip(rests, responses, strict=True)]
     tokens, present = padded(told, 0).to(model.device), padded([[1] * len(t) for t in told], 0).to(model.device)
     hidden = base_of(model).model(**read.then(tokens, present, read.position + present.cumsum(1) - 1)).last_hidden_state

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 
 from rationale.artifacts import InputPath, UserError
+from rationale.models.device import device_of, use
 from rationale.models.parts import is_in
 from rationale.models.prefix import base_of, can_share, enable
 from rationale.models.quantised import config_of, prepared
@@ -96,12 +97,13 @@ def load(
     family: str | None = None,
     gradient_checkpointing: bool = False,
     quantization: dict[str, Any] | None = None,
+    device: str | None = None,
 ) -> VLM:
     """Weights, processor and, where `lora` is given, a fresh LoRA adapter (keywords of peft.LoraConfig).
 
     `processor` are settings of the processor and its image processor. `family` is the model_type that the checkpoint
     must have. `quantization` (keywords of transformers.BitsAndBytesConfig) holds the weights beneath the adapter in 4
-    bits.
+    bits. `device` (models.device) is where the weights are read to; None is for training, whose strategy places them.
 
     safetensors only, no remote code. A checkpoint that lacks weights of the architecture that its config names,
     or holds others, is refused: training would start from random parts without a word.
@@ -112,8 +114,9 @@ def load(
     if family not in (None, found):
         raise UserError(f"{path}: a model of family {found}, not {family}; choose model=... for it, or model.path")
     loaded_processor = read_processor(path, revision, processor)
+    place = None if device is None else use(device_of(device))
     read = partial(read_model, path, revision, dtype, attention)
-    model = read() if quantization is None else prepared(read(quantization=config_of(quantization, lora)))
+    model = read(place) if quantization is None else prepared(read(place, config_of(quantization, lora)))
     if attention == "sdpa" and can_share(model):
         enable(model)
     if gradient_checkpointing:
@@ -202,13 +205,17 @@ def _always(processor: Any) -> dict[str, Any]:
     return older.get("images_kwargs", {}) | (getattr(processor, "images_kwargs", None) or {})
 
 
-def read_model(path: str, revision: str | None, dtype: str, attention: str, quantization: Any = None) -> nn.Module:
-    """The weights, whole."""
+def read_model(
+    path: str, revision: str | None, dtype: str, attention: str, place: torch.device | None = None,
+    quantization: Any = None,
+) -> nn.Module:  # fmt: skip
+    """The weights, whole, on the device `place` or else on the CPU."""
     with loading(path):
         model, info = AutoModelForImageTextToText.from_pretrained(
             path, revision=revision, trust_remote_code=False, dtype=getattr(torch, dtype), use_safetensors=True,
             attn_implementation=attention, output_loading_info=True, quantization_config=quantization,
-            device_map=quantization and {"": "cpu"},  # the default is the first GPU, for every process of a training
+            # Of quantised weights the default is the first GPU, for every process of a training.
+            device_map={"": place or "cpu"} if place or quantization else None,
         )  # fmt: skip
     wrong = {kind: sorted(info[kind]) for kind in ("missing_keys", "unexpected_keys", "mismatched_keys") if info[kind]}
     if wrong:

@@ -26,6 +26,7 @@ from rationale.data.encode import Encoder
 from rationale.data.images import store
 from rationale.data.response import Truncation, response_example
 from rationale.models.checks import check_end, check_image_tokens, image_token
+from rationale.models.device import device_of, name_of, use
 from rationale.models.forward import computing, response_logps
 from rationale.models.generate import generate
 from rationale.models.generator import Local, Served
@@ -67,6 +68,7 @@ def run(
     max_new_tokens: Count,
     generator: Callable[..., Local | Served],
     hardware: Hardware,
+    device: str = "auto",
 ) -> None:
     """Print the page; UserError with the first thing that is wrong, and what to do.
 
@@ -75,7 +77,7 @@ def run(
     """
     with tempfile.TemporaryDirectory() as scratch:
         rows, folder = some_questions(questions, Path(scratch))
-        page = _Page(model, generator, rows, folder, precision, truncate)
+        page = _Page(model, generator, rows, folder, precision, truncate, use(device_of(device)))
         for part in (page.machine, page.loading, page.prompt, page.image_tokens):
             say_all(part())
         with read_once(page.vlm.model):
@@ -118,12 +120,10 @@ class _Page:
 
     def __init__(
         self, model: Callable[..., VLM], generator: Callable[..., Local | Served], rows: list[Question], folder: Path,
-        precision: str, truncate: Truncation,
+        precision: str, truncate: Truncation, device: torch.device,
     ):  # fmt: skip
         self.read, self.generator, self.rows, self.folder = model, generator, rows, folder
-        self.precision, self.truncate = precision, truncate
-        accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
-        self.device = accelerator or torch.device("cpu")
+        self.precision, self.truncate, self.device = precision, truncate, device
 
     def computing(self) -> AbstractContextManager:
         return computing(self.precision, self.device)
@@ -133,8 +133,8 @@ class _Page:
         return LIMITS[16 if half else 32]
 
     def machine(self) -> Iterator[str]:
-        kernels = torch.backends.cpu.get_cpu_capability()
-        yield f"machine: {platform.machine()}, {torch.get_num_threads()} threads, {kernels}; device {self.device}"
+        kernels, device = torch.backends.cpu.get_cpu_capability(), name_of(str(self.device))
+        yield f"machine: {platform.machine()}, {torch.get_num_threads()} threads, {kernels}; device {device}"
         yield "packages: " + ", ".join(f"{name} {version}" for name, version in versions().items())
 
     def loading(self) -> Iterator[str]:
@@ -350,12 +350,12 @@ class _Watch(pl.Callback):
 
     def on_train_batch_start(self, trainer: pl.Trainer, module: Any, batch: Any, index: int) -> None:
         self.batch = batch.rows
-        if torch.accelerator.is_available():
+        if module.device.type != "cpu":
             torch.accelerator.reset_peak_memory_stats()
         self.begun = time.monotonic()
 
     def on_train_batch_end(self, trainer: pl.Trainer, module: Any, outputs: Any, batch: Any, index: int) -> None:
-        if torch.accelerator.is_available():
+        if module.device.type != "cpu":
             torch.accelerator.synchronize()
             self.peak = torch.accelerator.max_memory_allocated()
         else:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
-from rationale.artifacts import InputPath, in_shards, write_json
+from rationale.artifacts import InputPath, write_json
 from rationale.data.batch import Example
 from rationale.data.encode import in_chunks
 from rationale.metrics.scoring import judge
@@ -16,6 +17,7 @@ from rationale.prompts import prompt_text
 from rationale.reporting.dashboard import evaluation_panels
 from rationale.schema import EvalRow, Question, read_jsonl, to_line
 from rationale.settings import Count, Style
+from rationale.shards import ALONE, Processes, in_shards
 from rationale.stages.inputs import questions_by_id
 from rationale.training.dashboard import unless_ended
 from rationale.training.loggers import close, dashboards
@@ -34,6 +36,7 @@ def run(
     blind: bool,
     out: Path,
     logger: Callable[[Path], list] = lambda out: [],
+    processes: Processes = ALONE,
 ) -> dict:
     """Greedy predictions of `generator(model)` in each style, scored; `summary.json` has accuracy and unparsed rate by
     data set.
@@ -43,6 +46,7 @@ def run(
     """
     asked = questions_by_id(questions, split)
     found = [q for q in asked.values() if q.kind != "open"]
+    share = processes.join()
     answer = generator(model)
     first = {q.image: len(q.question) for q in reversed(found)}  # questions about one image stay together
     ordered = sorted(found, key=lambda q: (first[q.image], q.image, q.question_id))
@@ -53,9 +57,9 @@ def run(
 
     answer.check([example(*u) for unit in units for u in unit], [max_new_tokens[s] for unit in units for _, s in unit])
 
-    def work(unit: list[tuple[Question, str]]) -> list[str]:
+    def work(unit: list[tuple[Question, str]], read: Any) -> list[str]:
         examples = [example(*u) for u in unit]
-        answered = answer(examples, [max_new_tokens[style] for _, style in unit], blind=blind)
+        answered = answer(examples, [max_new_tokens[style] for _, style in unit], blind=blind, read=read)
         lines = []
         for (question, style), (reply,) in zip(unit, answered, strict=True):
             verdict = judge(question, reply.text, style)
@@ -66,7 +70,7 @@ def run(
             lines.append(to_line(row))
         return lines
 
-    rows = in_shards(out, units, work, f"evaluate {name}")
+    rows = in_shards(out, units, work, f"evaluate {name}", share, lambda unit: answer.read([example(*u) for u in unit]))
     cells: dict[tuple[str, str], list[EvalRow]] = defaultdict(list)
     judged = read_jsonl(rows, EvalRow)
     for row in judged:

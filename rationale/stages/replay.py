@@ -18,7 +18,7 @@ from rationale.training.replayed import Found, replayed
 AUTOCAST = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}  # Lightning's names
 
 
-def run(batch: InputPath | None, out: Path) -> dict:
+def run(batch: InputPath | None, device: str, out: Path) -> dict:
     """Write `rows.jsonl`, a row for each response in each precision, and `replay.md`, which is printed.
 
     `batch` is a folder as training.nonfinite writes it. Its weights are run as they are, in the precision of the
@@ -36,9 +36,9 @@ def run(batch: InputPath | None, out: Path) -> dict:
     recipes = [Recipe.from_json(micro["recipe"]) for micro in told["micro_batches"]]
     found: dict[str, list[Found]] = {}
     for name, dtype, autocast in passes(told):
-        vlm, reference = read(model, dtype, told), None
+        vlm, reference = read(model, dtype, told, device), None
         if told["objective"].get("reference", "scored") != "scored":
-            reference = read(told["source"], dtype, told)
+            reference = read(told["source"], dtype, told, device)
         found[name] = []
         for recipe in recipes:
             found[name].append(replayed(vlm, reference, recipe, told["objective"], autocast))
@@ -63,9 +63,9 @@ def passes(told: dict[str, Any]) -> list[tuple[str, str, torch.dtype | None]]:
     return [own] if own[1:] == ("float32", None) else [own, ("float32", "float32", None)]
 
 
-def read(path: str | Path, dtype: str, told: dict[str, Any]) -> VLM:
-    vlm = load(str(path), dtype=dtype, attention=told["attention"])
-    vlm.model.eval().to("cuda" if torch.cuda.is_available() else "cpu")
+def read(path: str | Path, dtype: str, told: dict[str, Any], device: str) -> VLM:
+    vlm = load(str(path), dtype=dtype, attention=told["attention"], device=device)
+    vlm.model.eval()
     return vlm
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 from random import Random
-from typing import Literal
+from typing import Any, Literal
 
-from rationale.artifacts import InputPath, in_shards
+from rationale.artifacts import InputPath
 from rationale.data.batch import Example
 from rationale.data.encode import in_chunks
 from rationale.metrics.scoring import judge
@@ -16,6 +16,7 @@ from rationale.models.vlm import VLM
 from rationale.prompts import prompt_text
 from rationale.schema import Question, Response, iter_jsonl, to_line
 from rationale.settings import Count, NonNegative, PositiveShare, Style
+from rationale.shards import ALONE, Processes, in_shards
 from rationale.stages.inputs import questions_by_id
 
 
@@ -40,11 +41,13 @@ def run(
     batch_size: Count,
     seed: int,
     out: Path,
+    processes: Processes = ALONE,
 ) -> dict:
     """`num_samples` responses of `generator(model)` to each question; `temperature` is by question kind, data sets
     named in `exclude` are left out. Writes Response rows."""
     found = [q for q in questions_by_id(questions, split).values() if q.kind != "open" and q.dataset not in exclude]
     asked = choose(found, limit, seed)
+    share = processes.join()
     answer = generator(model)
     # One temperature a batch; prompts of like length together, so that padding is small.
     asked.sort(key=lambda q: (q.kind, len(prompt_text(q, style)), q.question_id))
@@ -56,16 +59,16 @@ def run(
 
     answer.check([example(q) for q in asked], [max_new_tokens] * len(asked))
 
-    def work(batch: list[Question]) -> list[str]:
+    def work(batch: list[Question], read: Any) -> list[str]:
         examples = [example(q) for q in batch]
-        answered = answer(examples, max_new_tokens, num_samples, temperature[batch[0].kind], top_p, seed)
+        answered = answer(examples, max_new_tokens, num_samples, temperature[batch[0].kind], top_p, seed, read=read)
         return [
             to_line(Response(q.question_id, i, style, g.text, *verdict_of(q, g.text, style), g.finished, g.token_ids))
             for q, samples in zip(batch, answered, strict=True)
             for i, g in enumerate(samples)
         ]
 
-    rows = in_shards(out, units, work, "sample")
+    rows = in_shards(out, units, work, "sample", share, lambda batch: answer.read([example(q) for q in batch]))
     responses = correct = unparsed = 0
     for row in iter_jsonl(rows, Response):
         responses += 1

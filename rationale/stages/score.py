@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
-from rationale.artifacts import InputPath, UserError, in_shards, write_json
+from rationale.artifacts import InputPath, UserError, write_json
 from rationale.data.batch import Example
 from rationale.data.encode import Encoder, in_chunks
 from rationale.data.response import Truncation, response_example
@@ -13,11 +14,12 @@ from rationale.models.checks import check_end, check_rows
 from rationale.models.forward import computing
 from rationale.models.identity import context_hash, scored_with
 from rationale.models.prefix import layout_for
-from rationale.models.reading import candidate_logps, trained_logps
+from rationale.models.reading import candidate_logps, read_candidates, trained_logps
 from rationale.models.vlm import VLM
 from rationale.prompts import prompt_text
 from rationale.schema import Pair, Response, ResponseKey, ResponseLogps, iter_jsonl, to_line
 from rationale.settings import Count, Layout, typed
+from rationale.shards import ALONE, Processes, in_shards
 from rationale.stages.inputs import check_known, need, questions_by_id
 
 
@@ -41,6 +43,7 @@ def run(
     layout: Layout,
     out: Path,
     precision: str = "32-true",
+    processes: Processes = ALONE,
 ) -> dict:
     """Write one ResponseLogps row for each distinct response of a pair or sample artifact.
 
@@ -54,6 +57,7 @@ def run(
     check_known(Path(rows), {t[0] for t in texts}, found)
     if not texts:
         raise UserError(f"{rows}: no response to score")
+    share = processes.join()
     vlm = model()
     vlm.model.eval()
     encoder = Encoder(vlm.processor, truncate.tokens, layout_for(vlm.model, layout))
@@ -72,16 +76,21 @@ def run(
     # Rows: responses of like length together. Tree: those of one question, which share its prefix.
     texts.sort(key=lambda t: (t[0], t[1], len(t[2]), t[2:]) if encoder.layout == "tree" else (len(t[2]), t[0], t[2:]))
 
-    read = candidate_logps if precision.startswith("32") else trained_logps
+    whole = precision.startswith("32")
+    read = candidate_logps if whole else trained_logps
 
-    def work(batch: list[ResponseKey]) -> list[str]:
+    def ahead(batch: list[ResponseKey]) -> Any:
+        examples = [example(*key) for key in batch]
+        return read_candidates(vlm.model, encoder, examples) if whole else encoder.batch(examples)
+
+    def work(batch: list[ResponseKey], found: Any) -> list[str]:
         with computing(precision, vlm.model.device):
-            found = read(vlm.model, encoder, [example(*key) for key in batch])
+            found = read(vlm.model, encoder, [example(*key) for key in batch], found)
         return [
             to_line(ResponseLogps(*key[:4], [round(v, 6) for v in logps], contexts[key[:2]], list(key[4])))
             for key, logps in zip(batch, found, strict=True)
         ]
 
-    in_shards(out, in_chunks(texts, batch_size), work, "score")
+    in_shards(out, in_chunks(texts, batch_size), work, "score", share, ahead)
     write_json(out / "scored_with.json", scored_with(vlm, truncate, precision))
     return {"responses": len(texts)}

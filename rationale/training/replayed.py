@@ -52,7 +52,7 @@ def replayed(
             stored = torch.zeros_like(logps)
             if recipe.stored is not None:
                 for row, values in enumerate(recipe.stored):
-                    stored[row, : len(values)] = torch.tensor(values)
+                    stored[row, : len(values)] = torch.tensor(values, device=device)
             elif reference is not None:
                 with torch.no_grad():
                     stored = response_logps(reference.model, batch)

@@ -12,6 +12,7 @@ import torch
 from pytorch_lightning.callbacks import Callback
 
 from rationale.artifacts import UserError
+from rationale.models.device import rng_states, set_rng_states
 from rationale.models.vlm import VLM
 from rationale.stopping import Told
 from rationale.training.strategy import whole_weights
@@ -58,7 +59,7 @@ class States(Callback):
             counts.update({name: done + count - counts["completed"] for name, count in counts.items()})
 
     def state_dict(self) -> dict[str, Any]:
-        own = {"cpu": torch.get_rng_state(), "cuda": torch.cuda.get_rng_state() if torch.cuda.is_available() else None}
+        own = rng_states()
         if not torch.distributed.is_initialized():
             return {"random": [own]}
         every: list[Any] = [None] * torch.distributed.get_world_size()
@@ -67,10 +68,7 @@ class States(Callback):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         rank = torch.distributed.get_rank() if torch.distributed.is_initialized() else 0
-        own = state["random"][rank % len(state["random"])]  # of a run in fewer processes: some share theirs
-        torch.set_rng_state(own["cpu"])
-        if own["cuda"] is not None and torch.cuda.is_available():
-            torch.cuda.set_rng_state(own["cuda"])
+        set_rng_states(state["random"][rank % len(state["random"])])  # of a run in fewer processes: some share theirs
 
     def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         self.ended = trainer.global_step
