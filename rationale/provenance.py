@@ -55,10 +55,11 @@ def machine() -> dict[str, Any]:
     if torch is None:
         return {}
     used = getattr(sys.modules.get("rationale.models.device"), "USED", None) or ["cpu"]
+    joined = getattr(sys.modules.get("rationale.shards"), "JOINED", [1])[-1]
     distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
     onednn = {"onednn": os.environ["ONEDNN_MAX_CPU_ISA"]} if "ONEDNN_MAX_CPU_ISA" in os.environ else {}
     return {
         "device": ", ".join(used),
         "cpu_capability": torch.backends.cpu.get_cpu_capability(), **onednn, "threads": torch.get_num_threads(),
-        "processes": torch.distributed.get_world_size() if distributed else 1,
+        "processes": torch.distributed.get_world_size() if distributed else joined,
     }  # fmt: skip

@@ -21,6 +21,7 @@ from tqdm import tqdm
 from rationale.artifacts import PartDone, UserError
 from rationale.settings import Count, settings
 
+JOINED = [1]  # how many processes shared each stage so far, for the manifest
 PATIENCE = timedelta(days=30)  # that a process waits for the others at the end of its part
 
 
@@ -72,6 +73,7 @@ class Processes:
 
     def join(self) -> Share:
         """This process's share. The others run the same command and join in the same place."""
+        JOINED.append(1)
         if (self.devices, self.num_nodes) == (1, 1):
             return Share()
         import torch
@@ -83,6 +85,7 @@ class Processes:
         strategy = DDPStrategy(process_group_backend="gloo", timeout=PATIENCE)
         fabric = Fabric(accelerator="cpu", devices=number, num_nodes=self.num_nodes, strategy=strategy)
         fabric.launch()
+        JOINED.append(fabric.world_size)
         children = getattr(fabric.strategy.launcher, "procs", [])
         return Share(fabric.global_rank, fabric.world_size, fabric, children)
 
@@ -151,10 +154,11 @@ def named(share: Share, places: list[Path], label: str) -> Iterator[None]:
 
     def report(rank: int, how: str) -> None:
         at = next((places[i].stem for i in range(rank, len(places), share.world) if not places[i].exists()), "its end")
-        print(
+        tqdm.write(
             f"rationale: {label}: process {rank} of {share.world} {how} at shard {at}; what is written stays, the same "
-            "command goes on, with any number of processes", file=sys.stderr, flush=True,
+            "command goes on, with any number of processes", file=sys.stderr,
         )  # fmt: skip
+        sys.stderr.flush()
 
     over = threading.Event()
 
