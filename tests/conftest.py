@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 import torch
 from commands import SMALL, run
 from families import BUILDERS, Family
+from filelock import FileLock
 from hypothesis import HealthCheck, settings
 
 from rationale.data import tasks
@@ -43,9 +45,13 @@ def questions_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def small_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Folder of a whole run of experiment=mini at the smallest size."""
-    folder = tmp_path_factory.mktemp("pipeline")
-    run(folder, *SMALL)
+    """Folder of a whole run of experiment=mini at the smallest size; one for all of pytest's processes."""
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "pipeline"
+    with FileLock(f"{folder}.lock"):
+        if not (folder / "runs/mini_small/report").exists():
+            folder.mkdir(exist_ok=True)
+            run(folder, *SMALL)
     return folder
 
 

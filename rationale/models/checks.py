@@ -40,15 +40,16 @@ def check_rows(vlm: VLM, encoder: Encoder, examples: Sequence[Example], more: Se
     check_lengths(vlm, encoder, examples, encoder.response_lengths(examples) if more is None else more)
 
 
-def check_image_tokens(vlm: VLM, encoder: Encoder, examples: Sequence[Example], limit: int = 16) -> None:
+def check_image_tokens(vlm: VLM, encoder: Encoder, examples: Sequence[Example], limit: int = 16) -> list[int]:
     """Each prompt must hold as many image tokens as the processor gives its image alone, at least one, and those of
     the first image must be as many as the model has features for it.
 
-    A chat template that leaves the image out is found on `limit` examples of different images.
+    A chat template that leaves the image out is found on `limit` examples of different images, whose image tokens are
+    returned.
     """
     pictured = list({e.image: e for e in examples if e.image}.values())[:limit]
     if not pictured:
-        return
+        return []
     image, bare = image_token(vlm), [replace(e, prompt="") for e in pictured]
     counts = [(encoder.prompts(rows)["input_ids"] == image).sum(1).tolist() for rows in (pictured, bare)]
     for example, found, number in zip(pictured, *counts, strict=True):
@@ -64,6 +65,7 @@ def check_image_tokens(vlm: VLM, encoder: Encoder, examples: Sequence[Example], 
             "features. Where one is missing, as with copies that do not state num_additional_image_tokens, "
             "set model.processor='{num_additional_image_tokens: 1}'; else take the checkpoint's own processor files"
         )
+    return counts[0]
 
 
 def image_token(vlm: VLM) -> int:

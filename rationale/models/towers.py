@@ -18,15 +18,17 @@ from rationale.models.prefix import base_of, forward_replaced
 
 
 class Shapes(TorchFunctionMode):
-    """Linear maps and attention give zeros of the right shape at once."""
+    """Linear maps and attention give anything of the right shape at once, normalisations and activations what came."""
 
     def __torch_function__(self, function: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
         if function is F.linear:
             states, weight = args[:2]
-            return states.new_zeros(*states.shape[:-1], len(weight))
+            return states.new_empty(*states.shape[:-1], len(weight))
         if function is F.scaled_dot_product_attention:
             query, _, value = args[:3]
-            return query.new_zeros(*query.shape[:-1], value.shape[-1])
+            return query.new_empty(*query.shape[:-1], value.shape[-1])
+        if function in (F.layer_norm, F.gelu, F.silu):
+            return args[0].contiguous()
         return function(*args, **(kwargs or {}))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import math
 import platform
 import resource
@@ -100,19 +101,26 @@ def say_all(lines: Iterable[str]) -> None:
 
 
 def some_questions(folder: str | None, scratch: Path) -> tuple[list[Question], Path]:
-    """Two questions about each of two images: those of `folder` with the largest images, or drawn ones."""
+    """Two questions about each of two images: the largest of `folder` and the smallest, or drawn ones."""
     if folder is None:
         drawn = tasks.mini({"train": 1}, questions_per_image=2, held_out_per_image=0, seed=0)
-        asked = [replace(q, image=store(data, suffix, scratch)) for q, data, suffix in drawn]
+        asked = [replace(q, image=store(strip(data), suffix, scratch)) for q, data, suffix in drawn]
     else:
         asked = [q for q in questions_by_id(folder).values() if q.image and q.kind != "open"]
     root = scratch if folder is None else Path(folder)
     if not asked:
         raise UserError(f"check.questions={folder}: no question about an image; run stage=prepare, or set it to null")
     sizes = {image: math.prod(Image.open(root / image).size) for image in dict.fromkeys(q.image for q in asked)}
-    largest = sorted(sizes, key=lambda image: (-sizes[image], image))[:2]
-    chosen = [[q for q in asked if q.image == image][:2] for image in largest]
+    ordered = sorted(sizes, key=lambda image: (-sizes[image], image))
+    chosen = [[q for q in asked if q.image == image][:2] for image in dict.fromkeys((ordered[0], ordered[-1]))]
     return [q for about in chosen for q in about], root
+
+
+def strip(data: bytes) -> bytes:
+    """The upper quarter of an image: few tiles, where a model cuts images into tiles."""
+    image, out = Image.open(io.BytesIO(data)), io.BytesIO()
+    image.crop((0, 0, image.width, image.height // 4)).save(out, "PNG")
+    return out.getvalue()
 
 
 class _Page:
@@ -184,16 +192,15 @@ class _Page:
 
     def image_tokens(self) -> Iterator[str]:
         """Image tokens in the prompt are as many as the model's features."""
-        mark, counts = image_token(self.vlm), []
+        counts = []
         with tempfile.TemporaryDirectory() as scratch:
             images = [Path(scratch) / f"{width}x{height}.png" for width, height in SIZES]
             for image, size in zip(images, SIZES, strict=True):
                 Image.new("RGB", size, (200, 120, 40)).save(image)
             for image in (*images, self.folder / self.rows[0].image):
                 example = Example(self.rows[0].question_id, image, "What is this?", "")
-                check_image_tokens(self.vlm, self.encoder, [example])
-                tokens = (self.encoder.prompts([example])["input_ids"] == mark).sum()
-                counts.append("{}x{}: ".format(*Image.open(image).size) + str(int(tokens)))
+                (tokens,) = check_image_tokens(self.vlm, self.encoder, [example])
+                counts.append("{}x{}: {}".format(*Image.open(image).size, tokens))
         yield f"image tokens: {', '.join(counts)} (the largest image)"
 
     def moved(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -230,9 +237,9 @@ class _Page:
             inputs = Encoder(self.vlm.processor, self.truncate.tokens).batch([example]).inputs
             (labels,) = self.encoder.responses([example])
             with self.computing():
-                logits = self.vlm.model(**self.moved(inputs), use_cache=False).logits
-            kept = logits[:, -len(labels) - 1 : -1]
-            found = token_logps(kept, torch.tensor([labels], device=self.device))[0]
+                kept = len(labels) + 1
+                logits = self.vlm.model(**self.moved(inputs), use_cache=False, logits_to_keep=kept).logits
+            found = token_logps(logits[:, :-1], torch.tensor([labels], device=self.device))[0]
             for total, slope in zip(slopes, torch.autograd.grad(found.sum(), watched), strict=True):
                 total += slope
             logps.append(found.detach())
