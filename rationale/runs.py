@@ -83,9 +83,10 @@ def call(node: DictConfig) -> tuple[str, dict[str, Any], Callable[[Path], dict]]
     def work(folder: Path) -> dict:
         given = {**arguments, "out": folder} if "out" in arguments else arguments
         with threads(processes_here(arguments)):
-            import pytorch_lightning as pl  # heavy, and not needed for `--help` or a stage that is up to date
+            if "torch" in sys.modules:  # heavy, and a stage without it draws from generators of its own
+                from lightning_fabric import seed_everything
 
-            pl.seed_everything(arguments.get("seed", 0), workers=True, verbose=False)
+                seed_everything(arguments.get("seed", 0), workers=True, verbose=False)
             with memory_named(node):
                 counts = hydra.utils.instantiate(given, _convert_="all")
         if {"trainer", "out"} <= arguments.keys() and main_process():

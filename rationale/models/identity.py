@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import PeftModel
 from torch import nn
 
 from rationale.data.response import Truncation
+from rationale.models.prefix import has_adapter
 from rationale.models.vlm import VLM
 
 
@@ -28,7 +28,7 @@ def _digest(parts: Iterable[bytes]) -> str:
 def weights_hash(model: nn.Module) -> str:
     """Of every parameter's name, dtype and bytes; a LoRA policy counts as the model beneath its adapters."""
     state = model.state_dict()
-    if isinstance(model, PeftModel):
+    if has_adapter(model):
         strip = ("base_model.model.", ".base_layer")
         state = {k.replace(strip[0], "").replace(strip[1], ""): v for k, v in state.items() if "lora_" not in k}
     tensors = {name: value.detach().cpu().contiguous() for name, value in state.items()}

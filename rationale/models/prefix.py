@@ -6,13 +6,13 @@ of responses; log-probabilities and gradients are those of separate rows.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
 from typing import Any
 
 import torch
-from peft import PeftModel
 from torch import Tensor, nn
 from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex_attention
 from torch.nn.functional import scaled_dot_product_attention
@@ -39,9 +39,15 @@ COPIED = ("qwen3_5_text",)
 TILE_ELEMENTS = 2**23  # of the head's float32 logits that exist at a time: 32 MB
 
 
+def has_adapter(model: nn.Module) -> bool:
+    """Whether peft's LoRA is around a model. Where nobody imported peft, which takes seconds, there is none."""
+    peft = sys.modules.get("peft")
+    return peft is not None and isinstance(model, peft.PeftModel)
+
+
 def base_of(model: nn.Module) -> nn.Module:
     """The transformers model itself, its LoRA layers in place."""
-    return model.get_base_model() if isinstance(model, PeftModel) else model
+    return model.get_base_model() if has_adapter(model) else model
 
 
 def obstacle(model: nn.Module) -> str | None:

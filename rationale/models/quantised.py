@@ -6,7 +6,6 @@ import inspect
 from importlib.util import find_spec
 from typing import Any
 
-from peft import prepare_model_for_kbit_training
 from torch import nn
 from transformers import BitsAndBytesConfig
 
@@ -40,4 +39,6 @@ def prepared(model: nn.Module) -> nn.Module:
     for module in model.modules():
         if hasattr(module, "support_avx512bf16_for_cpu"):
             module.support_avx512bf16_for_cpu = False
-    return prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
+    import peft
+
+    return peft.prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)

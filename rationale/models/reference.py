@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
-from peft import PeftModel
 from torch import nn
 
 from rationale.artifacts import UserError
+from rationale.models.prefix import has_adapter
 
 KINDS = ("frozen", "adapter_off", "scored")
 
@@ -25,7 +25,7 @@ def as_reference(policy: nn.Module, frozen: nn.Module | None, kind: str) -> Iter
         if kind == "scored":
             yield None
         elif kind == "adapter_off":
-            if not isinstance(policy, PeftModel):
+            if not has_adapter(policy):
                 raise UserError(
                     "dpo.reference=adapter_off needs a LoRA policy; set model.lora or use dpo.reference=frozen"
                 )

@@ -12,14 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 
 from rationale.artifacts import InputPath, UserError
 from rationale.models.device import device_of, use
 from rationale.models.parts import is_in
-from rationale.models.prefix import base_of, can_share, enable
+from rationale.models.prefix import base_of, can_share, enable, has_adapter
 from rationale.models.quantised import config_of, prepared
 
 
@@ -43,7 +42,7 @@ class VLM:
         model itself holds it only in part (ZeRO-3).
         """
         model = self.model
-        if isinstance(model, PeftModel):
+        if has_adapter(model):
             model = self._apart(weights)
             # "auto" would ask the hub for the vocabulary of the starting model.
             model.save_pretrained(folder.parent / "adapter", save_embedding_layers=False)
@@ -54,7 +53,7 @@ class VLM:
         self.processor.tokenizer.backend_tokenizer.no_padding()  # else how it was last used would be saved with it
         self.processor.save_pretrained(folder)
 
-    def _apart(self, weights: dict[str, Tensor] | None) -> PeftModel:
+    def _apart(self, weights: dict[str, Tensor] | None) -> Any:
         """The LoRA model once more, on the CPU, so that merging leaves `model` as it is; never quantised.
 
         Adapters are added to the weights that training started from, not to their 4-bit approximation: that would
@@ -62,9 +61,11 @@ class VLM:
         """
         if self.start is None:
             return _with_weights(self.model, weights or _on_cpu(self.model))
-        built = get_peft_model(self.start(), deepcopy(self.model.peft_config["default"]))
-        set_peft_model_state_dict(
-            built, get_peft_model_state_dict(self.model, state_dict=weights, save_embedding_layers=False)
+        import peft
+
+        built = peft.get_peft_model(self.start(), deepcopy(self.model.peft_config["default"]))
+        peft.set_peft_model_state_dict(
+            built, peft.get_peft_model_state_dict(self.model, state_dict=weights, save_embedding_layers=False)
         )
         return built
 
@@ -81,8 +82,10 @@ def _with_weights(model: nn.Module, weights: dict[str, Tensor]) -> nn.Module:
     base = base_of(model)
     with torch.device("meta"):
         built = type(base)(base.config)
-        if isinstance(model, PeftModel):
-            built = get_peft_model(built, deepcopy(model.peft_config["default"]))
+        if has_adapter(model):
+            import peft
+
+            built = peft.get_peft_model(built, deepcopy(model.peft_config["default"]))
     built.load_state_dict(weights, assign=True)
     return built
 
@@ -124,8 +127,10 @@ def load(
         # That kind needs no gradient at a frozen embedding: it would send backward through a frozen vision tower too.
         model.disable_input_require_grads()
     if lora is not None:
+        import peft  # heavy, and without LoRA not needed
+
         try:
-            model = get_peft_model(model, LoraConfig(**lora, revision=revision))
+            model = peft.get_peft_model(model, peft.LoraConfig(**lora, revision=revision))
         except (TypeError, ValueError) as error:
             raise UserError(f"lora: {error}") from error
     return VLM(model, loaded_processor, path, None if quantization is None else read)

@@ -12,11 +12,10 @@ from typing import Any, NoReturn
 
 import pytorch_lightning as pl
 import torch
-from peft import PeftModel
 
 from rationale.artifacts import write_json
 from rationale.data.batch import Example
-from rationale.models.prefix import base_of, shares
+from rationale.models.prefix import base_of, has_adapter, shares
 from rationale.models.vlm import VLM
 from rationale.training.strategy import whole_weights
 
@@ -61,7 +60,7 @@ def stop(vlm: VLM, module: pl.LightningModule, what: str, step: int, found: Sequ
         model = vlm.model
         named = (weights or model.state_dict()).items()
         spoiled = [name for name, value in named if not torch.isfinite(value).all()]
-        if not (spoiled and isinstance(model, PeftModel)):  # peft merges no adapter that holds a NaN
+        if not (spoiled and has_adapter(model)):  # peft merges no adapter that holds a NaN
             vlm.save(partial / "model", weights)
         dtype, attention = base_of(model).dtype, base_of(model).config.get_text_config()._attn_implementation
         write_json(partial / "batch.json", {
