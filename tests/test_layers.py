@@ -13,7 +13,7 @@ ROOT = Path(rationale.__file__).parent
 LAYERS = [
     {"schema", "hashes", "provenance", "operators", "settings"},
     {"prompts", "pairing", "artifacts", "stopping", "threads", "metrics", "objectives"},
-    {"data", "jobs", "keys", "lineage", "slurm"},
+    {"data", "jobs", "keys", "lineage", "shards", "slurm"},
     {"models"},
     {"training", "reporting", "planning", "binding"},
     {"stages", "runs"},
