@@ -137,7 +137,10 @@ class Loopback:
                 self.wfile.write(data)
 
             def read(self) -> bytes:
-                return self.rfile.read(int(self.headers["Content-Length"]))
+                data = self.rfile.read(size := int(self.headers["Content-Length"]))
+                if len(data) < size:
+                    raise ConnectionError("the client left")
+                return data
 
             def cut(self) -> None:
                 """Reset the connection: the other side sees it drop."""
