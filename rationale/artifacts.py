@@ -42,6 +42,8 @@ UNKEYED = {
     "teacher.traffic", "teacher.budget", "teacher.batches", "generator.traffic", "generator.budget",
     "generator.processor", "extractor.traffic", "extractor.budget",
 }  # fmt: skip
+# Addresses in a list are replicas of one model, which is part of the key by its name: they may come and go.
+REPLICA = re.compile(r"(teacher|generator|extractor)\.base_url\.\d+")
 UNSET = "not set"
 NUM_CHANGES = 8  # that are named where an artifact is to be replaced
 PREVIOUS = re.compile(r"\..+\.previous(_\d+)?")
@@ -68,7 +70,7 @@ def leaves(node: Any, place: str = "", taker: Taker | None = None) -> Iterator[t
 
 def keyed(arguments: dict[str, Any]) -> list[tuple[str, Any, Taker | None]]:
     """The leaves of a stage's arguments that are part of its key."""
-    found = leaves(arguments)
+    found = [leaf for leaf in leaves(arguments) if not REPLICA.fullmatch(leaf[0])]
     return [leaf for leaf in found if not any(f"{leaf[0]}.".startswith(f"{place}.") for place in UNKEYED)]
 
 

@@ -24,6 +24,7 @@ Share = Annotated[float, Field(ge=0, le=1)]
 PositiveShare = Annotated[float, Field(gt=0, le=1)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Addresses = str | Annotated[list[str], Field(min_length=1)]  # of servers: one, or several of the same model
 
 Style = Literal["direct", "cot"]
 Split = Literal["train", "val", "test"]

@@ -50,6 +50,7 @@ class Loopback:
         self.polls: Counter = Counter()
         self.most_at_once, self.at_once, self.most_choices = 0, 0, 1000
         self.times: list[float] = []
+        self.dead = False
         self.lock = threading.Lock()
         self.server = Server(("127.0.0.1", 0), self.handler())
         self.url = f"http://127.0.0.1:{self.server.server_address[1]}/v1"
@@ -61,6 +62,11 @@ class Loopback:
     def __exit__(self, *_) -> None:
         self.server.shutdown()
         self.server.server_close()
+
+    def kill(self) -> None:
+        """As a process that is killed: connections drop, and no new one is made."""
+        self.dead = True
+        self.__exit__()
 
     def completion(self, body: dict, fault: str | None) -> tuple[int, dict]:
         """Status and body; the answer repeats the reference, as a good teacher's would."""
@@ -131,7 +137,10 @@ class Loopback:
                 self.wfile.write(data)
 
             def read(self) -> bytes:
-                return self.rfile.read(int(self.headers["Content-Length"]))
+                data = self.rfile.read(size := int(self.headers["Content-Length"]))
+                if len(data) < size:
+                    raise ConnectionError("the client left")
+                return data
 
             def cut(self) -> None:
                 """Reset the connection: the other side sees it drop."""
@@ -158,6 +167,10 @@ class Loopback:
                     fault = loopback.fault(text, loopback.asked[text])
                 try:
                     time.sleep(loopback.delay)
+                    if fault == "killed":
+                        loopback.kill()
+                    if loopback.dead:
+                        return self.cut()
                     self.chat(body, fault)
                 finally:
                     with loopback.lock:

@@ -172,6 +172,14 @@ def test_the_key_is_without_what_cannot_change_the_result_by_its_place(place, ke
     assert (call_key("stage", with_value(1), {}) != call_key("stage", with_value(2), {})) == keyed
 
 
+def test_addresses_in_a_list_may_come_and_go_and_one_that_stands_alone_is_part_of_the_key():
+    def key(address):
+        return call_key("sample", {"out": "made", "generator": {"model_name": "m", "base_url": address}}, {})
+
+    assert key(["http://a/v1", "http://b/v1"]) == key(["http://c/v1"])
+    assert len({key("http://a/v1"), key("http://b/v1"), key(["http://a/v1"])}) == 3
+
+
 def test_a_logger_does_not_make_another_artifact(tmp_path):
     produce("stage", arguments(tmp_path, logger={"mode": "offline"}), Stage())
     again = Stage()

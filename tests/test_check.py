@@ -6,6 +6,7 @@ import base64
 import re
 from dataclasses import replace
 from functools import partial
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -168,6 +169,18 @@ def test_a_server_that_answers_otherwise_ends_the_page_with_what_it_did(
 ):
     with pytest.raises(UserError, match=said):
         served_page(capsys, tiny_dir, questions_dir, tmp_path, change)
+
+
+def test_of_several_servers_each_is_compared_and_the_one_that_answers_otherwise_is_named(
+    tiny_dir, questions_dir, tmp_path, capsys
+):
+    with ModelServer(tiny_dir, tmp_path) as like, ModelServer(tiny_dir, tmp_path, fewer_tokens) as other:
+        answer = served(SimpleNamespace(url=[like.url, other.url]))
+        with pytest.raises(UserError, match=rf"{other.url}: \S+: the server read \d+ prompt tokens"):
+            page(capsys, partial(load, str(tiny_dir)), str(questions_dir), answer)
+    said = capsys.readouterr().out
+    assert said.index(f"served at {like.url}:\nserved, prompt tokens") < said.index(f"served at {other.url}:\n")
+    assert said.count("texts are this model's\n") == 1
 
 
 def test_greedy_texts_may_part_where_two_tokens_are_about_as_likely(tiny):

@@ -8,7 +8,9 @@ import json
 import re
 import time
 from collections import Counter
+from contextlib import ExitStack, contextmanager
 from functools import partial
+from types import SimpleNamespace
 
 import pytest
 from loopback import KEY, LASTING, PASSING, Loopback
@@ -17,6 +19,7 @@ from PIL import Image
 from rationale.artifacts import UserError, produce
 from rationale.data.journal import Journal
 from rationale.models import batches
+from rationale.models import served as served_module
 from rationale.models.batches import Batches
 from rationale.models.chat import Picture
 from rationale.models.generator import Served
@@ -468,3 +471,144 @@ def test_a_local_teacher_cut_within_a_batch_ends_with_the_rows_of_an_uncut_one(
     assert counts["asked"] == 24
     for name in ("rows.jsonl", "replies.jsonl"):
         assert (tmp_path / "cut" / name).read_bytes() == (tmp_path / "uncut" / name).read_bytes()
+
+
+@contextmanager
+def replicas(*faults, **options):
+    """A server for each fault, None for none; `url` is the list of their addresses."""
+    with ExitStack() as stack:
+        made = [Loopback(fault, **options) if fault else Loopback(**options) for fault in faults]
+        servers = [stack.enter_context(server) for server in made]
+        yield SimpleNamespace(url=[server.url for server in servers], servers=servers)
+
+
+def killed_at(number):
+    """A server's fault: the number-th request kills it."""
+    seen = []
+
+    def fault(text, _):
+        seen.append(text)
+        return "killed" if len(seen) == number else None
+
+    return fault
+
+
+def left_out(caplog, url):
+    return [r.getMessage() for r in caplog.records if f"{url} is left out" in r.getMessage()]
+
+
+def test_of_three_servers_one_is_killed_and_one_hangs_and_the_rows_are_those_of_one_server(
+    ask_dir, tmp_path, caplog, monkeypatch
+):
+    monkeypatch.setattr(served_module, "LOOK", 0.05)
+    questions = ask_dir(60)
+    with Loopback() as server:
+        run(questions, teacher(server), tmp_path / "one")
+    with replicas(killed_at(5), lambda *_: "stall", None, delay=0.01, stall=60) as several:
+        asked = teacher(several, concurrency=4, give_up_after=3, timeout=100)
+        run(questions, asked, tmp_path / "three")
+        killed, hanging, well = several.servers
+    for name in ("rows.jsonl", "replies.jsonl"):
+        assert (tmp_path / "three" / name).read_bytes() == (tmp_path / "one" / name).read_bytes()
+    assert len(left_out(caplog, killed.url)) == len(left_out(caplog, hanging.url)) == 1
+    assert "the last with: connection: " in left_out(caplog, killed.url)[0]
+    assert "the last with: slow: " in left_out(caplog, hanging.url)[0]
+    assert not left_out(caplog, well.url)
+    assert sum(killed.asked.values()) <= 12  # four before the fifth killed it, and what was under way there
+    assert sum(well.asked.values()) >= 60 - 8
+
+
+def test_samples_of_a_question_do_not_depend_on_which_server_gave_them(ask_dir, tmp_path, caplog):
+    class Seeded(Loopback):
+        def completion(self, body, fault):
+            status, answer = super().completion(body, fault)
+            for choice in answer["choices"]:
+                choice["message"]["content"] += f" {body['seed']} {choice['index']}"
+            return status, answer
+
+    questions = ask_dir(12)
+    with Seeded() as server:
+        sampled(questions, served(server), tmp_path / "one")
+    with Seeded(killed_at(3)) as killed, Seeded() as well:
+        several = SimpleNamespace(url=[killed.url, well.url])
+        sampled(questions, served(several, traffic=traffic(give_up_after=1, longest_wait=60)), tmp_path / "two")
+    assert (tmp_path / "two/rows.jsonl").read_bytes() == (tmp_path / "one/rows.jsonl").read_bytes()
+    assert len(left_out(caplog, killed.url)) == 1  # of four calls, for as many batches
+    assert 0 < sum(killed.asked.values()) <= 4
+
+
+def test_work_goes_to_the_server_that_is_free_and_a_limit_of_what_is_under_way_is_that_of_each(ask_dir, tmp_path):
+    with replicas(None, None) as several:
+        slow, quick = several.servers
+        slow.delay, quick.delay = 0.2, 0.01
+        run(ask_dir(40), teacher(several, concurrency=4), tmp_path / "out")
+    assert max(slow.most_at_once, quick.most_at_once) <= 4 < slow.most_at_once + quick.most_at_once
+    assert 0 < sum(slow.asked.values()) < sum(quick.asked.values())
+
+
+def test_fewer_requests_than_there_is_room_for_are_shared_out(ask_dir, tmp_path):
+    with replicas(None, None, delay=0.3) as several:
+        run(ask_dir(8), teacher(several, concurrency=32), tmp_path / "out")
+    assert all(sum(server.asked.values()) > 1 for server in several.servers)
+
+
+def test_a_server_that_asks_to_wait_holds_up_no_other_and_is_not_left_out(ask_dir, tmp_path, caplog):
+    with replicas(lambda *_: "429 10", None, delay=0.01) as several:
+        counts, _ = run(ask_dir(20), teacher(several, concurrency=2, give_up_after=2), tmp_path / "out")
+        waiting, _ = several.servers
+    assert counts["kept"] == 20
+    assert 0 < sum(waiting.asked.values()) <= 2
+    assert not left_out(caplog, waiting.url)
+
+
+def test_where_all_servers_are_dead_an_error_names_each_and_what_was_stored_is_gone_on_from(ask_dir, tmp_path):
+    questions = ask_dir(40)
+    dead = pytest.raises(UserError, match=r"none of 3 addresses answers: .*What was stored is kept")
+    with replicas(*(killed_at(n) for n in (3, 4, 5)), delay=0.01) as several, dead as caught:
+        run(questions, teacher(several, concurrency=2, give_up_after=3), tmp_path / "out")
+    assert all(f"{url} (connection: " in str(caught.value) for url in several.url)
+    stored = {reply.question_id for reply in read_jsonl(tmp_path / "out/replies.jsonl", Reply)}
+    assert 0 < len(stored) < 40
+    with Loopback() as server:
+        counts, _ = run(questions, teacher(server), tmp_path / "out")
+    assert counts["kept"] == 40
+    assert sum(server.asked.values()) == 40 - len(stored)
+
+
+def test_a_server_that_is_left_out_is_tried_again_and_taken_back(ask_dir, tmp_path, caplog):
+    ill = []
+
+    def fault(text, _):
+        ill.append(text)
+        return "500" if len(ill) <= 4 else None
+
+    with replicas(fault, None, delay=0.02) as several:
+        asked = teacher(several, concurrency=2, give_up_after=2, longest_wait=0.05)
+        counts, _ = run(ask_dir(60), asked, tmp_path / "out")
+        back, _ = several.servers
+    assert counts["kept"] == 60
+    assert len(left_out(caplog, back.url)) == 1
+    assert sum(back.asked.values()) > 10
+
+
+def test_a_request_that_fails_everywhere_is_asked_at_each_server_and_none_is_left_out_for_it(ask_dir, tmp_path, caplog):
+    def fault(text, _):
+        return "500" if number_of(text) == 3 else None
+
+    with replicas(fault, fault, fault) as several:
+        _, rows = run(ask_dir(10), teacher(several, concurrency=2, give_up_after=2, tries=6), tmp_path / "out")
+        counts = [sum(n for text, n in s.asked.items() if number_of(text) == 3) for s in several.servers]
+    assert [r.status for r in rows] == ["kept"] * 3 + ["failed"] + ["kept"] * 6
+    assert sum(counts) == 6 and min(counts) > 0
+    assert "is left out" not in caplog.text
+
+
+def test_a_server_of_another_model_is_named(ask_dir, tmp_path):
+    with replicas(None, lambda *_: "401") as several, pytest.raises(UserError, match="answered 401") as caught:
+        run(ask_dir(10), teacher(several, concurrency=1), tmp_path / "out")
+    assert several.url[1] in str(caught.value)
+
+
+def test_batch_mode_takes_one_address():
+    with replicas(None, None) as several, pytest.raises(UserError, match="batch mode is of one provider"):
+        teacher(several, batches=BATCHES)

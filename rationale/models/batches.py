@@ -34,7 +34,7 @@ class Batches:
 
     def stream(self, client: Client, requests: Sequence[Request], folder: Path) -> Iterator[tuple[str, list[Reply]]]:
         """Each request's name and replies. Batches handed in by a run that was cut are waited for, not made again."""
-        service = client.connect(openai.OpenAI).with_options(max_retries=client.traffic.tries)
+        service = client.connect(openai.OpenAI, client.addresses[0]).with_options(max_retries=client.traffic.tries)
         try:
             with service:
                 yield from _Run(self, client, service, folder).all(requests)
@@ -155,5 +155,5 @@ class _Run:
             return self.client.replies(name, json.dumps(response.get("body"), ensure_ascii=False))
         said = json.dumps(error or response.get("body"), ensure_ascii=False)
         status = response.get("status_code") or 500
-        judged = self.client.judged(name, status, said)
+        judged = self.client.judged(name, status, said, self.client.addresses[0])
         return judged or [Reply(name, "", "failed", self.client.clean(f"{status}: {said}")[:500], finished=False)]

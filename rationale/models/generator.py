@@ -19,10 +19,10 @@ from rationale.models.parity import other_prompts
 from rationale.models.replies import Meter, Reply
 from rationale.models.served import Client, Traffic
 from rationale.models.vlm import VLM
-from rationale.settings import Count
+from rationale.settings import Addresses, Count
 
 ALIKE = 100  # repeats of a prompt's first response, and nothing else, that no sampling would give
-LOOKED_AT = 3  # prompts whose tokens are compared
+LOOKED_AT = 3  # prompts an address whose tokens are compared
 
 
 class Local:
@@ -60,7 +60,7 @@ class Served:
         self,
         model: Callable[..., VLM],
         model_name: str,
-        base_url: str,
+        base_url: Addresses,
         key_variable: str | None,
         token_limit: str,
         options: dict[str, Any],
@@ -161,8 +161,9 @@ class Served:
         read, self.processor = self.processor, None
         if read is None:
             return
+        looked_at = LOOKED_AT * len(self.client.addresses)  # at the start each is asked as many
         try:
-            other = other_prompts(Encoder(read()), examples[:LOOKED_AT], counts[:LOOKED_AT])
+            other = other_prompts(Encoder(read()), examples[:looked_at], counts[:looked_at])
         except UserError as error:
             other = f"its prompt tokens could not be compared with this model's: {error}"
         if other:

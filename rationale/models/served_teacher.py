@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from rationale.artifacts import UserError
 from rationale.data.images import open_image
 from rationale.models.batches import Batches
 from rationale.models.chat import CHARACTERS_A_TOKEN, Picture, messages
@@ -14,6 +15,7 @@ from rationale.models.replies import Meter, Reply
 from rationale.models.served import Client, Traffic
 from rationale.prompts import TEACHER_SYSTEM, teacher_text
 from rationale.schema import Question
+from rationale.settings import Addresses
 
 LOOKED_AT = 16  # questions that the first estimate is made from
 
@@ -28,7 +30,7 @@ class ServedTeacher:
     def __init__(
         self,
         model_name: str,
-        base_url: str,
+        base_url: Addresses,
         key_variable: str | None,
         options: dict[str, Any],
         picture: Picture,
@@ -39,6 +41,8 @@ class ServedTeacher:
         self.name, self.options, self.picture, self.meter = model_name, options, picture, budget
         self.batches = batches
         self.client = Client(model_name, base_url, key_variable, traffic, budget)
+        if batches and len(self.client.addresses) > 1:
+            raise UserError("teacher.batches: batch mode is of one provider; give one address in teacher.base_url")
 
     def body(self, question: Question, root: Path) -> dict[str, Any]:
         """The request about one question."""

@@ -263,12 +263,21 @@ class _Page:
             raise UserError(f"decoding differs from transformers' generate: {ours} against {theirs}")
 
     def served(self, max_new_tokens: int) -> Iterator[str]:
-        """What a server says to all of the questions, where one is chosen."""
-        if isinstance(self.answer, Served):
-            asked = [chosen for chosen, _ in self.examples()]
-            replies, uncut = self.answer.greedy(asked, max_new_tokens), Encoder(self.vlm.processor, layout=self.layout)
-            # In which precision it computes, a server does not say.
-            yield from compare(uncut, partial(self.trained, uncut), asked, replies, self.said, LIMITS[16][0])
+        """What a server says to all of the questions, where one is chosen; of several addresses, what each says."""
+        if not isinstance(self.answer, Served):
+            return
+        asked, addresses = [chosen for chosen, _ in self.examples()], self.answer.client.addresses
+        uncut = Encoder(self.vlm.processor, layout=self.layout)
+        for address in addresses:
+            if len(addresses) > 1:
+                yield f"served at {address.url}:"
+            alone = self.generator(lambda: self.vlm, base_url=address.url)
+            try:
+                replies = alone.greedy(asked, max_new_tokens)
+                # In which precision it computes, a server does not say.
+                yield from compare(uncut, partial(self.trained, uncut), asked, replies, self.said, LIMITS[16][0])
+            except UserError as error:
+                raise UserError(f"{address.url}: {error}") from error
 
     def trained(self, encoder: Encoder, examples: list[Example]) -> list[list[float]]:
         """log p of each response token by the forward pass of training."""

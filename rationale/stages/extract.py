@@ -18,7 +18,7 @@ from rationale.models.replies import Meter, Reply, store
 from rationale.models.served import Client, Traffic
 from rationale.prompts import EXTRACTED, extractor_text
 from rationale.schema import EvalRow, Question, RowError, iter_jsonl, write_jsonl
-from rationale.settings import Count, typed
+from rationale.settings import Addresses, Count, typed
 from rationale.stages.inputs import check_known, need, questions_by_id
 
 STATUSES = ("quick", "extracted", "malformed", "refused", "failed")
@@ -46,7 +46,7 @@ class Extractor:
     def __init__(
         self,
         model_name: str,
-        base_url: str,
+        base_url: Addresses,
         key_variable: str | None,
         options: dict[str, Any],
         traffic: Traffic,
