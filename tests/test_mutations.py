@@ -15,8 +15,8 @@ import pytest
 HERE = Path(__file__).resolve().parent
 PACKAGE = HERE.parent / "rationale"
 
-TREE = "test_prefix.py::test_log_probs_of_tree_are_those_of_rows[llava]"
-BLOCKS = "test_prefix.py::test_log_probs_under_a_block_mask_are_those_of_rows[llava]"
+TREE = "test_prefix.py::test_log_probs_of_tree_are_those_of_rows[masked-llava]"
+SEGMENTS = "test_prefix.py::test_log_probs_of_tree_are_those_of_rows[loop-llava]"
 ANY_TREE = "test_prefix_properties.py::test_log_probs_of_any_tree_are_those_of_rows[llava]"
 CACHE = "test_prefix_properties.py::test_log_probs_through_a_cache_of_prompts_are_those_of_rows[llava]"
 LABELS = "test_encode.py::test_labels_are_the_response_and_its_end_token"
@@ -57,8 +57,8 @@ MUTATIONS = {
         "models/prefix.py", "& _causal(branch.shape[1], query.device)",
         "& _causal(branch.shape[1] + 1, query.device)[:-1, 1:]", TREE,
     ),
-    "a block mask sees one token ahead": Mutation(
-        "models/prefix.py", "((key <= query) & inside", "((key <= query + 1) & inside", BLOCKS
+    "a branch in segments sees one token ahead": Mutation(
+        "models/packed.py", ".tril(seen - new)", ".tril(seen - new + 1)", SEGMENTS
     ),
     "a branch sees the padding before its prefix": Mutation(
         "models/prefix.py", "torch.cat([(prefix == 0)[:, None, :]", "torch.cat([(prefix <= 0)[:, None, :]", TREE

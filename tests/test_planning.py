@@ -131,8 +131,25 @@ def test_operations_are_those_that_pytorch_counts(layout, checkpointing, frozen)
 def test_what_is_kept_for_backward_is_what_was_planned(layout, checkpointing, frozen):
     model = llava(frozen, checkpointing)
     found = kept_for_backward(model, two_responses(layout))
-    planned = activations.saved(sizes_of(model), COUNTS[layout], 4, checkpointing, flex=False)
+    planned = activations.saved(sizes_of(model), COUNTS[layout], 4, checkpointing, varlen=False)
     assert planned == pytest.approx(found, rel=0.06)
+
+
+class Flash(torch.autograd.Function):
+    """Keeps what `varlen_attn` keeps, and is worth nothing."""
+
+    @staticmethod
+    def forward(ctx, query, key, value):
+        out, sums = torch.zeros_like(query), torch.zeros(query.shape[:2])
+        ctx.save_for_backward(query, key, value, out, sums)
+        return out
+
+
+def test_what_is_kept_for_backward_in_segments_is_what_was_planned(monkeypatch):
+    model = llava()
+    monkeypatch.setattr(prefix, "kernel_for", lambda *_, **__: lambda q, k, v, *_, **__: Flash.apply(q, k, v))
+    found = kept_for_backward(model, two_responses("tree"))
+    assert activations.saved(sizes_of(model), COUNTS["tree"], 4, False, varlen=True) == pytest.approx(found, rel=0.01)
 
 
 @pytest.mark.parametrize("layout", COUNTS)
@@ -142,7 +159,7 @@ def test_what_is_kept_under_autocast_is_what_was_planned(layout, checkpointing):
     with torch.autocast("cpu", torch.bfloat16):
         found = kept_for_backward(model, batch)
     copies = 0 if checkpointing else 2 * sum(p.numel() for p in model.parameters() if p.ndim > 1)
-    planned = activations.saved(sizes_of(model), COUNTS[layout], 2, checkpointing, flex=False, autocast=True)
+    planned = activations.saved(sizes_of(model), COUNTS[layout], 2, checkpointing, varlen=False, autocast=True)
     assert planned + copies == pytest.approx(found, rel=0.1)
 
 

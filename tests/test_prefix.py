@@ -7,17 +7,26 @@ import torch
 from families import BUILDERS, IMAGE, both
 from peft import LoraConfig, get_peft_model
 from torch import nn
+from varlen import varlen_attn
 
 from rationale.artifacts import UserError
 from rationale.data.batch import Example
 from rationale.data.encode import Encoder
-from rationale.models import forward, prefix
+from rationale.models import prefix
 from rationale.models.forward import response_logps
+from rationale.models.packed import sdpa_of_segments
 from rationale.models.prefix import FAMILIES, head_logps
 from rationale.models.vlm import load
 from rationale.objectives.logprobs import token_logps
 
 
+@pytest.fixture(params=[None, sdpa_of_segments, varlen_attn], ids=["masked", "loop", "varlen"])
+def kernel(request, monkeypatch):
+    """What attends to rows with branches: a mask, as is usual on CPU; a loop of calls; the double of CUDA's kernel."""
+    monkeypatch.setattr(prefix, "kernel_for", lambda *_, **__: request.param)
+
+
+@pytest.mark.usefixtures("kernel")
 def test_log_probs_of_tree_are_those_of_rows(family):
     rows, tree = both(family)
     with torch.no_grad():
@@ -26,20 +35,7 @@ def test_log_probs_of_tree_are_those_of_rows(family):
         )
 
 
-@torch.no_grad()
-def test_log_probs_under_a_block_mask_are_those_of_rows(family, monkeypatch):
-    """What is used on CUDA; on CPU FlexAttention has a forward pass only."""
-    rows, tree = both(family)
-    whole = prefix.tree_inputs
-
-    def blocked(model, batch):
-        return {**whole(model, batch), "attention_mask": prefix.block_mask(batch.segments)}
-
-    expected = response_logps(family.model, rows)
-    monkeypatch.setattr(forward, "tree_inputs", blocked)
-    torch.testing.assert_close(response_logps(family.model, tree), expected, atol=1e-4, rtol=0)
-
-
+@pytest.mark.usefixtures("kernel")
 def test_gradients_of_tree_are_those_of_rows(family):
     found = []
     for batch in both(family):
@@ -53,6 +49,7 @@ def test_gradients_of_tree_are_those_of_rows(family):
         assert (shared[name] - gradient).abs().max() <= 1e-3 * max(gradient.abs().max().item(), 1e-3 * largest), name
 
 
+@pytest.mark.usefixtures("kernel")
 @torch.no_grad()
 def test_log_probs_of_tree_and_rows_agree_under_bf16_autocast_and_are_float32(family):
     with torch.autocast("cpu", dtype=torch.bfloat16):
@@ -61,6 +58,7 @@ def test_log_probs_of_tree_and_rows_agree_under_bf16_autocast_and_are_float32(fa
     torch.testing.assert_close(tree, rows, atol=0.05, rtol=0)  # of values near -5; one step of bf16 there is 0.03
 
 
+@pytest.mark.usefixtures("kernel")
 def test_gradients_of_lora_adapters_in_tree_are_those_in_rows(family):
     torch.manual_seed(1)
     parts = r".*(language|text)_model.*\.(q_proj|down_proj)"
@@ -82,6 +80,7 @@ def test_a_tree_holds_each_image_and_each_prefix_once(family):
     assert (tree.inputs["input_ids"] == IMAGE).sum() == 2 * family.tokens
 
 
+@pytest.mark.usefixtures("kernel")
 def test_gradients_with_checkpointing_are_those_without(family):
     found = []
     for checkpointing in (False, True):

@@ -5,8 +5,9 @@ A tree has images and prompts without one, prompts that begin another, responses
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,6 +18,7 @@ from families import BUILDERS, IMAGE, PAD, Family
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
+from varlen import varlen_attn
 
 from rationale.data import layout
 from rationale.data.batch import Example, padded, rows_about
@@ -25,6 +27,7 @@ from rationale.data.layout import rows_batch
 from rationale.models import prefix
 from rationale.models.forward import response_logps
 from rationale.models.generate import decode
+from rationale.models.packed import sdpa_of_segments
 from rationale.models.reading import candidate_logps, prefill, read_on
 from rationale.objectives.logprobs import IGNORE
 
@@ -128,12 +131,13 @@ def plain(family: Family, tree: Tree) -> Tensor:
     return response_logps(family.model, batch)[batch.mask]
 
 
-def shared(family: Family, tree: Tree) -> Tensor:
+def shared(family: Family, tree: Tree, kernel: Callable[..., Tensor] | None = None) -> Tensor:
     """The same, micro-batch after micro-batch, by rows of shared prefixes."""
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(prefix, "kernel_for", lambda *_, **__: kernel)
         patch.setattr(layout, "BRANCH_TOKENS", tree.room)
         batches = [Tokens(family, tree, "tree").batch(examples) for examples in tree.micro_batches]
-    return torch.cat([response_logps(family.model, batch)[batch.mask] for batch in batches])
+        return torch.cat([response_logps(family.model, batch)[batch.mask] for batch in batches])
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -145,20 +149,34 @@ def test_log_probs_of_any_tree_are_those_of_rows(name, tree):
     torch.testing.assert_close(shared(family, tree), plain(family, tree), atol=1e-4, rtol=0)
 
 
-@settings(max_examples=30, deadline=None, derandomize=True)
-@given(tree=trees())
-def test_gradients_of_any_tree_are_those_of_rows(tree):
-    family, found = family_of("llava"), []
-    for way in (plain, shared):
+def assert_gradients_agree(family: Family, tree: Tree, kernel: Callable[..., Tensor] | None) -> None:
+    found = []
+    for way in (plain, partial(shared, kernel=kernel)):
         family.model.zero_grad()
         logps = way(family, tree)
         (logps * torch.linspace(1, 2, len(logps))).sum().backward()
         found.append({n: p.grad.clone() for n, p in family.model.named_parameters() if p.grad is not None})
-    rows, tree_ = found
+        found.append(logps.detach())
+    rows, expected, tree_, logps = found
+    torch.testing.assert_close(logps, expected, atol=1e-4, rtol=0)
     assert rows.keys() == tree_.keys()
     largest = max(g.abs().max().item() for g in rows.values())
     for name, gradient in rows.items():
         assert (tree_[name] - gradient).abs().max() <= 1e-5 * max(largest, 1), name
+
+
+@settings(max_examples=30, deadline=None, derandomize=True)
+@given(tree=trees())
+def test_gradients_of_any_tree_are_those_of_rows(tree):
+    assert_gradients_agree(family_of("llava"), tree, None)
+
+
+@pytest.mark.parametrize("kernel", [sdpa_of_segments, varlen_attn], ids=["loop", "varlen"])
+@pytest.mark.parametrize("name", BUILDERS)
+@settings(max_examples=25, deadline=None, derandomize=True)
+@given(tree=trees())
+def test_values_and_gradients_of_any_tree_in_segments_are_those_of_rows(name, kernel, tree):
+    assert_gradients_agree(family_of(name), tree, kernel)
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -12,7 +12,7 @@ from rationale.artifacts import UserError
 from rationale.data.batch import PER_TOKEN, Batch, Example, continued, padded
 from rationale.objectives.logprobs import IGNORE
 
-# Of one row: beyond it the masked attention among branches costs a small model more than another prefix would.
+# Of one row: masked, attention among more branches costs a small model more than another prefix would.
 BRANCH_TOKENS = 2048
 Prompts = Callable[[Sequence[Example]], dict[str, Tensor]]
 

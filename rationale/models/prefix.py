@@ -9,12 +9,10 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex_attention
 from torch.nn.functional import scaled_dot_product_attention
 from torch.utils.checkpoint import checkpoint
 from transformers import AttentionInterface, AttentionMaskInterface
@@ -23,6 +21,7 @@ from transformers.masking_utils import sdpa_mask
 
 from rationale.artifacts import UserError, main_process
 from rationale.data.batch import PER_TOKEN, Batch
+from rationale.models.packed import Packed, kernel_for
 from rationale.models.shared_cache import SharedCache
 from rationale.objectives.logprobs import token_logps
 
@@ -110,7 +109,7 @@ def shared_prefix_attention(
     query: Tensor,
     key: Tensor,
     value: Tensor,
-    attention_mask: Tensor | BlockMask | None,
+    attention_mask: Tensor | None,
     dropout: float = 0.0,
     scaling: float | None = None,
     shared: SharedCache | None = None,
@@ -120,20 +119,20 @@ def shared_prefix_attention(
 
     An int16 `attention_mask` (B, 1, P, T), as `tree_inputs` makes it, holds the segment of every token, repeated over
     the P columns of the prefix. Nothing of the size T x T is made where no prefix is padded, and the upper triangle and
-    the other branches of the prefix's rows are not computed. A BlockMask, made instead on CUDA, goes to FlexAttention,
-    which skips what is masked. In decoding, `shared` holds the prompts and attends. Other masks are transformers' own.
+    the other branches of the prefix's rows are not computed. Where the mask has the rows cut into segments, one call
+    attends to them (`models.packed`). In decoding, `shared` holds the prompts and attends. Other masks are
+    transformers' own.
     """
     if shared is not None:
         scale = query.shape[-1] ** -0.5 if scaling is None else scaling
         return shared.attend(module.layer_idx, query, key, value, attention_mask, scale), None
-    if attention_mask is None or getattr(attention_mask, "dtype", torch.int16) != torch.int16:
+    if attention_mask is None or attention_mask.dtype != torch.int16:
         return sdpa_attention_forward(
             module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
         )
-    if isinstance(attention_mask, BlockMask):
-        flex = compiled_flex() if query.is_cuda else flex_attention
-        out = flex(query, key, value, block_mask=attention_mask, scale=scaling, enable_gqa=True)
-        return out.transpose(1, 2).contiguous(), None
+    packed: Packed | None = getattr(attention_mask, "packed", None)
+    if packed is not None and not dropout:  # which the kernel does not know
+        return packed.attend(query, key, value, scaling), None
     groups = query.shape[1] // key.shape[1]
     key, value = repeat_kv(key, groups), repeat_kv(value, groups)
     width, segments = attention_mask.shape[2], attention_mask[:, 0, 0]
@@ -153,24 +152,6 @@ def shared_prefix_attention(
         late = scaled_dot_product_attention(query[:, :, width:], key, value, seen[:, None], **rate)
         out = torch.cat([out, late], dim=2)
     return out.transpose(1, 2).contiguous(), None
-
-
-@cache
-def compiled_flex() -> Callable[..., Tensor]:
-    """FlexAttention is fast only when compiled; lengths differ from batch to batch."""
-    return torch.compile(flex_attention, dynamic=True)
-
-
-def block_mask(segments: Tensor) -> BlockMask:
-    """A token sees the prefix and its own branch, up to itself; padding sees and is seen by itself alone."""
-
-    def seen(row: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
-        own = segments[row, key]
-        inside = (own == 0) | ((own == segments[row, query]) & (own > 0))
-        return ((key <= query) & inside & (segments[row, query] >= 0)) | (key == query)
-
-    size = segments.shape[1]
-    return create_block_mask(seen, len(segments), None, size, size, device=segments.device)
 
 
 def _causal(size: int, device: torch.device) -> Tensor:
@@ -196,6 +177,16 @@ def after(positions: Tensor) -> Tensor:
     return (largest.amax(0) if positions.ndim == 3 else largest) + 1
 
 
+def packed_for(base: nn.Module, batch: Batch) -> Packed | None:
+    """How the batch is cut into segments; None where attention is masked instead."""
+    text, device, width = base.config.get_text_config(), batch.segments.device, batch.width
+    cast = torch.is_autocast_enabled(device.type)
+    dtype = torch.get_autocast_dtype(device.type) if cast else base.dtype
+    head = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
+    kernel = kernel_for(device, dtype, head, prefix=width, branches=batch.segments.shape[1] - width)
+    return kernel and Packed.of(batch.segments, kernel, dtype)
+
+
 def tree_inputs(model: nn.Module, batch: Batch) -> dict[str, Tensor]:
     """The model's keyword arguments for rows with branches: positions that go on from the prefix, and the mask."""
     layout_for(model, "tree")
@@ -206,11 +197,8 @@ def tree_inputs(model: nn.Module, batch: Batch) -> dict[str, Tensor]:
     branch = after(prefix) + batch.depth[:, width:]
     if prefix.ndim == 3:
         branch = branch.expand(3, -1, -1)
-    drops = base.training and getattr(base.config.get_text_config(), "attention_dropout", 0.0)
-    if segments.is_cuda and not drops:  # FlexAttention knows no dropout
-        mask = block_mask(segments)
-    else:
-        mask = segments.to(torch.int16)[:, None, None, :].expand(-1, 1, width, -1)
+    mask = segments.to(torch.int16)[:, None, None, :].expand(-1, 1, width, -1)
+    mask.packed = packed_for(base, batch)  # no keyword: it would go to the vision tower too
     return {**batch.inputs, "attention_mask": mask, "position_ids": torch.cat([prefix, branch], -1)}
 
 

@@ -10,23 +10,25 @@ FLOAT = 4  # bytes
 AUTOCAST = 1.2  # of a layer, measured on CPU (tests/test_planning.py): what is cast is kept as it was and as it is
 
 
-def text_layer(sizes: Sizes, rows: Rows, width: int, flex: bool) -> float:
+def text_layer(sizes: Sizes, rows: Rows, width: int, varlen: bool) -> float:
     """Of one layer of a Llama or Qwen, without checkpointing; `width` bytes are a number in the layer's own type.
 
     A token keeps, of each of two RMSNorms, its input in float32 (it is squared there), its normalised input and its
     output; query, key, value and the output of attention; and of the MLP four inner vectors: the gate before and after
     SiLU, the other branch, and their product. With branches there is one copy more of the output, put together or
-    turned round; and where FlexAttention is not used (CPU) keys and values repeated for every head, the parts of the
-    output, and a mask as numbers, of branch tokens by row.
+    turned round. In segments (`varlen`: on CUDA, `models.packed`) keys and values are copied along every branch's path;
+    elsewhere they are repeated for every head, and there are the parts of the output, and a mask as numbers, of branch
+    tokens by row.
     """
     h, a, k, f = (getattr(sizes.text, name) for name in ("width", "attention", "keys", "inner"))
     norms = 2 * (FLOAT + 2 * width) * h
-    attention = 2 * a + 2 * k
-    if rows.branches > 1:
-        attention = 3 * a + 2 * k if flex else 5 * a
-    late = rows.branches * rows.response
-    mask = rows.rows * late * (rows.prefix + late) * width if rows.branches > 1 and not flex else 0
-    return rows.tokens * (norms + width * (attention + 4 * f)) + mask
+    kept = rows.tokens * (norms + width * (2 * a + 2 * k + 4 * f))
+    if rows.branches > 1 and varlen:
+        kept += width * (rows.tokens * a + 2 * k * rows.rows * rows.branches * rows.prefix)
+    elif rows.branches > 1:
+        late = rows.branches * rows.response
+        kept += width * (rows.tokens * (3 * a - 2 * k) + rows.rows * late * (rows.prefix + late))
+    return kept
 
 
 def vision_layer(sizes: Sizes, rows: Rows, width: int) -> float:
@@ -36,7 +38,7 @@ def vision_layer(sizes: Sizes, rows: Rows, width: int) -> float:
 
 
 def saved(
-    sizes: Sizes, rows: Rows, width: int, checkpointing: bool, flex: bool = True, autocast: bool = False
+    sizes: Sizes, rows: Rows, width: int, checkpointing: bool, varlen: bool = True, autocast: bool = False
 ) -> float:
     """Bytes kept at the end of forward.
 
@@ -49,7 +51,7 @@ def saved(
     stream = FLOAT if autocast else width
     layer = rows.tokens * text.width * stream
     if not checkpointing:
-        layer = text_layer(sizes, rows, width, flex) * (AUTOCAST if autocast else 1)
+        layer = text_layer(sizes, rows, width, varlen) * (AUTOCAST if autocast else 1)
     total = text.count * layer + rows.tokens * text.width * (FLOAT + stream) + rows.predicted * text.width * width
     if sizes.parts[VISION].trainable:
         layer = rows.patches * vision.width * stream
@@ -61,13 +63,15 @@ def saved(
     return total
 
 
-def peak(sizes: Sizes, rows: Rows, width: int, checkpointing: bool, flex: bool = True, autocast: bool = False) -> float:
+def peak(
+    sizes: Sizes, rows: Rows, width: int, checkpointing: bool, varlen: bool = True, autocast: bool = False
+) -> float:
     """Bytes at the most: with checkpointing one layer is there whole while backward goes through it."""
     whole = 0.0
     if checkpointing:
-        whole = text_layer(sizes, rows, width, flex)
+        whole = text_layer(sizes, rows, width, varlen)
         whole = max(whole, vision_layer(sizes, rows, width)) if sizes.parts[VISION].trainable else whole
-    return saved(sizes, rows, width, checkpointing, flex, autocast) + whole * (AUTOCAST if autocast else 1)
+    return saved(sizes, rows, width, checkpointing, varlen, autocast) + whole * (AUTOCAST if autocast else 1)
 
 
 def logits(sizes: Sizes, rows: Rows, width: int) -> tuple[float, float]:

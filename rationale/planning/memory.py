@@ -114,6 +114,6 @@ def held(
     """All that a device holds for a micro-batch of `rows`."""
     found = states(sizes, trainer, devices, width, reference == "frozen")
     autocast = trainer in ("cpu", "gpu", "ddp") and width < FLOAT
-    kept = activations.peak(sizes, rows, width, checkpointing, flex=trainer != "cpu", autocast=autocast)
+    kept = activations.peak(sizes, rows, width, checkpointing, varlen=trainer != "cpu", autocast=autocast)
     tile, _ = activations.logits(sizes, rows, width)
     return Held(**{f.name: getattr(found, f.name) for f in fields(found)} | {"activations": kept, "logits": tile})
