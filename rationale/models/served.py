@@ -16,8 +16,6 @@ from random import Random
 from statistics import median
 from typing import Any
 
-import openai
-
 from rationale.artifacts import UserError
 from rationale.keys import refuse_keys
 from rationale.models.replies import Meter, Reply, read_replies
@@ -187,6 +185,8 @@ class _Run:
         self.seconds: deque[float] = deque(maxlen=100)  # that the last answers took
 
     async def all(self) -> None:
+        import openai  # takes a second, and a model of this process needs it not
+
         try:
             async with AsyncExitStack() as stack:
                 opened = {a: self.client.connect(openai.AsyncOpenAI, a) for a in self.addresses}
@@ -299,6 +299,8 @@ class _Run:
 
     async def attempt(self, address: Address, request: _Asked) -> list[Reply] | str:
         """The replies of one address, or why there are none where another try is worth it."""
+        import openai
+
         thought = sum(self.meter.each)
         await self.pace.take(1)
         await self.token_pace.take(thought)
