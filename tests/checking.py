@@ -13,7 +13,7 @@ from rationale.stages import check
 from rationale.training.dpo_module import Objective
 from rationale.training.optim import Optim
 
-HARDWARE = Hardware("test", 1, 16e9, 2e9, 1e11, 0.3)
+HARDWARE = Hardware("test", 1, 16e9, 2e9, 1e11, 0.3, 1e10, 1e-3)
 
 
 def page(capsys, model, questions=None, generator=Local, frozen_parts=("vision_tower",)):

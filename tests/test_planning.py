@@ -1,4 +1,4 @@
-"""Plans against what is there: parameters, operations, tensors kept for backward, and bytes in two processes."""
+"""Plans against what is there: parameters, operations, what backward keeps, caches, and bytes in two processes."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import shlex
 import subprocess
 import sys
 import weakref
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -25,13 +26,15 @@ from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, 
 from rationale.artifacts import UserError
 from rationale.data.batch import Example, padded
 from rationale.data.layout import rows_batch, tree_batch
-from rationale.models import prefix
+from rationale.models import generate, prefix
 from rationale.models.forward import response_logps
 from rationale.models.mini import build_model, build_processor, train_tokenizer
+from rationale.models.reading import prefill
 from rationale.models.vlm import VLM, freeze
 from rationale.objectives.logprobs import IGNORE
-from rationale.planning import activations, flops, memory
+from rationale.planning import activations, flops, inference, memory
 from rationale.planning.sizes import HEAD, LANGUAGE, Layers, Part, Rows, Sizes, sizes, sizes_of
+from rationale.planning.table import Hardware, Tokens
 
 ROOT = Path(__file__).resolve().parent.parent
 PAPER = ROOT / "experiments" / "paper"
@@ -220,44 +223,136 @@ def test_what_is_offloaded_is_the_hosts():
     assert memory.states(BILLION, "zero3_offload", 8, 2, copy=False).host == pytest.approx(10**9 * (2 + 2 + 8 + 12) / 8)
 
 
+@pytest.fixture
+def endless(monkeypatch):
+    monkeypatch.setattr(generate, "end_tokens", lambda model: torch.tensor([-7]))
+
+
+def two_prompts():
+    """Of 356 tokens."""
+    ids = torch.tensor([[IMAGE] * 256 + list(range(3, 103))] * 2)
+    return {"input_ids": ids, "attention_mask": torch.ones_like(ids), "pixel_values": torch.rand(2, 3, 224, 224)}
+
+
+READ, SAID = Rows(2, 1, 257, 256, 100, 0), Rows(6, 0, 0, 0, 0, 80)  # three responses to each of two prompts
+
+
+@torch.inference_mode()
+def test_operations_of_sampling_are_those_that_pytorch_counts(endless):
+    model, found = llava().eval(), []
+    read = counted(lambda: found.append(prefill(model, two_prompts())))
+    # 81 tokens are said, and the last is not read.
+    said = counted(lambda: generate.decode(model, found[0], torch.tensor([81, 81]), 1.0, 1.0, num_samples=3))
+    late = 4 * 4 * 128 * SAID.attended / 2  # the plan counts a response's whole square
+    assert inference.operations(sizes_of(model), READ, SAID) == pytest.approx((read, said + late), rel=0.002)
+
+
+@torch.inference_mode()
+def test_operations_of_scoring_are_those_that_pytorch_counts():
+    model = llava().eval()
+    read = prefill(model, two_prompts()).repeated(torch.tensor([0, 0, 0, 1, 1, 1]))
+    tokens = torch.randint(3, 900, (6, 80))
+    given = read.then(tokens, torch.ones_like(tokens), read.position + torch.arange(80))
+    _, said = inference.operations(sizes_of(model), READ, SAID)
+    assert said == pytest.approx(counted(lambda: model(**given)), rel=0.01)
+
+
+@torch.inference_mode()
+def test_a_cache_has_the_bytes_that_were_planned(endless):
+    model = llava().eval()
+    read = prefill(model, two_prompts())
+    generate.decode(model, read, torch.tensor([81, 81]), 1.0, 1.0, num_samples=3)
+    early, late = inference.cache(sizes_of(model), READ, SAID, 4)
+    assert early == sum(t.nbytes for pair in read.cache.prompts for t in pair)
+    assert late == sum(t.nbytes for layer in read.cache.layers for t in (layer.keys, layer.values))
+    room = sum(t.nbytes for layer in read.cache.layers for t in layer.room)
+    longest = Tokens(tiles=1, tile_tokens=257, image=256, prompt=100, response=80)
+    stage = replace(STAGE, responses=3, batch_size=2, unit=3, dtype="float32", longest=longest)
+    assert early + late < early + room <= inference.held(sizes_of(model), stage, 2)["cache"] == early + 2 * late
+
+
+MEAN = Tokens(tiles=1, tile_tokens=1, image=60, prompt=40, response=50)
+STAGE = inference.Inference(
+    "sample", 2, 10, 4, batch_size=5, unit=4, steps=90, dtype="bfloat16", mean=MEAN, longest=MEAN
+)
+SLOW = Hardware("slow", 4, memory=3e9, spare=0, peak=1e30, achieved=1, bandwidth=1e30, launch=0)
+
+
+def test_a_prompt_is_read_once_and_a_response_said_each_time():
+    row = inference.outcome(sizes_of(llava()), STAGE, SLOW)
+    assert (row["tokens_read"], row["tokens_said"]) == (10 * 100, 10 * 4 * 50)
+
+
+@pytest.mark.parametrize(
+    ("bound", "changed", "seconds"),
+    [
+        # Two batches of 90 steps, each of which reads 2 GB of weights at 4 GB a second.
+        ("bandwidth", {"bandwidth": 4e9}, 2 * 90 / 2),
+        # All 2,000 tokens meet 1e9 weights, 1e13 operations a second; so did the 1,000 of the prompts.
+        ("operations", {"peak": 2e13, "achieved": 0.5}, 3000 * 2e9 / 1e13),
+        ("launches", {"launch": 0.01}, 2 * 90 * 0.01),
+    ],
+)
+def test_the_slowest_of_three_bounds_decoding(bound, changed, seconds):
+    model = replace(BILLION, parts=BILLION.parts | dict.fromkeys(TOWER, Part(0, 0, 0)))
+    found, slowest = inference.hours(model, STAGE, 5, replace(SLOW, **changed))
+    assert slowest == bound and found * 3600 == pytest.approx(seconds, rel=1e-4)
+
+
+def test_the_largest_batch_is_the_largest_that_fits():
+    model = sizes_of(llava())
+    hardware = replace(SLOW, memory=2e9)
+    largest = inference.outcome(model, STAGE, hardware)["largest_batch_size"]
+    one, more = (inference.held(model, STAGE, size)["total"] for size in (largest, largest + 1))
+    assert one <= 2e9 < more
+    assert inference.outcome(model, STAGE, replace(SLOW, memory=1e5))["largest_batch_size"] == 0
+
+
 def planned(out, *overrides):
     """The stage's own call, from its config."""
     cfg = composed("stage=plan", *overrides)
+    out.mkdir(exist_ok=True)
     instantiate({**OmegaConf.to_container(cfg.stage, resolve=True), "out": out}, _convert_="all")
     return json.loads((out / "plan.json").read_text(encoding="utf-8"))
 
 
-def brief(rows):
+def brief(found):
     """What the README of experiments/paper shows of a plan."""
     yield "| training | trainer | layout | reference | GiB on a device | fits | hours | examples a second |"
     yield "|---|---|---|---|---|---|---|---|"
-    for row in rows:
+    for row in found["trainings"]:
         if row["trainer"] == {"SFT": "zero3", "DPO": "zero2"}[row["training"]] and row["reference"] != "adapter_off":
             yield (
                 f"| {row['training']} | {row['trainer']} | {row['layout']} | {row['reference'] or '-'} | "
                 f"{row['held']['total']:.0f} | {'yes' if row['fits'] else 'no'} | {row['hours']:.1f} | "
                 f"{row['examples_per_second']:.0f} |"
             )
+    yield ""
+    yield f"| hours of | {' | '.join(f'{n} devices' for n in found['hours']['all'])} |".replace(
+        "| 1 devices", "| 1 device"
+    )
+    yield "|---" * 6 + "|"
+    for stage, hours in found["hours"].items():
+        yield f"| {stage} | {' | '.join(f'{time:.1f}' + '*' * (not fits) for time, fits in hours.values())} |"
 
 
 def test_the_papers_plan_is_up_to_date(tmp_path):
-    """If not: rationale stage=plan scale=paper force=true; copy both files here and `brief` into the README."""
-    rows = planned(tmp_path, "scale=paper")
-    assert rows == json.loads((PAPER / "plan.json").read_text(encoding="utf-8"))
+    """If not: rationale stage=plan scale=paper teacher=openai force=true; copy both files here and `brief` into the
+    README."""
+    found = planned(tmp_path, "scale=paper", "teacher=openai")
+    assert found == json.loads((PAPER / "plan.json").read_text(encoding="utf-8"))
     assert (tmp_path / "plan.md").read_text(encoding="utf-8") == (PAPER / "plan.md").read_text(encoding="utf-8")
     shown = re.search(
         r"<!-- brief -->\n(.*)\n<!-- end -->", (PAPER / "README.md").read_text(encoding="utf-8"), re.DOTALL
     )
-    assert shown.group(1).splitlines() == list(brief(rows))
+    assert shown.group(1).splitlines() == list(brief(found))
 
 
 def test_the_plan_speaks_of_the_run_that_would_start(tmp_path):
-    one, other = (tmp_path / name for name in "ab")
-    one.mkdir(), other.mkdir()
     model = f"plan.path={PAPER / 'llava_next_llama3_8b'}"
-    whole = planned(one, "scale=paper", model, "plan.trainers=[zero3]")
-    half = planned(other, "scale=paper", model, "plan.trainers=[zero3]", "sft.batch.accumulate=16",
-                   "model.gradient_checkpointing=false", "dpo.frozen_parts=[]")  # fmt: skip
+    whole = planned(tmp_path / "a", "scale=paper", model, "plan.trainers=[zero3]")["trainings"]
+    changed = "sft.batch.accumulate=16", "model.gradient_checkpointing=false", "dpo.frozen_parts=[]"
+    half = planned(tmp_path / "b", "scale=paper", model, "plan.trainers=[zero3]", *changed)["trainings"]
     assert half[0]["steps"] == whole[0]["steps"] // 2
     assert half[0]["held"]["activations"] > 5 * whole[0]["held"]["activations"]
     assert half[-1]["trainable"] == whole[-1]["trainable"]  # a LoRA of the language model alone
@@ -266,10 +361,35 @@ def test_the_plan_speaks_of_the_run_that_would_start(tmp_path):
 
 def test_a_bundle_counts_as_one_in_a_batch(tmp_path):
     rows = planned(tmp_path, "scale=paper", "plan.trainers=[zero3]", "dpo.bundle=question", "sft.bundle=image")
-    found = {(row["training"], row["layout"]): (row["rows_per_micro_batch"], row["examples_per_step"]) for row in rows}
+    found = {
+        (row["training"], row["layout"]): (row["rows_per_micro_batch"], row["examples_per_step"])
+        for row in rows["trainings"]
+    }
     assert found["SFT", "rows"] == (8, 64)
     assert found["SFT", "tree, sft.bundle=image"] == (4, 64)
     assert found["DPO", "tree, dpo.bundle=question"] == (1, 96)
+
+
+def test_the_hours_are_those_of_the_config_by_number_of_devices(tmp_path):
+    less = "sft.layout=tree", "sft.bundle=image", "dpo.reference=scored", "sampling.batch_size=8"
+    small = "scale=paper", "plan.trainers=[zero2]", "plan.dpo.references=[frozen]"
+    one, other = planned(tmp_path / "a", *small)["hours"], planned(tmp_path / "b", *small, *less)["hours"]
+    scored = {"score for dpo.reference=scored"}
+    assert other.keys() - one.keys() == scored and not one.keys() - other.keys()
+    for hours in (one, other):
+        assert hours["all"]["4"][0] == pytest.approx(sum(h["4"][0] for name, h in hours.items() if name != "all"))
+        assert hours["sample"]["4"][0] == pytest.approx(hours["sample"]["1"][0] / 4)
+    assert all(other[stage]["8"][0] < one[stage]["8"][0] for stage in ("SFT", "DPO", "sample"))
+    assert not one["SFT"]["1"][1] and one["SFT"]["8"][1]  # float32 moments of 8B parameters: shared out or not at all
+    assert not one["all"]["1"][1] and one["sample"]["1"][1]
+
+
+def test_a_teacher_with_prices_is_paid_for(tmp_path):
+    small = "plan.trainers=[cpu]", "plan.distill={questions: 1000, image: 700, prompt: 300, response: 100}"
+    free = planned(tmp_path / "a", *small)["distillation"]
+    paid = planned(tmp_path / "b", *small, "teacher=openai_batch")["distillation"]
+    assert (free["tokens_in"], free["tokens_out"], free["dollars"]) == (1_000_000, 100_000, None)
+    assert paid["dollars"] == pytest.approx((5 + 1.5) / 2)  # 5 and 15 dollars a million, half in batches
 
 
 @pytest.mark.parametrize(

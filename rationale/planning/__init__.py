@@ -1,1 +1,1 @@
-"""What a training will hold and cost, computed from sizes alone: no weights are read and nothing is trained."""
+"""What the stages of the method will hold and cost, from sizes alone: no weights are read and no model is run."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
+from functools import partial
 from typing import Any, Literal
 
 from rationale.artifacts import UserError
@@ -11,7 +12,7 @@ from rationale.models.reference import KINDS
 from rationale.models.vlm import check_path
 from rationale.planning import activations, flops, memory
 from rationale.planning.sizes import Rows, Sizes, sizes
-from rationale.settings import Count, Limit, NonNegative, Positive, PositiveShare, Validation, settings
+from rationale.settings import Count, Layout, Limit, NonNegative, Positive, PositiveShare, Validation, settings
 
 GIB = 2**30
 
@@ -19,7 +20,9 @@ GIB = 2**30
 @settings
 class Hardware:
     """Devices of one kind. `memory` is what PyTorch sees of each in bytes, `spare` the part of it that no tensor gets,
-    `peak` the operations a second by its data sheet, `achieved` the share of them that a training reaches."""
+    `peak` the operations a second by its data sheet, `achieved` the share of them that a training reaches. `bandwidth`
+    are the bytes a second of its memory by its data sheet, `launch` the seconds that Python takes to start the kernels
+    of one layer of a language model when it decodes."""
 
     name: str
     devices: Count
@@ -27,6 +30,23 @@ class Hardware:
     spare: NonNegative
     peak: Positive
     achieved: PositiveShare
+    bandwidth: Positive
+    launch: NonNegative
+
+    @property
+    def usable(self) -> float:
+        """Bytes for tensors."""
+        return self.memory - self.spare
+
+    @property
+    def speed(self) -> float:
+        """Operations a second of one device."""
+        return self.peak * self.achieved
+
+    @property
+    def counts(self) -> list[int]:
+        """Numbers of devices that hours are told for: powers of two, up to twice as many as there are."""
+        return sorted({2**power for power in range((2 * self.devices).bit_length())} | {self.devices})
 
 
 @settings
@@ -46,8 +66,8 @@ class Training:
 
     `mean` decides over time, `longest` over memory. `shared` are ways to lay out a row, by the number of examples in
     it (0: a row for each response); a batch counts examples, or with the `bundle` image or question the fullest rows,
-    as training does. `references` are kinds to plan for; `adapter` is the LoRA of adapter_off where the training has
-    none.
+    as training does. `references` are kinds to plan for, `layout` and `reference` those of the training's own config;
+    `adapter` is the LoRA of adapter_off where the training has none.
     """
 
     name: str
@@ -59,12 +79,22 @@ class Training:
     epochs: Count
     frozen_parts: list[str]
     lora: dict[str, Any] | None
+    checkpointing: bool
     mean: Tokens
     longest: Tokens
     shared: dict[str, Limit]
+    layout: Layout
+    reference: Literal[KINDS] | None
     references: list[Literal[KINDS]]
     validation: Validation
     adapter: dict[str, Any] | None = None
+
+    @property
+    def own(self) -> int:
+        """Examples of a row as its config has it: of the ways in `shared` the one that comes nearest."""
+        most = max(self.shared.values())
+        asked = 0 if self.layout == "rows" else most if self.bundle in ("image", "question") else 1
+        return max((number for number in self.shared.values() if number <= asked), default=most)
 
     def rows(self, tokens: Tokens, together: int) -> tuple[Rows, int]:
         """A micro-batch, and the examples in it: at least those of one row."""
@@ -76,33 +106,32 @@ class Training:
 
 
 def plan(
-    path: str, trainings: Sequence[Training], trainers: Sequence[str], hardware: Hardware, precision: str,
-    checkpointing: bool,
-) -> Iterator[dict[str, Any]]:  # fmt: skip
-    """A row for each training, layout, reference and trainer."""
+    path: str, trainings: Sequence[Training], trainers: Sequence[str], hardware: Hardware, precision: str
+) -> Iterator[dict[str, Any]]:
+    """A row for each training, layout, reference and trainer; `own` are those of the training's own config."""
     check_path(path)
     width = 2 if precision.startswith("bf16") else memory.FLOAT
     for training in trainings:
-        for reference in training.references or [None]:
+        for reference in dict.fromkeys([*training.references, training.reference]):
             adapted = training.lora or (training.adapter if reference == "adapter_off" else None)
             if reference == "adapter_off" and adapted is None:
                 raise UserError(f"{training.name}: the reference adapter_off needs a LoRA; set plan.adapter")
             model = sizes(path, training.frozen_parts, adapted)
             for layout, together in training.shared.items():
-                cost = costs(model, training, together, checkpointing, reference)
+                cost = costs(model, training, together, reference)
                 rows, _ = training.rows(training.longest, together)
                 named = {"training": training.name, "layout": layout, "reference": reference, "lora": bool(adapted)}
+                named["own"] = (together, reference) == (training.own, training.reference)
                 for trainer in trainers:
-                    found = outcome(model, rows, cost, trainer, hardware, width, checkpointing, reference)
+                    found = outcome(model, rows, cost, trainer, hardware, width, training.checkpointing, reference)
                     yield {**named, "trainer": trainer, "trainable": model.trainable, **cost, **found}
 
 
-def costs(sizes: Sizes, training: Training, together: int, checkpointing: bool, reference: str | None) -> dict:
-    """Tokens and operations of a training, whatever it runs on; `scoring` is the pass that stores a reference, and
-    `validation` all measuring of held-out examples."""
+def costs(sizes: Sizes, training: Training, together: int, reference: str | None) -> dict[str, Any]:
+    """Tokens and operations of a training, whatever it runs on; `validation` is all measuring of held-out examples."""
     rows, examples = training.rows(training.mean, together)
     step = examples * training.accumulate
-    micro = flops.training(sizes, rows, checkpointing, reference)
+    micro = flops.training(sizes, rows, training.checkpointing, reference)
     once = sum(flops.forward(sizes, rows).values()) * training.examples / examples
     passes = 1 + (reference in ("frozen", "adapter_off"))
     measured = training.validation.share / training.validation.every
@@ -110,7 +139,7 @@ def costs(sizes: Sizes, training: Training, together: int, checkpointing: bool, 
         "examples": training.examples, "examples_per_step": step, "accumulate": training.accumulate,
         "rows_per_micro_batch": rows.rows, "steps": training.examples // step * training.epochs,
         "tokens_per_step": rows.tokens * training.accumulate, "flops_per_step": micro * training.accumulate,
-        "flops_scoring": once if reference == "scored" else 0.0, "flops_validation": passes * measured * once,
+        "flops_validation": passes * measured * once,
     }  # fmt: skip
 
 
@@ -119,25 +148,28 @@ def outcome(
     reference: str | None,
 ) -> dict[str, Any]:  # fmt: skip
     """Memory on a device in GiB, whether it fits, and hours: operations by what the devices do at the achieved share.
+    `fits_on` are the numbers of devices on which it fits without the host's memory.
 
     Communication is not apart: the share was seen where parameters are shared out like in ZeRO-3, which gathers 17 GB
     for an 8B model in some 40 ms (NVLink, 450 GB/s) where a micro-batch takes a second. Offloading takes far longer
     than is said here, and two machines longer, by what their network takes.
     """
-    devices = 1 if trainer in ("cpu", "gpu") else hardware.devices
+    alone = trainer in ("cpu", "gpu")
+    devices = 1 if alone else hardware.devices
     if cost["accumulate"] % devices:
         raise UserError(
             f"a step has {cost['accumulate']} micro-batches, which {devices} devices cannot share evenly; set "
             "batch.accumulate to a multiple of their number"
         )
-    held = memory.held(sizes, rows, trainer, devices, width, checkpointing, reference)
-    speed = devices * hardware.peak * hardware.achieved
+    needs = partial(memory.held, sizes, rows, trainer, width=width, checkpointing=checkpointing, reference=reference)
+    held, speed = needs(devices=devices), devices * hardware.speed
     seconds = cost["flops_per_step"] / speed
+    able = [1] if alone else hardware.counts
     return {
         "devices": devices, "held": held.scaled(GIB),
         "logits_whole": activations.logits(sizes, rows, width)[1] / GIB,
-        "fits": held.total <= hardware.memory - hardware.spare,
-        "hours": cost["steps"] * seconds / 3600,
-        **{f"hours_{part}": cost[f"flops_{part}"] / speed / 3600 for part in ("scoring", "validation")},
+        "fits": held.total <= hardware.usable,
+        "fits_on": [n for n in able if (found := needs(devices=n)).total <= hardware.usable and not found.host],
+        "hours": cost["steps"] * seconds / 3600, "hours_validation": cost["flops_validation"] / speed / 3600,
         "examples_per_second": cost["examples_per_step"] / seconds,
     }  # fmt: skip
