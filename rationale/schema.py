@@ -257,8 +257,3 @@ def write_jsonl(path: Path, records: Iterable[Any]) -> int:
             file.write(to_line(record))
             count += 1
     return count
-
-
-def field_names(kind: type) -> list[str]:
-    """Field names of a record class, in their fixed order."""
-    return [f.name for f in fields(kind)]
