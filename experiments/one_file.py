@@ -1,6 +1,7 @@
 """The whole method in one file, from a drawn chart to a DPO model's score: no Hydra, no Lightning, nothing shared.
 
-    python experiments/one_file.py                 on two CPU cores about twenty minutes; --images 20 shows it in one
+    python experiments/one_file.py                 on two CPU cores about a quarter of an hour
+    python experiments/one_file.py --images 60 --samples 8   quicker, to look at
 
 Read it from top to bottom: data, SFT, samples, pairs, DPO against a frozen reference, evaluation. It is what the stages
 do without what they are made of: no cache of the prompt, no shared prefix, no resuming, no checks. Its losses are those
@@ -177,15 +178,14 @@ def main(images: int, samples: int, epochs: int) -> None:
     processor = AutoProcessor.from_pretrained(BASE)
     model = AutoModelForImageTextToText.from_pretrained(BASE, dtype=torch.float32)
     learn, test = draw(images, "train"), draw(max(2, images // 10), "test")
-    print(
-        f"{len(learn)} questions to learn from, {len(test)} to be asked; base: {accuracy(model, processor, test):.1f}"
-    )
+    print(f"{len(learn)} questions to learn from, {len(test)} to be asked")
+    print(f"base: {accuracy(model, processor, test):.1f}", flush=True)
 
     # SFT on rationales and on direct answers: the paper's mixture 4.
     rows = rationales(learn) + [(image, prompt_text(q, "direct"), q.answer) for q, image in learn]
     batches = [batch for epoch in range(epochs) for batch in in_batches(rows, 32, epoch)]
     train(model, lambda batch: sft_loss(model, processor, batch), batches, 1e-3)
-    print(f"SFT: {accuracy(model, processor, test):.1f}")
+    print(f"SFT: {accuracy(model, processor, test):.1f}", flush=True)
 
     # DPO on the model's own responses; tower and projector stay as they are.
     pairs = pairs_of(model, processor, learn[:: max(1, len(learn) // 200)], samples)

@@ -162,7 +162,7 @@ def test_a_misspelt_key_in_a_group_is_refused(doctored):
 
 
 def test_a_misspelt_key_of_a_partial_is_refused(doctored):
-    cfg = composed("stage=sft", conf=doctored("trainer/cpu.yaml", "precision:", "percision:"))
+    cfg = composed("stage=sft", conf=doctored("trainer/auto.yaml", "precision:", "percision:"))
     with pytest.raises(UserError, match=r"trainer\.percision .*Trainer takes no 'percision'; nearest: precision"):
         check_bound([cfg], FILES)
 
