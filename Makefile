@@ -1,5 +1,6 @@
 # make setup: .venv from the lock.  make mini: the whole method in miniature.  make test: lint and all tests.
 # make base: the base checkpoint of the miniature again.  make bench: our speed against TRL and transformers.
+# make gpu: what an accelerator makes of it, in under ten minutes; without one, at tiny size, it tries itself.
 # make lowest, make newest: the quick tests with the lowest and the newest versions that pyproject.toml allows.
 # make faults: kill, stop and starve every stage at random moments, and count what is lost (nothing).
 PYTHON ?= python3
@@ -7,7 +8,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 SEED ?= 1
 
-.PHONY: setup mini test lint base bench faults lowest newest clean
+.PHONY: setup mini test lint base bench gpu faults lowest newest clean
 
 setup: $(VENV)/.installed
 
@@ -37,6 +38,10 @@ bench: setup
 	for name in dpo_vs_trl sft_vs_trl score_candidates sample_vs_generate utilisation growth; do \
 	  $(BIN)/python experiments/speed/$$name.py --json experiments/speed/$$name.json || exit 1; done
 	$(BIN)/python experiments/speed/summary.py
+
+# With the packages of the machine's own Python where there is no .venv: it may have no network.
+gpu:
+	$(firstword $(wildcard $(BIN)/python) $(PYTHON)) experiments/gpu/run.py
 
 faults: setup
 	$(BIN)/python experiments/faults/campaign.py --json experiments/faults/counts.json

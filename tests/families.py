@@ -11,7 +11,7 @@ import transformers as t
 from torch import Tensor, nn
 
 from rationale.data.batch import Batch, Example, padded
-from rationale.data.layout import rows_batch, tree_batch
+from rationale.data.layout import rows_batch, shared_prefixes, tree_batch
 from rationale.objectives.logprobs import IGNORE
 
 IMAGE, PAD, VOCAB = 90, 0, 128
@@ -176,3 +176,19 @@ def both(family: Family) -> tuple[Batch, Batch]:
     prompts = partial(family.prompts, PROMPTS)
     labels = padded(RESPONSES, IGNORE)
     return rows_batch(CASES, labels, prompts, PAD), tree_batch(CASES, RESPONSES, labels, prompts, IMAGE, PAD)
+
+
+class Encoded:
+    """What `candidate_logps` asks of an Encoder, with the family's own tokens."""
+
+    layout = "tree"
+
+    def __init__(self, family):
+        self.family = family
+
+    def prefixes(self, examples, row_of):
+        heads = [examples[row_of.index(row)] for row in range(max(row_of) + 1)]
+        return shared_prefixes(examples, row_of, heads, partial(self.family.prompts, PROMPTS), IMAGE, PAD, spare=1)
+
+    def responses(self, examples):
+        return [RESPONSES[CASES.index(e)] for e in examples]

@@ -8,12 +8,10 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import pytest
 import torch
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 
 HUB = Path(os.environ.get("RATIONALE_HUB_FILES", ""))
-needs_hub = pytest.mark.skipif(not (HUB / "README.md").is_file(), reason="RATIONALE_HUB_FILES names no processors")
 
 MISTRAL, SMOLVLM, SMOLVLM2, DOCLING, QWEN2, QWEN25, QWEN3, INTERNVL, ONEVISION = FOLDERS = (
     "llava-hf__llava-v1.6-mistral-7b-hf", "HuggingFaceTB__SmolVLM-256M-Instruct",

@@ -75,6 +75,8 @@ def train(
     epochs: int = 3,
     held: int = 0,
     kill: tuple[int, float, str] | None = None,
+    accelerator: str = "cpu",
+    lr: float = 1e-3,
 ) -> None:
     """Epochs of four pairs, or of eight examples, two micro-batches a step, a state every second step.
 
@@ -87,7 +89,7 @@ def train(
         Example(q.question_id, Path(questions) / q.image, prompt_text(q, "cot"), "so it is " * (9 * i + 1) + q.answer)
         for i, q in enumerate(asked)
     ]
-    encoder, optim = Encoder(vlm.processor, layout=layout), Optim(lr=1e-3)
+    encoder, optim = Encoder(vlm.processor, layout=layout), Optim(lr=lr)
     if objective == "dpo":
         pairs = [(a, replace(a, response=b.response)) for a, b in zip(examples[:4], examples[4:], strict=True)]
         data = dpo_data(encoder, pairs, partial(plan, micro_batch=1, accumulate=2, epochs=epochs, seed=0),
@@ -99,8 +101,8 @@ def train(
         module = SFTModule(vlm, optim, data.plan.num_steps)
     stage = int(strategy[-1]) if strategy.startswith("zero") else 0
     trainer = partial(
-        pl.Trainer, accelerator="cpu", devices=processes,
-        strategy=zero(stage, "cpu") if stage else strategy,
+        pl.Trainer, accelerator=accelerator, devices=processes,
+        strategy=zero(stage, accelerator) if stage else strategy,
     )  # fmt: skip
     seen = Held(out, kill)
 

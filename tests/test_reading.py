@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 
 import torch
-from families import CASES, IMAGE, IN_ROWS, PAD, PROMPTS, RESPONSES, VOCAB
+from families import CASES, IMAGE, IN_ROWS, PAD, PROMPTS, RESPONSES, VOCAB, Encoded
 
 from rationale.data.batch import padded
 from rationale.data.layout import rows_batch, shared_prefixes
@@ -41,22 +41,6 @@ def test_prompts_that_share_a_prefix_decode_as_they_do_alone(family):
     inputs, rests = shared_prefixes(asked, [0, 1, 0], asked[:2], partial(family.prompts, PROMPTS), IMAGE, PAD, spare=1)
     read = read_on(family.model, prefill(family.model, inputs).repeated(torch.tensor([0, 1, 0])), rests)
     assert torch.equal(decode(family.model, read, torch.tensor([6] * 3), 0.0, 1.0), torch.cat(alone))
-
-
-class Encoded:
-    """What `candidate_logps` asks of an Encoder, with the family's own tokens."""
-
-    layout = "tree"
-
-    def __init__(self, family):
-        self.family = family
-
-    def prefixes(self, examples, row_of):
-        heads = [examples[row_of.index(row)] for row in range(max(row_of) + 1)]
-        return shared_prefixes(examples, row_of, heads, partial(self.family.prompts, PROMPTS), IMAGE, PAD, spare=1)
-
-    def responses(self, examples):
-        return [RESPONSES[CASES.index(e)] for e in examples]
 
 
 @torch.no_grad()

@@ -26,12 +26,14 @@ import torch
 from pytorch_lightning import Callback
 from shapes import SHAPES, save_model
 
+from rationale.models.device import device_of
 from rationale.training.datamodule import plan
 from rationale.training.optim import Optim
 
 HERE = Path(__file__).resolve().parent
 THREADS = 2
 LR = 1e-6
+PRECISIONS = {"float32": "32-true", "bfloat16": "bf16-mixed"}  # of a dtype to compute in; weights stay float32
 
 
 class StepTimes(Callback):
@@ -41,7 +43,8 @@ class StepTimes(Callback):
         self.ends: list[float] = []
         self.logged: list[dict[str, float]] = []
 
-    def on_train_batch_end(self, trainer: Any, *_: Any) -> None:
+    def on_train_batch_end(self, trainer: Any, module: pl.LightningModule, *_: Any) -> None:
+        settle(module.device)
         self.ends.append(time.perf_counter())
         self.logged.append({k: float(v) for k, v in trainer.callback_metrics.items()})
 
@@ -50,12 +53,15 @@ class StepTimes(Callback):
         return differences(self.ends)
 
 
-def fit_ours(module: pl.LightningModule, data: pl.LightningDataModule) -> StepTimes:
+def fit_ours(
+    module: pl.LightningModule, data: pl.LightningDataModule, device: str = "cpu", dtype: str = "float32"
+) -> StepTimes:
     """One of our modules through Lightning, without loggers and checkpoints."""
-    times = StepTimes()
+    times, place = StepTimes(), device_of(device)
     trainer = pl.Trainer(
-        accelerator="cpu", devices=1, max_epochs=1, gradient_clip_val=1.0, callbacks=[times], logger=False,
-        enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
+        accelerator=place.type, devices=1 if place.index is None else [place.index], precision=PRECISIONS[dtype],
+        max_epochs=1, gradient_clip_val=1.0, callbacks=[times], logger=False, enable_checkpointing=False,
+        enable_progress_bar=False, enable_model_summary=False,
     )  # fmt: skip
     trainer.fit(module, datamodule=data)
     return times
@@ -70,6 +76,7 @@ def fit_trl(trainer: Any, wanted: str) -> tuple[list[float], list[dict]]:
 
     class Times(TrainerCallback):
         def on_step_end(self, *_: Any, **__: Any) -> None:
+            settle(trainer.args.device)
             ends.append(time.perf_counter())
 
         def on_log(self, *_: Any, logs: dict, **__: Any) -> None:
@@ -82,14 +89,15 @@ def fit_trl(trainer: Any, wanted: str) -> tuple[list[float], list[dict]]:
     return differences(ends), logged
 
 
-def trl_settings(work: Path, batch: int) -> dict[str, Any]:
-    """Of its config: float32 on the CPU, AdamW at a constant rate, rows in their order, nothing cut or saved."""
+def trl_settings(work: Path, batch: int, device: str, dtype: str) -> dict[str, Any]:
+    """Of its config: float32 weights, AdamW at a constant rate, rows in their order, nothing cut or saved."""
     return {
         "output_dir": str(work / "trl"), "per_device_train_batch_size": batch, "gradient_accumulation_steps": 1,
         "max_length": None, "learning_rate": LR, "lr_scheduler_type": "constant", "weight_decay": 0.0,
         "max_grad_norm": 1.0, "num_train_epochs": 1, "train_sampling_strategy": "sequential", "logging_steps": 1,
-        "report_to": "none", "use_cpu": True, "bf16": False, "save_strategy": "no", "gradient_checkpointing": False,
-        "disable_tqdm": True, "model_init_kwargs": {"dtype": "float32"},
+        "report_to": "none", "use_cpu": device_of(device).type == "cpu", "bf16": dtype == "bfloat16",
+        "save_strategy": "no", "gradient_checkpointing": False, "disable_tqdm": True,
+        "model_init_kwargs": {"dtype": "float32"},
     }  # fmt: skip
 
 
@@ -117,8 +125,16 @@ def differences(ends: list[float]) -> list[float]:
     return [b - a for a, b in itertools.pairwise(ends)]
 
 
-def peak_gigabytes() -> float:
-    """The largest resident size of this process so far."""
+def settle(device: torch.device) -> None:
+    """Wait for what was begun on an accelerator."""
+    if device.type != "cpu":
+        torch.accelerator.synchronize(device)
+
+
+def peak_gigabytes(device: str = "cpu") -> float:
+    """The most that this process has held so far: on an accelerator, or as resident size where that is the CPU."""
+    if (place := device_of(device)).type != "cpu":
+        return torch.accelerator.max_memory_allocated(place) / 2**30
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
 
 
@@ -133,12 +149,15 @@ def median_seconds(work: Callable[[], Any], repeats: int, warm_up: Callable[[], 
     return statistics.median(times)
 
 
-def parser(about: str) -> argparse.ArgumentParser:
-    """The options that every benchmark has."""
+def parser(about: str, placed: bool = False) -> argparse.ArgumentParser:
+    """The options that every benchmark has; one that is `placed` runs on any device, in either dtype."""
     found = argparse.ArgumentParser(description=about)
     found.add_argument("--shape", nargs="+", choices=SHAPES)
     found.add_argument("--steps", type=int, help="measured steps or repeats, after one that warms up")
     found.add_argument("--json", type=Path, help="where the measurements go, as JSON")
+    if placed:
+        found.add_argument("--device", default="cpu", help="as the setting `device`: auto, cpu, cuda:1")
+        found.add_argument("--dtype", default="float32", choices=PRECISIONS)
     found.add_argument("--side", help=argparse.SUPPRESS)  # of a child process
     found.add_argument("--work", type=Path, help=argparse.SUPPRESS)
     return found
@@ -149,11 +168,13 @@ def run_sides(script: str, sides: dict[str, Callable[..., dict]], args: argparse
 
     In a child this runs the one side it is told and returns None; in the parent it returns all measurements.
     """
+    place = {name: vars(args)[name] for name in ("device", "dtype") if name in args}
+    device = place.get("device", "cpu")
     if args.side:
         torch.set_num_threads(THREADS)
-        measured = sides[args.side](args.work, SHAPES[args.shape[0]], args.steps)
+        measured = sides[args.side](args.work, SHAPES[args.shape[0]], args.steps, **place)
         (args.work / f"{args.side}.json").write_text(
-            json.dumps({**measured, "peak_gb": peak_gigabytes()}), encoding="utf-8"
+            json.dumps({**measured, "peak_gb": peak_gigabytes(device)}), encoding="utf-8"
         )
         return None
     found: dict[str, Any] = {"setup": setup(args), "shapes": {}}
@@ -161,12 +182,14 @@ def run_sides(script: str, sides: dict[str, Callable[..., dict]], args: argparse
         shape = SHAPES[name]
         with tempfile.TemporaryDirectory() as folder:
             work = Path(folder)
-            save_model(shape, work / "model")
+            save_model(shape, work / "model", device)
+            if device != "cpu" and torch.accelerator.is_available():
+                torch.accelerator.empty_cache()  # it is the sides' to use
             found["shapes"][name] = {"shape": {**asdict(shape), "head_share": round(shape.head_share(), 3)}}
             for side in sides:
                 print(f"{name}: {side}", file=sys.stderr, flush=True)
                 command = [sys.executable, script, "--side", side, "--shape", name, "--work", folder,
-                           "--steps", str(args.steps)]  # fmt: skip
+                           "--steps", str(args.steps), *(f"--{k}={v}" for k, v in place.items())]  # fmt: skip
                 subprocess.run(command, check=True, stdout=sys.stderr, env={**os.environ, **QUIET})
                 found["shapes"][name][side] = json.loads((work / f"{side}.json").read_text(encoding="utf-8"))
     if args.json:
@@ -187,8 +210,10 @@ def setup(args: argparse.Namespace) -> dict[str, Any]:
             found[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
             found[name] = None
-    return {"threads": THREADS, "dtype": "float32", "steps": args.steps, "python": platform.python_version(),
-            "processor": platform.machine(), "date": time.strftime("%Y-%m-%d"), "versions": found}  # fmt: skip
+    place = {"device": "cpu", "dtype": "float32"}
+    return {"threads": THREADS, **{k: vars(args).get(k, v) for k, v in place.items()}, "steps": args.steps,
+            "python": platform.python_version(), "processor": platform.machine(), "date": time.strftime("%Y-%m-%d"),
+            "versions": found}  # fmt: skip
 
 
 def table(header: list[str], rows: list[list[Any]]) -> str:
@@ -204,9 +229,10 @@ def bench(
     show: Callable[[dict], str],
     shapes: Sequence[str] = ("body-heavy", "head-heavy"),
     steps: int = 3,
+    placed: bool = False,
 ) -> None:
     """The command line of a benchmark: measures every side and prints what `show` makes of it."""
-    options = parser(about)
+    options = parser(about, placed)
     options.set_defaults(shape=list(shapes), steps=steps)
     measured = run_sides(script, sides, options.parse_args())
     if measured:

@@ -15,18 +15,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from common import OPTIM, bench, fit_ours, fit_trl, heading, in_order, table, trl_rows, trl_settings
+from common import OPTIM, PRECISIONS, bench, fit_ours, fit_trl, heading, in_order, table, trl_rows, trl_settings
 from shapes import Shape, responses, save_images
 
 from rationale.data.encode import Encoder
-from rationale.models.forward import response_logps
+from rationale.models.forward import computing, response_logps
 from rationale.models.vlm import load
 from rationale.training.dpo_module import DPOModule, Objective, dpo_data
 
 BETA = 0.1
 
 
-def trl(work: Path, shape: Shape, steps: int) -> dict[str, Any]:
+def trl(work: Path, shape: Shape, steps: int, device: str, dtype: str) -> dict[str, Any]:
     """TRL's DPOTrainer on one pair of each question."""
     from transformers import AutoProcessor
     from trl import DPOConfig, DPOTrainer
@@ -39,7 +39,7 @@ def trl(work: Path, shape: Shape, steps: int) -> dict[str, Any]:
         ]
     )  # fmt: skip
     trainer = DPOTrainer(
-        str(work / "model"), args=DPOConfig(beta=BETA, **trl_settings(work, batch=1)), train_dataset=data,
+        str(work / "model"), args=DPOConfig(beta=BETA, **trl_settings(work, 1, device, dtype)), train_dataset=data,
         processing_class=AutoProcessor.from_pretrained(work / "model"),
     )  # fmt: skip
     seconds, logged = fit_trl(trainer, "logps/chosen")
@@ -49,23 +49,25 @@ def trl(work: Path, shape: Shape, steps: int) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def ours(work: Path, shape: Shape, steps: int, reference: str, layout: str, pairs: int) -> dict[str, Any]:
+def ours(
+    work: Path, shape: Shape, steps: int, device: str, dtype: str, reference: str, layout: str, pairs: int
+) -> dict[str, Any]:
     """Our module on `pairs` pairs of each question."""
-    vlm = load(str(work / "model"))
+    vlm = load(str(work / "model"), device=device)
     encoder = Encoder(vlm.processor, layout=layout)
     rows = responses(save_images(shape, work, steps + 1), 2 * pairs)
     examples = [(row[2 * k], row[2 * k + 1]) for row in rows for k in range(pairs)]
     stored = None
     if reference == "scored":  # what stage score does beforehand, once for all epochs and settings
         stored = []
-        with torch.inference_mode():
+        with torch.inference_mode(), computing(PRECISIONS[dtype], vlm.model.device):
             for pair in examples:
-                batch = encoder.batch(pair)
+                batch = encoder.batch(pair).to(vlm.model.device)
                 logps, lengths = response_logps(vlm.model, batch), batch.mask.sum(1).tolist()
                 stored.append(tuple(row[:n].tolist() for row, n in zip(logps, lengths, strict=True)))
     order = partial(in_order, micro_batch=1)
     data = dpo_data(encoder, examples, order, stored, "question" if pairs > 1 else "pair")
-    times = fit_ours(DPOModule(vlm, Objective(beta=BETA), reference, OPTIM, data.plan.num_steps), data)
+    times = fit_ours(DPOModule(vlm, Objective(beta=BETA), reference, OPTIM, data.plan.num_steps), data, device, dtype)
     logged = {key: [row[name] for row in times.logged] for key, name in
               (("loss", "train/loss"), ("chosen", "logps/chosen"), ("rejected", "logps/rejected"))}  # fmt: skip
     return {"seconds": times.seconds(), "pairs": pairs, **logged}
@@ -105,4 +107,4 @@ def show(found: dict[str, Any]) -> str:
 
 
 if __name__ == "__main__":
-    bench(__file__, __doc__, SIDES, show)
+    bench(__file__, __doc__, SIDES, show, placed=True)

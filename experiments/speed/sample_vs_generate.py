@@ -15,6 +15,7 @@ from common import bench, heading, median_seconds, table
 from shapes import Shape, responses, save_images
 
 from rationale.data.encode import Encoder
+from rationale.models.device import moved
 from rationale.models.generate import decode
 from rationale.models.reading import prefill
 from rationale.models.vlm import load
@@ -22,16 +23,16 @@ from rationale.models.vlm import load
 SAMPLES, NEW_TOKENS = 32, 100
 
 
-def sample(work: Path, shape: Shape, steps: int, ours: bool) -> dict[str, Any]:
+def sample(work: Path, shape: Shape, steps: int, device: str, dtype: str, ours: bool) -> dict[str, Any]:
     """A digest of every sample's tokens under one seed, at temperature 1 and without cuts of the distribution."""
-    vlm = load(str(work / "model"))
+    vlm = load(str(work / "model"), dtype=dtype, device=device)
     model = vlm.model.eval()
     ((example,),) = responses(save_images(shape, work, 1), 1)
     found: list[str] = []
 
     @torch.inference_mode()
     def work_through(length: int) -> None:
-        inputs = Encoder(vlm.processor).prompts([example])
+        inputs = moved(Encoder(vlm.processor).prompts([example]), model.device)
         torch.manual_seed(0)
         if ours:
             limits = torch.tensor([length])
@@ -78,4 +79,4 @@ def show(found: dict[str, Any]) -> str:
 
 
 if __name__ == "__main__":
-    bench(__file__, __doc__, SIDES, show, steps=1)  # of minutes each
+    bench(__file__, __doc__, SIDES, show, steps=1, placed=True)  # of minutes each on a CPU

@@ -33,7 +33,7 @@ def examples(work: Path, shape: Shape, count: int) -> list[Example]:
     return found
 
 
-def trl(work: Path, shape: Shape, steps: int) -> dict[str, Any]:
+def trl(work: Path, shape: Shape, steps: int, device: str, dtype: str) -> dict[str, Any]:
     """TRL's SFTTrainer, loss on the completions, two examples a step."""
     from transformers import AutoProcessor
     from trl import SFTConfig, SFTTrainer
@@ -45,19 +45,19 @@ def trl(work: Path, shape: Shape, steps: int) -> dict[str, Any]:
         ]
     )
     trainer = SFTTrainer(
-        str(work / "model"), args=SFTConfig(**trl_settings(work, batch=2)), train_dataset=data,
+        str(work / "model"), args=SFTConfig(**trl_settings(work, 2, device, dtype)), train_dataset=data,
         processing_class=AutoProcessor.from_pretrained(work / "model"),
     )  # fmt: skip
     seconds, logged = fit_trl(trainer, "loss")
     return {"seconds": seconds, "loss": [float(r["loss"]) for r in logged]}
 
 
-def ours(work: Path, shape: Shape, steps: int, layout: str) -> dict[str, Any]:
+def ours(work: Path, shape: Shape, steps: int, device: str, dtype: str, layout: str) -> dict[str, Any]:
     """Our module on one image a step."""
-    vlm = load(str(work / "model"))
+    vlm = load(str(work / "model"), device=device)
     encoder = Encoder(vlm.processor, layout=layout)
     data = sft_data(encoder, examples(work, shape, steps + 1), partial(in_order, micro_batch=1), bundle="image")
-    times = fit_ours(SFTModule(vlm, OPTIM, data.plan.num_steps), data)
+    times = fit_ours(SFTModule(vlm, OPTIM, data.plan.num_steps), data, device, dtype)
     return {"seconds": times.seconds(), "loss": [row["train/loss"] for row in times.logged]}
 
 
@@ -83,4 +83,4 @@ def show(found: dict[str, Any]) -> str:
 
 
 if __name__ == "__main__":
-    bench(__file__, __doc__, SIDES, show)
+    bench(__file__, __doc__, SIDES, show, placed=True)

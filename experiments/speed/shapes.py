@@ -19,6 +19,7 @@ from transformers import (
 )
 
 from rationale.data.batch import Example
+from rationale.models.device import device_of
 from rationale.models.mini import CHAT_TEMPLATE, train_tokenizer
 
 WORDS = ("bar", "is", "the", "red", "blue", "value", "of", "left", "higher", "than", "and", "so", "we", "see", "two")
@@ -34,6 +35,7 @@ class Shape:
     image: int = 672
     vision_layers: int = 4
     vision_width: int = 128
+    vision_heads: int = 4
 
     def head_share(self) -> float:
         """FLOPs of the LM head on every token over those of head and language model, attention not counted."""
@@ -61,12 +63,13 @@ class Shape:
 SHAPES = {
     "body-heavy": Shape(layers=10, width=512, vocab=4096),    # the head is a small part, as in an 8B model
     "head-heavy": Shape(layers=6, width=256, vocab=32000),
+    "1B": Shape(layers=16, width=2048, vocab=32000, vision_layers=24, vision_width=1024, vision_heads=16),  # CLIP-L
     "tiny": Shape(layers=2, width=64, vocab=512, image=336, vision_layers=1, vision_width=32),  # to try a script out
 }  # fmt: skip
 
 
-def save_model(shape: Shape, folder: Path) -> None:
-    """Random weights and a processor as a transformers folder."""
+def save_model(shape: Shape, folder: Path, device: str = "cpu") -> None:
+    """Random weights, drawn on a device, and a processor as a transformers folder."""
     rng = Random(0)
     tokenizer = train_tokenizer((" ".join(rng.choices(WORDS, k=50)) for _ in range(200)), 512)
     images = LlavaNextImageProcessorPil(
@@ -79,8 +82,9 @@ def save_model(shape: Shape, folder: Path) -> None:
     )  # fmt: skip
     config = LlavaNextConfig(
         vision_config=CLIPVisionConfig(
-            hidden_size=shape.vision_width, intermediate_size=4 * shape.vision_width, num_attention_heads=4,
-            num_hidden_layers=shape.vision_layers, image_size=336, patch_size=14,
+            hidden_size=shape.vision_width, intermediate_size=4 * shape.vision_width,
+            num_attention_heads=shape.vision_heads, num_hidden_layers=shape.vision_layers, image_size=336,
+            patch_size=14,
         ),
         text_config=LlamaConfig(
             vocab_size=shape.vocab, hidden_size=shape.width, intermediate_size=shape.inner,
@@ -92,7 +96,8 @@ def save_model(shape: Shape, folder: Path) -> None:
         image_token_index=processor.image_token_id, image_grid_pinpoints=images.image_grid_pinpoints,
     )  # fmt: skip
     torch.manual_seed(0)
-    model = LlavaNextForConditionalGeneration(config)
+    with device_of(device):
+        model = LlavaNextForConditionalGeneration(config)
     model.generation_config.pad_token_id = tokenizer.pad_token_id
     model.generation_config.eos_token_id = tokenizer.eos_token_id
     model.save_pretrained(folder)
