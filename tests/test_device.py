@@ -70,7 +70,7 @@ def everywhere(tiny_dir, questions, questions_dir, rationales_dir, tmp_path_fact
     given |= {"opened": out / "opened", "image": questions_dir / asked[0].image, "out": out / "run"}
     (out / "given.json").write_text(json.dumps(given, default=str), encoding="utf-8")
     done = subprocess.run(
-        [sys.executable, str(HERE / "everywhere.py"), str(out / "given.json")], capture_output=True, timeout=600,
+        [sys.executable, str(HERE / "everywhere.py"), str(out / "given.json")], capture_output=True, timeout=1200,
         encoding="utf-8", check=False, env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(HERE.parent)},
     )  # fmt: skip
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
