@@ -22,7 +22,6 @@ from rationale.artifacts import PartDone, UserError
 from rationale.settings import Count, settings
 
 JOINED = [1]  # how many processes shared each stage so far, for the manifest
-STARTED: list[subprocess.Popen] = []  # the run's other processes on this machine, where this one started them
 PATIENCE = timedelta(days=30)  # that a process waits for the others at the end of its part
 
 
@@ -33,7 +32,7 @@ class Share:
     rank: int = 0
     world: int = 1
     fabric: Any = None
-    children: Sequence[subprocess.Popen] = ()  # STARTED
+    children: Sequence[subprocess.Popen] = ()  # the other processes, where this one started them
     parent: int = field(default_factory=os.getppid)
 
     def of(self, number: int) -> range:
@@ -87,8 +86,8 @@ class Processes:
         fabric = Fabric(accelerator="cpu", devices=number, num_nodes=self.num_nodes, strategy=strategy)
         fabric.launch()
         JOINED.append(fabric.world_size)
-        STARTED.extend(getattr(fabric.strategy.launcher, "procs", ()))  # by the first stage of a run that is shared
-        return Share(fabric.global_rank, fabric.world_size, fabric, STARTED)
+        children = getattr(fabric.strategy.launcher, "procs", [])
+        return Share(fabric.global_rank, fabric.world_size, fabric, children)
 
 
 ALONE = Processes()
@@ -178,8 +177,6 @@ def named(share: Share, places: list[Path], label: str) -> Iterator[None]:
         yield
     except Exception:
         if share.world > 1:
-            # Where it stops because another has ended, that one is at fault, and is named first.
-            over.wait(1.0 if share.children else 0.0)
             report(share.rank, "stops")
         raise
     finally:
