@@ -115,8 +115,8 @@ def memory_named(arguments: dict[str, Any], written: dict[str, Any]) -> Iterator
             if words[-1] in ("batch_size", "micro_batch") and words[0] != "logger"
         ]
         raise UserError(
-            f"the device is out of memory ({str(cause).splitlines()[0]}); lower {' or '.join(sizes) or 'the batch'}: "
-            "the same command goes on from what is written"
+            f"the device is out of memory ({str(cause).splitlines()[0]}); lower {' or '.join(sizes) or 'the batch'}. "
+            "What is written stays: the same command goes on from it, one with another batch begins anew"
         ) from error
 
 

@@ -212,6 +212,6 @@ def test_a_device_that_is_full_names_the_setting_to_lower(stage, setting, tmp_pa
     with pytest.raises(UserError) as refused:
         work(tmp_path)
     assert str(refused.value) == (
-        f"the device is out of memory (CUDA out of memory. Tried to allocate 2.00 GiB.); lower {setting}: the same "
-        "command goes on from what is written"
+        f"the device is out of memory (CUDA out of memory. Tried to allocate 2.00 GiB.); lower {setting}. What is "
+        "written stays: the same command goes on from it, one with another batch begins anew"
     )
