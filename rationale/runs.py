@@ -87,7 +87,7 @@ def call(node: DictConfig) -> tuple[str, dict[str, Any], Callable[[Path], dict]]
                 from lightning_fabric import seed_everything
 
                 seed_everything(arguments.get("seed", 0), workers=True, verbose=False)
-            with memory_named(node):
+            with memory_named(arguments, OmegaConf.to_container(node, resolve=False)):
                 counts = hydra.utils.instantiate(given, _convert_="all")
         if {"trainer", "out"} <= arguments.keys() and main_process():
             (folder / "model" / CARD).write_text(model_card(stage, arguments, counts), encoding="utf-8")
@@ -97,8 +97,9 @@ def call(node: DictConfig) -> tuple[str, dict[str, Any], Callable[[Path], dict]]
 
 
 @contextmanager
-def memory_named(node: DictConfig) -> Iterator[None]:
-    """A device that is out of memory is an error that names the setting of this stage to lower."""
+def memory_named(arguments: dict[str, Any], written: dict[str, Any]) -> Iterator[None]:
+    """A device that is out of memory is an error that names the setting of this stage to lower; `written` are its
+    arguments unresolved."""
     try:
         yield
     except Exception as error:
@@ -107,15 +108,25 @@ def memory_named(node: DictConfig) -> Iterator[None]:
             cause = cause.__cause__
         if cause is None:
             raise
-        sizes = [
-            str(value).strip("${}") if str(value).startswith("${") else place
-            for place, value, _ in leaves(OmegaConf.to_container(node, resolve=False))
-            if place.split(".")[-1] in ("batch_size", "micro_batch")
+        places = (place.split(".") for place, *_ in leaves(arguments))
+        sizes = [  # a logger has the whole config
+            set_by(words, written)
+            for words in places
+            if words[-1] in ("batch_size", "micro_batch") and words[0] != "logger"
         ]
         raise UserError(
-            f"the device is out of memory ({str(cause).splitlines()[0]}); lower {' or '.join(sizes) or 'the batch'}: "
-            "the same command goes on from what is written"
+            f"the device is out of memory ({str(cause).splitlines()[0]}); lower {' or '.join(sizes) or 'the batch'}. "
+            "What is written stays: the same command goes on from it, one with another batch begins anew"
         ) from error
+
+
+def set_by(words: list[str], written: Any) -> str:
+    """The setting that makes what stands at a place of a stage's arguments: `batch_size` is `sampling.batch_size`."""
+    for number, word in enumerate(words, start=1):
+        written = written[word]
+        if isinstance(written, str):
+            return ".".join([written.strip("${}"), *words[number:]])
+    return ".".join(words)
 
 
 def expanded(node: Any) -> Any:

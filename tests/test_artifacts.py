@@ -2,7 +2,6 @@
 
 import errno
 import fcntl
-import json
 import multiprocessing
 import os
 import shutil
@@ -16,7 +15,6 @@ import pytest
 from rationale import artifacts, provenance
 from rationale.artifacts import UserError, call_key, produce
 from rationale.hashes import MANIFEST, read_manifest
-from rationale.shards import in_shards
 from rationale.stages import clean
 
 
@@ -257,42 +255,6 @@ def test_a_manifest_left_just_before_the_rename_is_no_output(tmp_path, monkeypat
         with pytest.raises(OSError, match="power cut"):
             produce("stage", arguments(tmp_path), Stage())
     assert list(read_manifest(produce("stage", arguments(tmp_path), Stage()))["outputs"]) == ["rows.jsonl"]
-
-
-UNITS = [[0, 1], [2], [], [3, 4, 5]]
-
-
-def lines(unit, ahead=None):
-    return [json.dumps({"row": i, "text": "图\u2028"}) + "\n" for i in unit]
-
-
-def test_shards_come_out_in_the_order_of_their_units(tmp_path):
-    rows = in_shards(tmp_path, UNITS, lines)
-    assert [json.loads(line)["row"] for line in rows.open(encoding="utf-8")] == [0, 1, 2, 3, 4, 5]
-    assert visible(tmp_path) == ["rows.jsonl"]
-
-
-@pytest.mark.parametrize("cut", range(4))
-def test_a_run_cut_at_any_unit_goes_on_without_a_line_lost_or_doubled(tmp_path, cut):
-    whole, resumed, done = tmp_path / "whole", tmp_path / "cut", []
-    whole.mkdir()
-    resumed.mkdir()
-
-    def breaks(unit, ahead):
-        if unit == UNITS[cut]:
-            raise RuntimeError("power cut")
-        return lines(unit)
-
-    with pytest.raises(RuntimeError, match="power cut"):
-        in_shards(resumed, UNITS, breaks)
-    rows = in_shards(resumed, UNITS, lambda unit, ahead: done.append(unit) or lines(unit))
-    assert done == UNITS[cut:]
-    assert rows.read_bytes() == in_shards(whole, UNITS, lines).read_bytes()
-
-
-def test_shards_that_were_all_done_are_not_done_again(tmp_path):
-    first = in_shards(tmp_path, UNITS, lines).read_bytes()
-    assert in_shards(tmp_path, UNITS, lambda *_: pytest.fail("worked again")).read_bytes() == first
 
 
 def _first(folder, inside, go):

@@ -415,7 +415,7 @@ def commands(path):
             yield shlex.split(found.group(1).replace('"$1"', "/rows").replace('"$2"', "/images"))
 
 
-@pytest.mark.parametrize("name", ["sft.sh", "dpo.sh", "two_nodes.sh", "evaluate.sh"])
+@pytest.mark.parametrize("name", ["sft.sh", "dpo.sh", "pairs.sh", "two_nodes.sh", "evaluate.sh"])
 def test_every_command_of_the_papers_scripts_composes(name):
     found = list(commands(PAPER / name))
     assert len(found) == (PAPER / name).read_text(encoding="utf-8").count("rationale stage=")
@@ -434,8 +434,11 @@ def test_the_papers_commands_have_the_papers_numbers():
         assert stage.batch.micro * stage.batch.accumulate == 32
         assert (stage.epochs, stage.optim.warmup_ratio, stage.optim.weight_decay) == (1, 0.03, 0.0)
         assert cfg.stage.model.gradient_checkpointing and cfg.stage.model.dtype == "bfloat16"
-    sft, dpo = (composed(*each) for each in commands(PAPER / "two_nodes.sh"))
+    sft, dpo, *others = (composed(*each) for each in commands(PAPER / "two_nodes.sh"))
     assert sft.trainer.num_nodes == dpo.trainer.num_nodes == 2
+    for cfg in (*others, *(composed(*each) for each in commands(PAPER / "pairs.sh"))):
+        found = cfg.stage.get("processes")
+        assert found is None or (found.devices, found.num_nodes) == (8, 2 if cfg in others else 1)
     for batch in (sft.sft.batch, dpo.dpo.batch):
         assert batch.micro * batch.accumulate == 32 and batch.accumulate % 16 == 0
 

@@ -16,44 +16,50 @@ USED: list[str] = []  # devices that this process has run models on, for the man
 
 def device_of(asked: str) -> torch.device:
     """The device that a setting means: `auto` is the machine's accelerator (CUDA, ROCm, XPU, MPS), or the CPU where
-    there is none. Of several of a kind each process of a machine has its own, unless one is named (`cuda:1`)."""
+    there is none. Of several of a kind each process of a machine has its own."""
     accelerator = _accelerator()
     try:
         device = (accelerator or torch.device("cpu")) if asked == "auto" else torch.device(asked)
     except RuntimeError as error:
-        raise UserError(f"device={asked}: torch knows no such device; take auto, cpu or one as cuda:0") from error
+        raise UserError(f"device={asked}: torch knows no such device; take auto or cpu") from error
+    if device.index is not None:  # trainings would not follow
+        raise UserError(f"device={asked}: give its kind alone; which one it is, CUDA_VISIBLE_DEVICES and its like say")
     if device.type == "cpu":
         return device
     if accelerator is None or accelerator.type != device.type:
         raise UserError(f"device={asked}: this machine's accelerator is {accelerator or 'none'}; take auto or cpu")
     number = torch.accelerator.device_count()
     local = next((os.environ[name] for name in ("LOCAL_RANK", "SLURM_LOCALID") if os.environ.get(name)), "0")
-    index = int(local) % number if device.index is None else device.index
-    if index >= number:
-        raise UserError(f"device={asked}: there are {number} of them, counted from 0")
-    return torch.device(device.type, index)
+    return torch.device(device.type, int(local) % number)
 
 
 def use(device: torch.device) -> torch.device:
     """Make it the current one of its kind, and say so once."""
     if device.type != "cpu":
         torch.accelerator.set_device_index(device.index or 0)
-    announce(str(device))
+    announce(device)
     return device
 
 
 @cache
-def announce(device: str) -> None:
+def announce(device: torch.device) -> None:
     """Print on which device models run, and keep it for the manifest."""
-    USED.append(device)
+    USED.append("cpu" if device.type == "cpu" else str(device))
     if main_process():
         print(f"device: {name_of(device)}", flush=True)
 
 
-def name_of(device: str) -> str:
+def name_of(device: torch.device) -> str:
     """A device with the name of its hardware, where torch has one."""
-    named = getattr(torch.get_device_module(torch.device(device)), "get_device_name", None)
-    return device if named is None or device == "cpu" else f"{device} ({named(torch.device(device))})"
+    if device.type == "cpu":
+        return "cpu"
+    named = getattr(torch.get_device_module(device), "get_device_name", None)
+    return str(device) if named is None else f"{device} ({named(device)})"
+
+
+def counts_memory(device: torch.device) -> bool:
+    """Whether torch can say how much of a device's memory was held at most (of CUDA and XPU, not of MPS)."""
+    return hasattr(torch.get_device_module(device), "max_memory_allocated")
 
 
 def forked_rng(device: torch.device) -> AbstractContextManager:

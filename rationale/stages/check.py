@@ -27,7 +27,7 @@ from rationale.data.encode import Encoder
 from rationale.data.images import store
 from rationale.data.response import Truncation, response_example
 from rationale.models.checks import check_end, check_image_tokens, image_token
-from rationale.models.device import device_of, name_of, use
+from rationale.models.device import counts_memory, device_of, name_of, use
 from rationale.models.forward import computing, response_logps
 from rationale.models.generate import generate
 from rationale.models.generator import Local, Served
@@ -50,6 +50,7 @@ from rationale.training.datamodule import Plan, plan
 from rationale.training.dpo_module import DPOModule, Objective, PairBatch, dpo_data
 from rationale.training.optim import Optim
 from rationale.training.sft_module import SFTModule, sft_data
+from rationale.training.strategy import check_place
 
 SIZES = ((64, 64), (336, 336), (1344, 336), (2000, 100))  # of images: square, small and large, wide, very wide
 # How far log p of a token (nats) and a gradient (relative to its norm) may lie apart, by the bits that are computed in.
@@ -141,7 +142,7 @@ class _Page:
         return LIMITS[16 if half else 32]
 
     def machine(self) -> Iterator[str]:
-        kernels, device = torch.backends.cpu.get_cpu_capability(), name_of(str(self.device))
+        kernels, device = torch.backends.cpu.get_cpu_capability(), name_of(self.device)
         yield f"machine: {platform.machine()}, {torch.get_num_threads()} threads, {kernels}; device {device}"
         yield "packages: " + ", ".join(f"{name} {version}" for name, version in versions().items())
 
@@ -320,6 +321,7 @@ class _Page:
             enable_progress_bar=False, enable_model_summary=False, num_sanity_val_steps=0, limit_val_batches=0,
             use_distributed_sampler=False, default_root_dir=tempfile.gettempdir(), inference_mode=False,
         )  # fmt: skip
+        check_place(running, trainer)
         running.accumulate_grad_batches = data.accumulate(running.world_size)
         running.fit(module, datamodule=data)
         sizes = sizes_of(self.vlm.model)
@@ -330,10 +332,8 @@ class _Page:
         planned = memory.held(sizes, rows, kind, 1, width, False, reference).total / GIB
         self.vlm.model.to(self.device)  # Lightning brings it back to the CPU
         where = "the whole process" if self.device.type == "cpu" else "the device"
-        return (
-            f"{watch.seconds:.2f} s (plan {seconds:.2f}), peak {watch.peak / GIB:.2f} GiB of {where} "
-            f"(plan {planned:.2f})"
-        )
+        peak = "not counted" if watch.peak is None else f"{watch.peak / GIB:.2f} GiB of {where}"
+        return f"{watch.seconds:.2f} s (plan {seconds:.2f}), peak {peak} (plan {planned:.2f})"
 
 
 def one_step(lengths: list) -> Plan:
@@ -364,17 +364,20 @@ def rows_of(batch: Batch, image_token: int, patches: int) -> Rows:
 class _Watch(pl.Callback):
     """Seconds and peak bytes of a step, its batch, and how many numbers its images are."""
 
+    peak: int | None = None
+
     def on_train_batch_start(self, trainer: pl.Trainer, module: Any, batch: Any, index: int) -> None:
         self.batch = batch.rows
-        if module.device.type != "cpu":
+        if counts_memory(module.device):
             torch.accelerator.reset_peak_memory_stats()
         self.begun = time.monotonic()
 
     def on_train_batch_end(self, trainer: pl.Trainer, module: Any, outputs: Any, batch: Any, index: int) -> None:
-        if module.device.type != "cpu":
-            torch.accelerator.synchronize()
-            self.peak = torch.accelerator.max_memory_allocated()
-        else:
+        if module.device.type == "cpu":
             self.peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        else:
+            torch.accelerator.synchronize()
+        if counts_memory(module.device):
+            self.peak = torch.accelerator.max_memory_allocated()
         self.seconds = time.monotonic() - self.begun
         self.pixels = batch.rows.inputs["pixel_values"].numel()

@@ -18,7 +18,7 @@ from rationale.training.replayed import Found, replayed
 AUTOCAST = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}  # Lightning's names
 
 
-def run(batch: InputPath | None, device: str, out: Path) -> dict:
+def run(batch: InputPath | None, out: Path, device: str = "auto") -> dict:
     """Write `rows.jsonl`, a row for each response in each precision, and `replay.md`, which is printed.
 
     `batch` is a folder as training.nonfinite writes it. Its weights are run as they are, in the precision of the

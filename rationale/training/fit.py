@@ -7,11 +7,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytorch_lightning as pl
-import torch
 from pytorch_lightning.callbacks import TQDMProgressBar
 
-from rationale.artifacts import UserError, main_process
-from rationale.models.device import announce
+from rationale.artifacts import main_process
 from rationale.models.vlm import VLM
 from rationale.stopping import held
 from rationale.training.checks import Gradients, Unmoved, check_master_copies
@@ -20,7 +18,7 @@ from rationale.training.loggers import close
 from rationale.training.nonfinite import FOLDER
 from rationale.training.optim import Optim
 from rationale.training.saves import Best, States
-from rationale.training.strategy import Weights
+from rationale.training.strategy import Weights, check_place
 
 
 def fit(
@@ -55,13 +53,7 @@ def fit(
         use_distributed_sampler=False, enable_model_summary=False, log_every_n_steps=10, enable_checkpointing=False,
         limit_val_batches=1.0 if data.held_out else 0, inference_mode=False,
     )  # fmt: skip
-    device, asked = run.strategy.root_device, getattr(trainer, "keywords", {}).get("accelerator")
-    if device.type == "cpu" and asked == "auto" and torch.accelerator.is_available():
-        raise UserError(
-            f"Lightning knows no trainer for {torch.accelerator.current_accelerator()} and takes the CPU; set "
-            "trainer.accelerator and trainer.strategy to those of this device's package, or device=cpu"
-        )
-    announce(str(device))
+    check_place(run, trainer)
     check_master_copies(run, module)
     run.accumulate_grad_batches = data.accumulate(run.world_size)
     run.val_check_interval = max(1, round(validate_every * data.plan.num_steps)) * run.accumulate_grad_batches

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from typing import Any, Literal
 
 import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.strategies import DeepSpeedStrategy
 from torch import Tensor, nn
+
+from rationale.artifacts import UserError
+from rationale.models.device import announce
 
 # Numbers of a process that ZeRO-3 steps on at a time. At its start it allocates float32 zeros for one such group of
 # every process: with Lightning's own 1e12 that is all parameters of the model at once.
@@ -47,6 +51,18 @@ class CPUDeepSpeedStrategy(DeepSpeedStrategy):
     def setup_distributed(self) -> None:
         self.set_world_ranks()
         self._init_deepspeed_distributed()
+
+
+def check_place(run: Trainer, trainer: Callable[..., Trainer]) -> None:
+    """Say where `run`, which `trainer` made, trains. Refused where that is the CPU and was not asked for: Lightning
+    takes it for any accelerator that it does not know, without a word."""
+    asked = getattr(trainer, "keywords", {}).get("accelerator", "cpu")
+    if run.strategy.root_device.type == "cpu" and asked != "cpu" and torch.accelerator.is_available():
+        raise UserError(
+            f"Lightning knows no trainer for {torch.accelerator.current_accelerator()} and takes the CPU; set "
+            "trainer.accelerator and trainer.strategy to those of this device's package, or device=cpu"
+        )
+    announce(run.strategy.root_device)
 
 
 def whole_weights(trainer: Trainer, module: LightningModule) -> dict[str, Tensor] | None:
