@@ -51,11 +51,16 @@ RESUMED = ".resumed"  # in a working folder: how often its run was cut and went 
 # What flock answers where a file system has none: Lustre mounted without it, NFS without its daemon.
 NO_FLOCK = {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP}
 WORDLESS = 60  # seconds that a process waits for the first one without a word
+PARENT = os.getppid()  # at the start
 Taker = tuple[str, str]  # a callable by its dotted name, and one of its parameters
 
 
 class UserError(ValueError):
     """Something the caller can mend; shown without a traceback."""
+
+
+class OtherEnded(UserError):
+    """Another process of this run has ended, so this one cannot go on."""
 
 
 def leaves(node: Any, place: str = "", taker: Taker | None = None) -> Iterator[tuple[str, Any, Taker | None]]:
@@ -292,9 +297,16 @@ class PartDone(BaseException):
     """This process, not the first, has done its part of a stage. No Exception, for those Hydra would wrap."""
 
 
-def several(processes: dict[str, Any] | None) -> bool:
-    """Whether the settings of shards.Processes ask for more than one."""
-    return processes is not None and (processes["devices"], processes["num_nodes"]) != (1, 1)
+def several(arguments: dict[str, Any]) -> bool:
+    """Whether a stage's settings, of its trainer or of shards.Processes, ask for more than one process."""
+    found = arguments.get("trainer") or arguments.get("processes") or {}
+    return (found.get("devices", 1), found.get("num_nodes", 1)) != (1, 1)
+
+
+def check_parent() -> None:
+    """Stop where what started this process is gone. The first may outlive the shell that it came from."""
+    if not main_process() and os.getppid() != PARENT:
+        raise OtherEnded("the process that started this one has ended")
 
 
 def follow(
@@ -310,7 +322,7 @@ def follow(
     def made() -> bool:
         return (read_manifest(out) or {}).get("key") == key
 
-    if not made() and ("trainer" in arguments or several(arguments.get("processes"))):
+    if not made() and several(arguments):
         partial = out.parent / f".{out.name}.{key[:12]}.partial"
         partial.mkdir(parents=True, exist_ok=True)
         with suppress(PartDone):
@@ -321,6 +333,7 @@ def follow(
         if turn == 5 * WORDLESS:
             given = ", ".join(f"{name}={os.environ[name]}" for name in ranks() if name in os.environ)
             print(f"{out}: waiting for the first process; this is another by {given}, unset it if not so", flush=True)
+        check_parent()
         time.sleep(0.2)
 
 

@@ -223,6 +223,9 @@ def unreadable_rank() -> str | None:
 def quiet() -> None:
     """Leave out what others log and warn of, and nobody can act on; and threads that spin."""
     wait_briefly()
+    # Lightning refuses several tasks of `srun -n 2`, which sets only this; what is not as many a node stays refused.
+    if tasks := re.fullmatch(r"(\d+)(\(x\d+\))?", os.environ.get("SLURM_STEP_TASKS_PER_NODE", "")):
+        os.environ.setdefault("SLURM_NTASKS_PER_NODE", tasks[1])
     os.environ.setdefault("LOKY_MAX_CPU_COUNT", str(cores()))  # what joblib shares out among the jobs of a sweep
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")

@@ -11,17 +11,19 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, Literal
 
 from tqdm import tqdm
 
-from rationale.artifacts import PartDone, UserError
+from rationale.artifacts import OtherEnded, PartDone, UserError, check_parent
 from rationale.settings import Count, settings
+from rationale.stopping import Stopped
 
 JOINED = [1]  # how many processes shared each stage so far, for the manifest
+STARTED: list[subprocess.Popen] = []  # the run's other processes on this machine, where this one started them
 PATIENCE = timedelta(days=30)  # that a process waits for the others at the end of its part
 
 
@@ -31,34 +33,28 @@ class Share:
 
     rank: int = 0
     world: int = 1
-    fabric: Any = None
-    children: Sequence[subprocess.Popen] = ()  # the other processes, where this one started them
-    parent: int = field(default_factory=os.getppid)
+    group: Any = None
+    children: Sequence[subprocess.Popen] = ()  # STARTED
 
     def of(self, number: int) -> range:
         """The numbers of its shards."""
         return range(self.rank, number, self.world)
 
-    def check(self) -> None:
-        """Stop where the process that started this one is gone."""
-        if os.getppid() != self.parent:
-            raise UserError("the process that started this one has ended")
-
     def meet(self) -> None:
-        """Wait for the others; UserError where one has ended."""
-        if self.fabric is not None:
+        """Wait for the others; OtherEnded where one has ended."""
+        if self.group is not None:
+            import torch
+
+            options = torch.distributed.BarrierOptions()
+            options.timeout = PATIENCE
             try:
-                self.fabric.barrier()
+                self.group.barrier(options).wait()
             except RuntimeError as error:  # gloo's, of a connection that broke
-                raise UserError("another process has ended before its part was done") from error
+                raise OtherEnded("another process has ended before its part was done") from error
 
     def end(self) -> None:
         """Wait for the others, and let the first process alone go on."""
         self.meet()
-        if self.fabric is not None:
-            import torch
-
-            torch.distributed.destroy_process_group()  # a training of the same run sets up its own
         if self.rank:
             raise PartDone
 
@@ -71,23 +67,32 @@ class Processes:
     devices: int | Literal["auto"] = 1
     num_nodes: Count = 1
 
-    def join(self) -> Share:
-        """This process's share. The others run the same command and join in the same place."""
+    def join(self, out: Path) -> Share:
+        """This process's share of what fills the folder `out`. The others run the same command and join as well."""
         JOINED.append(1)
         if (self.devices, self.num_nodes) == (1, 1):
             return Share()
         import torch
         from lightning_fabric import Fabric
         from lightning_fabric.strategies import DDPStrategy
+        from torch.distributed import PrefixStore, ProcessGroupGloo, rendezvous
 
         number = max(1, torch.accelerator.device_count()) if self.devices in ("auto", -1) else self.devices
-        # They meet and exchange nothing, so gloo is enough, whatever their models run on.
-        strategy = DDPStrategy(process_group_backend="gloo", timeout=PATIENCE)
-        fabric = Fabric(accelerator="cpu", devices=number, num_nodes=self.num_nodes, strategy=strategy)
-        fabric.launch()
-        JOINED.append(fabric.world_size)
-        children = getattr(fabric.strategy.launcher, "procs", [])
-        return Share(fabric.global_rank, fabric.world_size, fabric, children)
+        try:
+            fabric = Fabric(accelerator="cpu", devices=number, num_nodes=self.num_nodes, strategy=DDPStrategy())
+            fabric.strategy.launcher.launch(lambda: None)
+        except (ValueError, RuntimeError) as error:  # Lightning's, of torchrun's or SLURM's numbers
+            raise UserError(f"trainer.devices={number}, trainer.num_nodes={self.num_nodes}: {error}") from error
+        STARTED.extend(getattr(fabric.strategy.launcher, "procs", ()))  # by the first stage of a run that has several
+        place = fabric.strategy.cluster_environment
+        rank, world = place.node_rank() * number + place.local_rank(), self.num_nodes * number
+        os.environ |= {"MASTER_ADDR": place.main_address, "MASTER_PORT": str(place.main_port)}
+        # A group of their own beside that of trainings, which stays from the first to the last of a run: under torchrun
+        # none is set up twice. They meet and exchange nothing, so gloo is enough, whatever their models run on.
+        store, *_ = next(rendezvous("env://", rank, world))
+        group = ProcessGroupGloo(PrefixStore(str(out), store), rank, world)
+        JOINED.append(world)
+        return Share(rank, world, group, STARTED)
 
 
 ALONE = Processes()
@@ -119,7 +124,7 @@ def in_shards(
             with tqdm(total=len(units), desc=label, unit="batch", mininterval=2, disable=share.rank > 0) as bar:
                 bar.update(len(units) - len(todo) * share.world)
                 for index, found in prepared(todo, lambda index: ahead(units[index])):
-                    share.check()
+                    check_parent()
                     partial = places[index].with_suffix(f".{os.getpid()}.partial")
                     partial.write_text("".join(work(units[index], found)), encoding="utf-8")
                     os.replace(partial, places[index])
@@ -152,12 +157,15 @@ def named(share: Share, places: list[Path], label: str) -> Iterator[None]:
     """Where one of several processes ends before its part is done, a line names the shard that it was at. Those that
     this one started end with it, at once."""
 
-    def report(rank: int, how: str) -> None:
-        at = next((places[i].stem for i in range(rank, len(places), share.world) if not places[i].exists()), "its end")
+    def at(rank: int) -> str:
+        missing = (place.stem for place in places[rank :: share.world] if not place.exists())
+        return next(missing, "its end")
+
+    def report(how: str) -> None:
         tqdm.write(
-            f"rationale: {label}: process {rank} of {share.world} {how} at shard {at}; what is written stays, the same "
-            "command goes on, with any number of processes", file=sys.stderr,
-        )  # fmt: skip
+            f"rationale: {label}: {how}; what is written stays, the same command goes on, with any number of processes",
+            file=sys.stderr,
+        )
         sys.stderr.flush()
 
     over = threading.Event()
@@ -166,7 +174,8 @@ def named(share: Share, places: list[Path], label: str) -> Iterator[None]:
         while not over.wait(0.2):
             for rank, child in enumerate(share.children, share.rank + 1):
                 if code := child.poll():
-                    report(rank, f"was killed by {signal.Signals(-code).name}" if code < 0 else "failed")
+                    how = f"was killed by {signal.Signals(-code).name}" if code < 0 else "failed"
+                    report(f"process {rank} of {share.world} {how} at shard {at(rank)}")
                     for other in share.children:
                         other.kill()
                     os._exit(1)
@@ -175,9 +184,14 @@ def named(share: Share, places: list[Path], label: str) -> Iterator[None]:
         threading.Thread(target=watch, daemon=True).start()
     try:
         yield
+    except (OtherEnded, Stopped):  # which other, only its launcher knows; of two processes one is left to say where
+        over.wait(1.0 if share.children else 0.0)  # started here, it is named above
+        if share.world > 1 and share.rank < 2:
+            report(f"processes 0 to {share.world - 1} were at shards {', '.join(map(at, range(share.world)))}")
+        raise
     except Exception:
         if share.world > 1:
-            report(share.rank, "stops")
+            report(f"process {share.rank} of {share.world} stops at shard {at(share.rank)}")
         raise
     finally:
         over.set()

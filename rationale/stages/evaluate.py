@@ -46,7 +46,7 @@ def run(
     """
     asked = questions_by_id(questions, split)
     found = [q for q in asked.values() if q.kind != "open"]
-    share = processes.join()
+    share = processes.join(out)
     answer = generator(model)
     first = {q.image: len(q.question) for q in reversed(found)}  # questions about one image stay together
     ordered = sorted(found, key=lambda q: (first[q.image], q.image, q.question_id))

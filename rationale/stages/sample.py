@@ -47,7 +47,7 @@ def run(
     named in `exclude` are left out. Writes Response rows."""
     found = [q for q in questions_by_id(questions, split).values() if q.kind != "open" and q.dataset not in exclude]
     asked = choose(found, limit, seed)
-    share = processes.join()
+    share = processes.join(out)
     answer = generator(model)
     # One temperature a batch; prompts of like length together, so that padding is small.
     asked.sort(key=lambda q: (q.kind, len(prompt_text(q, style)), q.question_id))

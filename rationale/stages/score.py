@@ -57,7 +57,7 @@ def run(
     check_known(Path(rows), {t[0] for t in texts}, found)
     if not texts:
         raise UserError(f"{rows}: no response to score")
-    share = processes.join()
+    share = processes.join(out)
     vlm = model()
     vlm.model.eval()
     encoder = Encoder(vlm.processor, truncate.tokens, layout_for(vlm.model, layout))

@@ -11,6 +11,7 @@ from pytorch_lightning.callbacks import TQDMProgressBar
 
 from rationale.artifacts import main_process
 from rationale.models.vlm import VLM
+from rationale.shards import STARTED
 from rationale.stopping import held
 from rationale.training.checks import Gradients, Unmoved, check_master_copies
 from rationale.training.datamodule import PlannedData
@@ -68,6 +69,7 @@ def fit(
             if "iter(combined_loader)" not in str(error) or error.__context__ is None:
                 raise
             raise error.__context__ from None
+    STARTED.extend(getattr(run.strategy.launcher, "procs", ()))
     if main_process():
         close(run.loggers, out)
     steps = stop_after or data.plan.num_steps
