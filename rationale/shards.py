@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from rationale.artifacts import OtherEnded, PartDone, UserError, check_parent
 from rationale.settings import Count, settings
-from rationale.stopping import Stopped
+from rationale.stopping import REQUEUE, Stopped
 
 JOINED = [1]  # how many processes shared each stage so far, for the manifest
 STARTED: list[subprocess.Popen] = []  # the run's other processes on this machine, where this one started them
@@ -175,10 +175,11 @@ def named(share: Share, places: list[Path], label: str) -> Iterator[None]:
             for rank, child in enumerate(share.children, share.rank + 1):
                 if code := child.poll():
                     how = f"was killed by {signal.Signals(-code).name}" if code < 0 else "failed"
+                    how = "was told to stop" if code == REQUEUE else how
                     report(f"process {rank} of {share.world} {how} at shard {at(rank)}")
                     for other in share.children:
                         other.kill()
-                    os._exit(1)
+                    os._exit(max(code, 1))
 
     if share.children:
         threading.Thread(target=watch, daemon=True).start()
