@@ -93,10 +93,10 @@ def test_sample_goes_on_after_a_cut_and_ends_with_the_same_bytes(sampled, tmp_pa
     sample.run(**sampled, out=tmp_path / "uncut")
     calls, real = iter(range(100)), generator.generate
 
-    def failing(*args):
+    def failing(*args, **options):
         if next(calls) == 2:
             raise OSError("the power went")
-        return real(*args)
+        return real(*args, **options)
 
     monkeypatch.setattr(generator, "generate", failing)
     with pytest.raises(OSError, match="the power went"):
