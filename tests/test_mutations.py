@@ -199,8 +199,8 @@ MUTATIONS = {
         "models/generate.py", "warp(None, logits).softmax(-1)", "warp(None, warp(None, logits)).softmax(-1)", DRAWN
     ),
     "the temperature is applied twice to a batch": Mutation(
-        "models/generate.py", "decode(vlm.model, read, limits, temperature, top_p",
-        "decode(vlm.model, read, limits, temperature**2, top_p", DRAWN,
+        "models/generate.py", "decode(vlm.model, prefix, limits, temperature, top_p",
+        "decode(vlm.model, prefix, limits, temperature**2, top_p", DRAWN,
     ),
     "the temperature is applied twice in a vote": Mutation(
         "metrics/votes.py", "math.exp((reward - top) / temperature)", "math.exp((reward - top) / temperature**2)",
@@ -213,7 +213,7 @@ MUTATIONS = {
     "a blind model keeps the pixels": Mutation(
         "models/generate.py", "    if blind:\n", "    if blind and False:\n", BLIND
     ),
-    "a blind evaluation is none": Mutation("stages/evaluate.py", "blind=blind)", "blind=False)", SERVED_BLIND),
+    "a blind evaluation is none": Mutation("stages/evaluate.py", "blind=blind, read", "blind=False, read", SERVED_BLIND),
     "the draw depends on the first question alone": Mutation(
         "models/generate.py", "*(e.question_id for e in examples)", "examples[0].question_id", BATCHED
     ),
