@@ -213,7 +213,9 @@ MUTATIONS = {
     "a blind model keeps the pixels": Mutation(
         "models/generate.py", "    if blind:\n", "    if blind and False:\n", BLIND
     ),
-    "a blind evaluation is none": Mutation("stages/evaluate.py", "blind=blind, read", "blind=False, read", SERVED_BLIND),
+    "a blind evaluation is none": Mutation(
+        "stages/evaluate.py", "blind=blind, read", "blind=False, read", SERVED_BLIND
+    ),
     "the draw depends on the first question alone": Mutation(
         "models/generate.py", "*(e.question_id for e in examples)", "examples[0].question_id", BATCHED
     ),
