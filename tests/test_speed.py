@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 SPEED = Path(__file__).resolve().parent.parent / "experiments/speed"
 sys.path.insert(0, str(SPEED))
 
+import dpo_vs_trl  # noqa: E402
 import growth  # noqa: E402
 import sample_vs_generate  # noqa: E402
 import shapes  # noqa: E402
@@ -35,6 +37,14 @@ def test_the_head_is_a_tenth_at_most_where_the_body_is_heavy():
 def test_a_sample_ends_before_its_end_token():
     assert sample_vs_generate.until_end([5, 6, 2, 7], 2) == [5, 6]
     assert sample_vs_generate.until_end([5, 6], 2) == [5, 6]
+
+
+@pytest.mark.slow
+def test_the_first_loss_against_a_stored_reference_is_log_2_in_bfloat16_too(tmp_path):
+    shape = shapes.SHAPES["tiny"]
+    shapes.save_model(shape, tmp_path / "model")
+    found = dpo_vs_trl.ours(tmp_path, shape, 1, "cpu", "bfloat16", "scored", "tree", 1)
+    assert found["loss"][0] == pytest.approx(math.log(2), abs=1e-6)  # scored under autocast, as it is trained
 
 
 @pytest.mark.slow

@@ -28,7 +28,12 @@ HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 TOTAL = 580  # seconds for all parts
 PATIENCE = 4  # times as long for all on a CPU, which may be shared
-QUIET = {"HF_HUB_OFFLINE": "1", "WANDB_MODE": "disabled", "TOKENIZERS_PARALLELISM": "false", "TQDM_DISABLE": "1"}
+HUB = os.environ.get("RATIONALE_HUB_FILES")
+SETTINGS = {
+    "HF_HUB_OFFLINE": "1", "WANDB_MODE": "disabled", "TOKENIZERS_PARALLELISM": "false", "TQDM_DISABLE": "1",
+    "CUDA_VISIBLE_DEVICES": os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0],  # TRL would take several
+    **({"RATIONALE_HUB_FILES": os.path.abspath(HUB)} if HUB else {}),
+}  # fmt: skip
 # Of the part `families`: log p of a token (nats), gradients (relative), texts. Branches that see one another move log p
 # there by 0.2 nats or more, and gradients by 0.4.
 LIMITS = {
@@ -69,7 +74,7 @@ def parts(kind: str, named: str, small: bool, work: Path) -> Iterator[Part]:
                 f"--steps={1 if small else 3}"]  # fmt: skip
 
     trl = None if find_spec("trl") else "trl is not installed: pip install trl==1.16.0"
-    hub = None if os.environ.get("RATIONALE_HUB_FILES") else "RATIONALE_HUB_FILES names no folder of processors"
+    hub = None if HUB else "RATIONALE_HUB_FILES names no folder of processors"
     for name, shows, command, limit, lacks in (
         ("families", SHOWS_FAMILIES, own["families"], 120, None),
         ("check", "`stage=check` of the miniature.", check, 120, None),
@@ -103,7 +108,7 @@ def run(part: Part, work: Path, left: float) -> dict[str, Any]:
     with told.open("w") as stdout, logged.open("w") as stderr:
         child = subprocess.Popen(
             [sys.executable, *part.command, *([] if checks else [f"--json={made}"])], stdout=stdout, stderr=stderr,
-            cwd=work, env={**os.environ, **QUIET, "PYTHONPATH": paths, "TMPDIR": str(work)}, start_new_session=True,
+            cwd=work, env={**os.environ, **SETTINGS, "PYTHONPATH": paths, "TMPDIR": str(work)}, start_new_session=True,
         )  # fmt: skip
         try:
             why = f"ended with code {child.wait(limit)}"
@@ -119,7 +124,8 @@ def run(part: Part, work: Path, left: float) -> dict[str, Any]:
         found["rows"] = [page(said)]
     elif made.is_file():
         read = json.loads(made.read_text(encoding="utf-8"))
-        found |= {"rows": read} if isinstance(read, list) else {"measured": read["shapes"], "table": said.strip()}
+        tables = said[said.find("**") :].strip()  # below what packages print
+        found |= {"rows": read} if isinstance(read, list) else {"measured": read["shapes"], "table": tables}
     if found["outcome"] == "failed":
         lines = f"{said}\n{logged.read_text(encoding='utf-8', errors='replace')}".replace(str(work), "work")
         lines = [line for line in lines.replace(str(ROOT), ".").splitlines() if line.strip()]
