@@ -47,7 +47,7 @@ def attempt(work: Callable[[], tuple[dict[str, Any], dict[str, float]]], **named
 def machine(device: torch.device, work: Path, small: bool) -> Rows:
     """What there is."""
     memory = torch.get_device_module(device).mem_get_info(device)[1] / 2**30 if device.type == "cuda" else None
-    yield {"device": str(device), "name": name_of(str(device)), "memory_gib": memory, "cuda": torch.version.cuda,
+    yield {"device": str(device), "name": name_of(device), "memory_gib": memory, "cuda": torch.version.cuda,
            "hip": torch.version.hip, "processors": os.cpu_count(), "threads": torch.get_num_threads(),
            "kernels": torch.backends.cpu.get_cpu_capability(), **versions()}  # fmt: skip
 
