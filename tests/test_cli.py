@@ -7,8 +7,8 @@ import sys
 import pytest
 
 from rationale import artifacts
-from rationale.artifacts import follow, main_process
-from rationale.cli import CONF
+from rationale.artifacts import OtherEnded, follow, main_process
+from rationale.cli import CONF, quiet
 
 
 def answer(folder, *arguments, **more):
@@ -97,6 +97,26 @@ def test_which_process_is_the_first_is_what_lightning_takes(monkeypatch, given, 
     assert main_process() is first
 
 
+@pytest.mark.parametrize(
+    ("given", "per_node"),
+    [
+        ({"SLURM_STEP_TASKS_PER_NODE": "2"}, "2"),  # srun -n 2
+        ({"SLURM_STEP_TASKS_PER_NODE": "8(x2)"}, "8"),
+        ({"SLURM_STEP_TASKS_PER_NODE": "2,1"}, None),
+        ({"SLURM_STEP_TASKS_PER_NODE": "2", "SLURM_NTASKS_PER_NODE": "4"}, "4"),
+        ({"SLURM_TASKS_PER_NODE": "2"}, None),  # a batch script's own process
+    ],
+)
+def test_tasks_of_srun_are_as_many_a_node_as_lightning_asks_for(monkeypatch, given, per_node):
+    for name in ("SLURM_STEP_TASKS_PER_NODE", "SLURM_NTASKS_PER_NODE"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(os, "environ", os.environ.copy())
+    quiet()
+    assert os.environ.get("SLURM_NTASKS_PER_NODE") == per_node
+
+
 @pytest.mark.parametrize("value", ["", "first"])
 def test_a_rank_that_is_no_number_is_named(tmp_path, value):
     code, text = answer(tmp_path, "stage=prepare", NODE_RANK=value)
@@ -116,3 +136,27 @@ def test_a_process_that_waits_for_the_first_one_says_by_what(monkeypatch, capsys
     monkeypatch.setattr(artifacts.time, "sleep", meanwhile)
     assert follow("double", given, lambda _: {}) == tmp_path / "made"
     assert "waiting for the first process; this is another by LOCAL_RANK=1" in capsys.readouterr().out
+
+
+def test_a_process_whose_launcher_has_ended_waits_no_longer(monkeypatch, tmp_path):
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    monkeypatch.setattr(artifacts, "PARENT", -1)
+    with pytest.raises(OtherEnded, match="the process that started this one has ended"):
+        follow("double", {"out": str(tmp_path / "made")}, lambda _: {})
+    monkeypatch.setenv("LOCAL_RANK", "0")  # the first, whose shell may go
+    assert artifacts.check_parent() is None
+
+
+@pytest.mark.parametrize(("devices", "took_part"), [(1, False), (2, True)])
+def test_another_process_takes_part_in_a_training_of_several_alone(monkeypatch, tmp_path, devices, took_part):
+    """One that was started to sample does not train beside the first."""
+    given, part = {"out": str(tmp_path / "made"), "trainer": {"devices": devices, "num_nodes": 1}}, []
+    monkeypatch.setenv("LOCAL_RANK", "1")
+
+    def meanwhile(_):
+        monkeypatch.delenv("LOCAL_RANK")
+        artifacts.produce("double", given, lambda _: {})
+
+    monkeypatch.setattr(artifacts.time, "sleep", meanwhile)
+    follow("double", given, part.append)
+    assert bool(part) is took_part

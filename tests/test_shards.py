@@ -8,12 +8,15 @@ import re
 import subprocess
 import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
 import pytest
 from shared import stages
+from torch.distributed import HashStore, ProcessGroupGloo
 
+from rationale.artifacts import OtherEnded
 from rationale.hashes import read_manifest
 from rationale.models import generator
 from rationale.schema import Pair, write_jsonl
@@ -68,6 +71,28 @@ def test_shards_that_were_all_done_are_not_done_again(tmp_path, left):
 def test_every_unit_is_that_of_one_process(world):
     shares = [number for rank in range(world) for number in Share(rank, world).of(len(UNITS))]
     assert sorted(shares) == [0, 1, 2, 3]
+
+
+def test_who_waits_for_a_process_that_has_ended_is_told():
+    store = HashStore()
+    with ThreadPoolExecutor() as threads:
+        groups = list(threads.map(lambda rank: ProcessGroupGloo(store, rank, 2), range(2)))
+        list(threads.map(lambda rank: Share(rank, 2, groups[rank]).meet(), range(2)))
+        waits = threads.submit(Share(0, 2, groups[0]).meet)
+        del groups[1]
+        with pytest.raises(OtherEnded, match="another process has ended before its part was done"):
+            waits.result(60)
+
+
+@pytest.mark.slow
+def test_processes_of_torchrun_meet_for_stage_after_stage_with_trainings_between():
+    """They keep one store from the first to the last, in which no group can be set up twice."""
+    done = subprocess.run(
+        [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", str(HERE / "meeting.py")],
+        capture_output=True, timeout=600, encoding="utf-8", check=False,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(HERE.parent)},
+    )  # fmt: skip
+    assert done.stdout.split() == ["met"] * 2, done.stderr[-4000:]
 
 
 def test_the_next_unit_is_read_while_this_one_is_worked_on(tmp_path):

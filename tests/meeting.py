@@ -1,0 +1,21 @@
+"""One of several processes that meet before and after a training, whose group stays; started from test_shards.py."""
+
+from pathlib import Path
+
+import torch
+
+from rationale.shards import Processes
+
+
+def main() -> None:
+    for name in ("sample", "score"):
+        Processes(devices=2).join(Path(name)).meet()
+    torch.distributed.init_process_group("gloo")
+    Processes(devices=2).join(Path("evaluate")).meet()
+    torch.distributed.barrier()
+    torch.distributed.destroy_process_group()
+    print("met\n", end="", flush=True)
+
+
+if __name__ == "__main__":
+    main()
