@@ -104,7 +104,9 @@ def test_what_is_sampled_evaluated_told_and_said_is_that_of_the_cpu_byte_for_byt
         here, there = both(folder, name)
         assert here.read_bytes() == there.read_bytes(), name
     assert found["cpu/predict"]["said"] == found["auto/predict"]["said"].replace("second:0", "cpu")
-    texts = [row["text"] for row in map(json.loads, both(folder, "responses/rows.jsonl").__next__().open())]
+    texts = [
+        row["text"] for row in map(json.loads, both(folder, "responses/rows.jsonl").__next__().open(encoding="utf-8"))
+    ]
     assert len({*texts}) > 8  # and is something
 
 
@@ -129,7 +131,9 @@ def test_check_comes_to_its_end_there_and_replay_finds_what_it_finds_here(everyw
     assert "; device second:0\n" in found["auto/check"]["said"]
     assert found["auto/check"]["said"].endswith("All of it is as it should be.\n")
     here, there = both(folder, "replay/rows.jsonl")
-    for one, other in zip(*([json.loads(line) for line in path.open()] for path in (here, there)), strict=True):
+    for one, other in zip(
+        *([json.loads(line) for line in path.open(encoding="utf-8")] for path in (here, there)), strict=True
+    ):
         assert other == {
             **one,
             "loss": pytest.approx(one["loss"], abs=1e-5),

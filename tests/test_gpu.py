@@ -40,9 +40,9 @@ def test_a_part_that_hangs_ends_at_its_limit_with_what_it_began(tmp_path):
     assert (found["outcome"], found["why"]) == ("failed", "not through after 5 s")
     state = Path(f"/proc/{found['last'][0]}/stat")
     deadline = time.monotonic() + 30
-    while state.exists() and state.read_text().split()[2] != "Z" and time.monotonic() < deadline:
+    while state.exists() and state.read_text(encoding="utf-8").split()[2] != "Z" and time.monotonic() < deadline:
         time.sleep(0.1)
-    assert not state.exists() or state.read_text().split()[2] == "Z"
+    assert not state.exists() or state.read_text(encoding="utf-8").split()[2] == "Z"
 
 
 def test_what_is_not_there_is_not_run_and_does_not_fail(tmp_path):

@@ -105,7 +105,7 @@ def run(part: Part, work: Path, left: float) -> dict[str, Any]:
     checks, made, limit = part.command[0] == "-m", work / f"{part.name}.json", min(part.limit, left)
     told, logged, begun = work / f"{part.name}.out", work / f"{part.name}.err", time.monotonic()
     paths = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
-    with told.open("w") as stdout, logged.open("w") as stderr:
+    with told.open("wb") as stdout, logged.open("wb") as stderr:
         child = subprocess.Popen(
             [sys.executable, *part.command, *([] if checks else [f"--json={made}"])], stdout=stdout, stderr=stderr,
             cwd=work, env={**os.environ, **SETTINGS, "PYTHONPATH": paths, "TMPDIR": str(work)}, start_new_session=True,
