@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
 import sys
 import time
 from functools import partial
@@ -86,6 +88,17 @@ def test_every_family_is_tried_in_both_dtypes(monkeypatch, tmp_path):
     monkeypatch.setattr(parts, "family", lambda *_: ({}, {}))
     rows = list(parts.families(CPU, tmp_path, True))
     assert [(row["dtype"], row["family"]) for row in rows] == [(d, f) for d in run.LIMITS for f in EVERY]
+
+
+@pytest.mark.slow
+def test_no_forward_pass_of_a_part_stays_on_the_cpu(tmp_path):
+    script = Path(__file__).resolve().parent / "parts_on_second.py"
+    done = subprocess.run([sys.executable, script, tmp_path], capture_output=True, encoding="utf-8", check=False)
+    assert done.returncode == 0, done.stderr[-4000:]
+    found = json.loads((tmp_path / "found.json").read_text(encoding="utf-8"))
+    assert {name.split(" on ")[1] for name in found.pop("passes")} == {"second"}
+    assert [row["failed"] for name in ("families", "memory") for row in found[name]] == [None] * 4
+    assert found["machine"][0]["device"] == "second:0"
 
 
 def test_the_page_says_that_no_gpu_was_there():

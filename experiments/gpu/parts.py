@@ -26,7 +26,7 @@ import rationale  # noqa: F401, E402, before what imports torchvision  # isort: 
 import torch  # noqa: E402
 from run import LIMITS, page  # noqa: E402
 
-from rationale.models.device import device_of, moved, name_of, use  # noqa: E402
+from rationale.models.device import counts_memory, device_of, moved, name_of, use  # noqa: E402
 from rationale.provenance import versions  # noqa: E402
 
 Rows = Iterator[dict[str, Any]]
@@ -124,7 +124,7 @@ def model(device: torch.device, work: Path, small: bool) -> Rows:
     from shapes import SHAPES, save_model
 
     shape = SHAPES["tiny" if small else "1B"]
-    save_model(shape, work / "model", str(device))
+    save_model(shape, work / "model", device.type)
     held = sum(file.stat().st_size for file in (work / "model").glob("*.safetensors"))
     yield {"layers": shape.layers, "width": shape.width, "vocabulary": shape.vocab, "parameters, M": held / 4e6}
 
@@ -199,8 +199,8 @@ def memory(device: torch.device, work: Path, small: bool) -> Rows:
     from rationale.training.sft_module import SFTModule, sft_data
 
     pairs = responses(save_images(SHAPES["tiny" if small else "1B"], work, 3), 2)
-    order, on_it = partial(in_order, micro_batch=1), device.type != "cpu"
-    vlm = load(str(work / "model"), device=str(device))
+    order, counted = partial(in_order, micro_batch=1), counts_memory(device)
+    vlm = load(str(work / "model"), device=device.type)
     encoder, sizes = Encoder(vlm.processor, layout="tree"), sizes_of(vlm.model)
     batch = encoder.batch(pairs[0])
     rows = rows_of(batch, image_token(vlm), batch.inputs["pixel_values"].numel() // sizes.pixels)
@@ -213,12 +213,13 @@ def memory(device: torch.device, work: Path, small: bool) -> Rows:
         else:
             module, reference = DPOModule(vlm, Objective(), "frozen", OPTIM, 3), "frozen"
             data = dpo_data(encoder, [tuple(pair) for pair in pairs], order)
-        if on_it:
+        if counted:
             torch.accelerator.reset_peak_memory_stats()
-        seconds = fit_ours(module, data, str(device), "float32" if small else "bfloat16").seconds()
-        peak = torch.accelerator.max_memory_allocated() / 2**30 if on_it else None
-        plan = held(sizes, rows, "gpu" if on_it else "cpu", 1, 4 if small else 2, False, reference).total / 2**30
-        share = {"of the plan": peak / plan} if on_it else {}
+        seconds = fit_ours(module, data, device.type, "float32" if small else "bfloat16").seconds()
+        peak = torch.accelerator.max_memory_allocated() / 2**30 if counted else None
+        kind = "cpu" if device.type == "cpu" else "gpu"
+        plan = held(sizes, rows, kind, 1, 4 if small else 2, False, reference).total / 2**30
+        share = {"of the plan": peak / plan} if counted else {}
         return {"tokens": rows.tokens, "seconds": min(seconds), "peak GiB": peak, "GiB planned": plan, **share}, {}
 
     for what in ("SFT", "DPO"):

@@ -57,11 +57,11 @@ def fit_ours(
     module: pl.LightningModule, data: pl.LightningDataModule, device: str = "cpu", dtype: str = "float32"
 ) -> StepTimes:
     """One of our modules through Lightning, without loggers and checkpoints."""
-    times, place = StepTimes(), device_of(device)
+    times = StepTimes()
     trainer = pl.Trainer(
-        accelerator=place.type, devices=1 if place.index is None else [place.index], precision=PRECISIONS[dtype],
-        max_epochs=1, gradient_clip_val=1.0, callbacks=[times], logger=False, enable_checkpointing=False,
-        enable_progress_bar=False, enable_model_summary=False,
+        accelerator=device_of(device).type, devices=1, precision=PRECISIONS[dtype], max_epochs=1,
+        gradient_clip_val=1.0, callbacks=[times], logger=False, enable_checkpointing=False, enable_progress_bar=False,
+        enable_model_summary=False,
     )  # fmt: skip
     trainer.fit(module, datamodule=data)
     return times
@@ -133,8 +133,8 @@ def settle(device: torch.device) -> None:
 
 def peak_gigabytes(device: str = "cpu") -> float:
     """The most that this process has held so far: on an accelerator, or as resident size where that is the CPU."""
-    if (place := device_of(device)).type != "cpu":
-        return torch.accelerator.max_memory_allocated(place) / 2**30
+    if device_of(device).type != "cpu":
+        return torch.accelerator.max_memory_allocated() / 2**30
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
 
 
@@ -156,7 +156,7 @@ def parser(about: str, placed: bool = False) -> argparse.ArgumentParser:
     found.add_argument("--steps", type=int, help="measured steps or repeats, after one that warms up")
     found.add_argument("--json", type=Path, help="where the measurements go, as JSON")
     if placed:
-        found.add_argument("--device", default="cpu", help="as the setting `device`: auto, cpu, cuda:1")
+        found.add_argument("--device", default="cpu", help="as the setting `device`: auto, cpu, cuda")
         found.add_argument("--dtype", default="float32", choices=PRECISIONS)
     found.add_argument("--side", help=argparse.SUPPRESS)  # of a child process
     found.add_argument("--work", type=Path, help=argparse.SUPPRESS)

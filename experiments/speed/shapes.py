@@ -100,7 +100,7 @@ def save_model(shape: Shape, folder: Path, device: str = "cpu") -> None:
         model = LlavaNextForConditionalGeneration(config)
     model.generation_config.pad_token_id = tokenizer.pad_token_id
     model.generation_config.eos_token_id = tokenizer.eos_token_id
-    model.save_pretrained(folder)
+    model.cpu().save_pretrained(folder)
     processor.save_pretrained(folder)
 
 
