@@ -191,8 +191,9 @@ def main() -> None:
         small, patience = args.small or kind == "cpu", PATIENCE if kind == "cpu" else 1
         for part in parts(kind, machine.get("name", ""), small, work):
             part = replace(part, limit=part.limit * patience)
-            done.append(run(part, work, TOTAL * patience - (time.monotonic() - begun)))
-            print(*(done[-1].get(name, "") for name in ("part", "outcome", "seconds", "why")), flush=True)
+            last = run(part, work, TOTAL * patience - (time.monotonic() - begun))
+            print(f"{part.name}: {last['outcome']}, {last['seconds']:.0f} s", last.get("why", ""), flush=True)
+            done.append(last)
     commit = subprocess.run(["git", "-C", str(ROOT), "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
     found = {"date": time.strftime("%Y-%m-%d"), "commit": commit.stdout.strip() or "unknown", "machine": machine,
              "small": small, "seconds": time.monotonic() - begun, "parts": done}  # fmt: skip
