@@ -1,5 +1,7 @@
 """One of several processes that meet before and after a training, whose group stays; started from test_shards.py."""
 
+import os
+import time
 from pathlib import Path
 
 import torch
@@ -9,6 +11,7 @@ from rationale.shards import Processes
 
 def main() -> None:
     for name in ("sample", "score"):
+        time.sleep(int(os.environ["RANK"]))  # the second comes late, as one that waits for an artifact does
         Processes(devices=2).join(Path(name)).meet()
     torch.distributed.init_process_group("gloo")
     Processes(devices=2).join(Path("evaluate")).meet()
