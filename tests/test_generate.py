@@ -11,6 +11,7 @@ import torch
 from rationale.data.batch import Example
 from rationale.data.encode import Encoder
 from rationale.models.generate import decode, generate, seed_of
+from rationale.models.generator import Local
 from rationale.models.reading import prefill
 
 
@@ -30,6 +31,15 @@ def test_sampling_gives_the_asked_number_and_repeats_under_one_seed(tiny, exampl
     again = generate(tiny, examples[:2], 6, num_samples=5, temperature=1.0, seed=3)
     assert [len(group) for group in first] == [5, 5]
     assert texts(first) == texts(again)
+
+
+def test_reading_ahead_leaves_the_tokenizer_of_the_call_alone(tiny, examples):
+    """Both run at once: with one tokenizer, what the call tokenises was padded as prompts are, and prompts were not."""
+    answer, backend = Local(lambda: tiny), tiny.tokenizer.backend_tokenizer
+    backend.no_padding()
+    read = answer.read(examples)
+    assert backend.padding is None
+    assert texts(answer(examples, 3, read=read)) == texts(generate(tiny, examples, 3))
 
 
 def test_another_seed_draws_other_responses(tiny, examples):

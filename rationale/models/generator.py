@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable, Sequence
+from copy import deepcopy
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -33,6 +35,8 @@ class Local:
 
     def __init__(self, model: Callable[..., VLM]):
         self.vlm = model()
+        # A tokenizer keeps how it is to pad, and `read` runs in another thread than a call.
+        self.reader = replace(self.vlm, processor=deepcopy(self.vlm.processor))
         log_unfollowed(self.vlm)
 
     def check(self, examples: list[Example], max_new_tokens: Sequence[int]) -> None:
@@ -40,8 +44,8 @@ class Local:
         check_rows(self.vlm, Encoder(self.vlm.processor), examples, max_new_tokens)
 
     def read(self, examples: list[Example]) -> Prompts | None:
-        """What a call takes as `read`: what the CPU has to do, and can do ahead."""
-        return read_prompts(self.vlm, examples)
+        """What a call takes as `read`: what the CPU has to do, and can do ahead, in another thread."""
+        return read_prompts(self.reader, examples)
 
     def __call__(self, examples: list[Example], *arguments: Any, **options: Any) -> list[list[Generated]]:
         return generate(self.vlm, examples, *arguments, **options)
