@@ -18,7 +18,7 @@ from typing import Any, Literal
 
 from tqdm import tqdm
 
-from rationale.artifacts import OtherEnded, PartDone, UserError, check_parent
+from rationale.artifacts import OtherEnded, PartDone, UserError, check_parent, main_process
 from rationale.settings import Count, settings
 from rationale.stopping import REQUEUE, Stopped
 
@@ -67,10 +67,16 @@ class Processes:
     devices: int | Literal["auto"] = 1
     num_nodes: Count = 1
 
-    def join(self, out: Path) -> Share:
-        """This process's share of what fills the folder `out`. The others run the same command and join as well."""
+    def join(self, out: Path, alone: bool = False) -> Share:
+        """This process's share of what fills the folder `out`. The others run the same command and join as well.
+
+        `alone` leaves all to the first process, as where an endpoint answers: its limits and its budget are those of
+        one.
+        """
         JOINED.append(1)
-        if (self.devices, self.num_nodes) == (1, 1):
+        if alone and not main_process():
+            raise PartDone
+        if alone or (self.devices, self.num_nodes) == (1, 1):
             return Share()
         import torch
         from lightning_fabric import Fabric

@@ -16,11 +16,12 @@ import pytest
 from shared import stages
 from torch.distributed import HashStore, ProcessGroupGloo
 
-from rationale.artifacts import OtherEnded
+from rationale.artifacts import OtherEnded, PartDone
 from rationale.hashes import read_manifest
 from rationale.models import generator
+from rationale.models.generator import Local, Served, is_served
 from rationale.schema import Pair, write_jsonl
-from rationale.shards import ALONE, Share, in_shards
+from rationale.shards import ALONE, Processes, Share, in_shards
 
 HERE = Path(__file__).resolve().parent
 UNITS = [[0, 1], [2], [], [3, 4, 5]]
@@ -173,3 +174,19 @@ def test_a_process_that_is_killed_ends_the_other_is_named_and_one_goes_on(given,
     again = len(calls)
     stages(given, ALONE)["sample"](tmp_path)
     assert again == (len(calls) - again) - len(there)  # none twice
+
+
+@pytest.mark.parametrize("rank", ["0", "1"])
+def test_what_an_endpoint_answers_is_left_to_the_first_process(tmp_path, monkeypatch, rank):
+    """Others would each ask at the endpoint's whole limits and spend max_cost once more."""
+    monkeypatch.setenv("RANK", rank)
+    if rank == "1":
+        with pytest.raises(PartDone):
+            Processes(devices=2).join(tmp_path, alone=True)
+    else:
+        assert Processes(devices=2).join(tmp_path, alone=True).world == 1
+
+
+def test_a_served_generator_is_known_by_what_makes_it():
+    assert is_served(partial(Served, model_name="m")) and is_served(Served)
+    assert not is_served(partial(Local))

@@ -51,6 +51,11 @@ class Local:
         return generate(self.vlm, examples, *arguments, **options)
 
 
+def is_served(generator: Callable[..., Any]) -> bool:
+    """Whether what makes a generator, a class or a partial of one, makes one that asks an endpoint."""
+    return getattr(generator, "func", generator) is Served
+
+
 class Served:
     """A served model; `model`, the stage's own, is not loaded.
 

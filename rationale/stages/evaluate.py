@@ -11,7 +11,7 @@ from rationale.artifacts import InputPath, write_json
 from rationale.data.batch import Example
 from rationale.data.encode import in_chunks
 from rationale.metrics.scoring import judge
-from rationale.models.generator import Local, Served
+from rationale.models.generator import Local, Served, is_served
 from rationale.models.vlm import VLM
 from rationale.prompts import prompt_text
 from rationale.reporting.dashboard import evaluation_panels
@@ -46,7 +46,7 @@ def run(
     """
     asked = questions_by_id(questions, split)
     found = [q for q in asked.values() if q.kind != "open"]
-    share = processes.join(out)
+    share = processes.join(out, alone=is_served(generator))
     answer = generator(model)
     first = {q.image: len(q.question) for q in reversed(found)}  # questions about one image stay together
     ordered = sorted(found, key=lambda q: (first[q.image], q.image, q.question_id))

@@ -11,7 +11,7 @@ from rationale.artifacts import InputPath
 from rationale.data.batch import Example
 from rationale.data.encode import in_chunks
 from rationale.metrics.scoring import judge
-from rationale.models.generator import Local, Served
+from rationale.models.generator import Local, Served, is_served
 from rationale.models.vlm import VLM
 from rationale.prompts import prompt_text
 from rationale.schema import Question, Response, iter_jsonl, to_line
@@ -47,7 +47,7 @@ def run(
     named in `exclude` are left out. Writes Response rows."""
     found = [q for q in questions_by_id(questions, split).values() if q.kind != "open" and q.dataset not in exclude]
     asked = choose(found, limit, seed)
-    share = processes.join(out)
+    share = processes.join(out, alone=is_served(generator))
     answer = generator(model)
     # One temperature a batch; prompts of like length together, so that padding is small.
     asked.sort(key=lambda q: (q.kind, len(prompt_text(q, style)), q.question_id))
