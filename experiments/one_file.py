@@ -23,11 +23,11 @@ from PIL import Image
 from torch import Tensor, nn
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
-from rationale.data import tasks
-from rationale.metrics.scoring import judge
-from rationale.models.teacher import ProgramTeacher
 from rationale.prompts import prompt_text
 from rationale.schema import Question
+from rationale.scoring.judge import judge
+from rationale.sources import tasks
+from rationale.worlds.teacher import ProgramTeacher
 
 BASE = Path(__file__).resolve().parent / "mini_base/model"  # LLaVA of 1.5M parameters that can describe an image
 Row = tuple[Image.Image, str, str]  # an image, what is asked of it, and the response

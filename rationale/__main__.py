@@ -1,6 +1,6 @@
 """`python -m rationale` is the console script `rationale`."""
 
-from rationale.cli import main
+from rationale.command.cli import main
 
 if __name__ == "__main__":
     main()

@@ -23,7 +23,7 @@ class Question:
     `image` is a path relative to the folder of the questions, empty for a row of text alone (kind open only).
     `answers` holds every accepted answer, the preferred one first; for multiple choice it holds the text of the right
     choice, which is one of `choices`.
-    `scorer` names the function of `metrics.scoring` that judges any response to this question. `kind` picks
+    `scorer` names the function of `scoring.judge` that judges any response to this question. `kind` picks
     the prompt suffix (paper, section 3.2): short answer, multiple choice, or open (no suffix).
     """
 
@@ -115,7 +115,7 @@ class ResponseLogps:
     """Per-token log-probabilities (nats) of one text under one model, float32, end-of-text token included.
 
     Stage score writes one for each `key` there is: whether a text ended by itself decides whether its end token is
-    among the values. `context` is the hash of the image's bytes and of the rendered prompt (models.identity).
+    among the values. `context` is the hash of the image's bytes and of the rendered prompt (models.fingerprints).
     """
 
     question_id: str
@@ -151,6 +151,7 @@ class EvalRow:
 
 
 Record = TypeVar("Record")
+Sourced = tuple[Question, bytes | None, str]  # a question, the bytes of its image file or None, the file's suffix
 
 
 class RowError(ValueError):

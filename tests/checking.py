@@ -6,11 +6,11 @@ from functools import partial
 
 import pytorch_lightning as pl
 
-from rationale.data.response import Truncation
-from rationale.models.generator import Local
+from rationale.models.local import Local
+from rationale.models.response import Truncation
 from rationale.planning.table import Hardware
-from rationale.stages import check
-from rationale.training.dpo_module import Objective
+from rationale.tools import check
+from rationale.training.dpo import Objective
 from rationale.training.optim import Optim
 
 HARDWARE = Hardware("test", 1, 16e9, 2e9, 1e11, 0.3, 1e10, 1e-3)

@@ -13,15 +13,15 @@ from families import BUILDERS, Family
 from filelock import FileLock
 from hypothesis import HealthCheck, settings
 
-from rationale.data import tasks
-from rationale.data.batch import Example
 from rationale.models import prefix
-from rationale.models.mini import build_model, build_processor, train_tokenizer
-from rationale.models.teacher import ProgramTeacher
+from rationale.models.batch import Example
 from rationale.models.vlm import VLM, load
 from rationale.prompts import SUFFIXES, prompt_text
 from rationale.schema import Question, read_jsonl
+from rationale.sources import tasks
 from rationale.stages import distill, prepare
+from rationale.tools.small_llava import build_model, build_processor, train_tokenizer
+from rationale.worlds.teacher import ProgramTeacher
 
 # Machines under load are slow, not wrong.
 settings.register_profile("suite", deadline=None, suppress_health_check=[HealthCheck.too_slow])

@@ -24,9 +24,9 @@ from hydra.errors import InstantiationException
 from omegaconf import DictConfig, OmegaConf
 
 from rationale.artifacts import produce
-from rationale.cli import CONF, quiet
-from rationale.runs import call, explain
-from rationale.training import sft_module
+from rationale.command.cli import CONF, quiet
+from rationale.command.runs import call, explain
+from rationale.training import sft as sft_module
 
 STAGES = {
     "sample": ["sampling.limit=4", "sampling.num_samples=3", "sampling.batch_size=2", "sampling.max_new_tokens=8"],

@@ -10,8 +10,8 @@ import torch
 import transformers as t
 from torch import Tensor, nn
 
-from rationale.data.batch import Batch, Example, padded
-from rationale.data.layout import rows_batch, shared_prefixes, tree_batch
+from rationale.models.batch import Batch, Example, padded
+from rationale.models.layout import rows_batch, shared_prefixes, tree_batch
 from rationale.objectives.logprobs import IGNORE
 
 IMAGE, PAD, VOCAB = 90, 0, 128

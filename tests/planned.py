@@ -17,15 +17,15 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
-from rationale.data.batch import Example
-from rationale.data.encode import Encoder
+from rationale.models.batch import Example
+from rationale.models.encode import Encoder
 from rationale.models.vlm import load
 from rationale.prompts import prompt_text
 from rationale.schema import Question, read_jsonl
-from rationale.training.datamodule import plan
-from rationale.training.dpo_module import DPOModule, Objective, dpo_data
+from rationale.training.dpo import DPOModule, Objective, dpo_data
 from rationale.training.optim import Optim
-from rationale.training.sft_module import SFTModule, sft_data
+from rationale.training.plan import plan
+from rationale.training.sft import SFTModule, sft_data
 from rationale.training.strategy import zero
 
 

@@ -19,18 +19,18 @@ import rationale  # noqa: F401, before what imports torchvision  # isort: skip
 import pytorch_lightning as pl
 import torch
 
-from rationale.data.batch import Example
-from rationale.data.encode import Encoder
 from rationale.models import prefix
+from rationale.models.batch import Example
+from rationale.models.encode import Encoder
 from rationale.models.vlm import load
 from rationale.prompts import prompt_text
 from rationale.schema import Question, read_jsonl
-from rationale.training.datamodule import plan
-from rationale.training.dpo_module import DPOModule, Objective, dpo_data
+from rationale.training.dpo import DPOModule, Objective, dpo_data
 from rationale.training.fit import fit
 from rationale.training.loggers import loggers
 from rationale.training.optim import Optim
-from rationale.training.sft_module import SFTModule, sft_data
+from rationale.training.plan import plan
+from rationale.training.sft import SFTModule, sft_data
 from rationale.training.strategy import zero
 
 

@@ -23,9 +23,9 @@ import rationale  # noqa: F401, before what imports torchvision  # isort: skip
 import torch
 
 from rationale.artifacts import PartDone, main_process, produce
-from rationale.data.response import Truncation
-from rationale.models import generator
-from rationale.models.generator import Local
+from rationale.models import local
+from rationale.models.local import Local
+from rationale.models.response import Truncation
 from rationale.models.vlm import load
 from rationale.shards import Processes
 from rationale.stages import evaluate, sample, score
@@ -71,7 +71,7 @@ def main() -> None:
     with suppress(PartDone):
         named["sample"](out / "sample")
     if not main_process():
-        generator.generate = partial(killed, iter(range(9)), generator.generate)
+        local.generate = partial(killed, iter(range(9)), local.generate)
     produce("cut", {"out": str(out / "cut"), "processes": asdict(TWO)}, named["sample"])
 
 

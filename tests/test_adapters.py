@@ -15,19 +15,19 @@ from peft import PeftModel
 from torch import nn
 
 from rationale.artifacts import UserError
-from rationale.cli import CONF
-from rationale.data.encode import Encoder
+from rationale.command.cli import CONF
 from rationale.models import quantised
-from rationale.models.forward import response_logps
-from rationale.models.parts import LANGUAGE, is_in
+from rationale.models.encode import Encoder
+from rationale.models.families import LANGUAGE, is_in
+from rationale.models.logps import response_logps
 from rationale.models.vlm import load, read_model
-from rationale.training import dpo_module
-from rationale.training.datamodule import plan
-from rationale.training.dpo_module import DPOModule, Objective, dpo_data
+from rationale.training import dpo as dpo_module
+from rationale.training.dpo import DPOModule, Objective, dpo_data
 from rationale.training.fit import fit
 from rationale.training.loggers import loggers
 from rationale.training.optim import Optim
-from rationale.training.sft_module import SFTModule, sft_data
+from rationale.training.plan import plan
+from rationale.training.sft import SFTModule, sft_data
 
 LORA = OmegaConf.to_container(OmegaConf.load(CONF / "model" / "lora" / "language.yaml"))
 NF4 = OmegaConf.to_container(OmegaConf.load(CONF / "model" / "quantization" / "nf4.yaml"))

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rationale.metrics.aggregate import (
+from rationale.scoring.intervals import (
     Interval,
     macro_interval,
     mean_interval,

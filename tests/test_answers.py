@@ -4,9 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rationale.metrics.answers import extract_answer, extract_choice
-from rationale.metrics.dress import boxed, normal, undressed
 from rationale.prompts import with_answer
+from rationale.scoring.answers import extract_answer, extract_choice
+from rationale.scoring.dress import boxed, normal, undressed
 
 CHOICES = ["Zooplankton", "Krill", "Phytoplankton", "Blue whale"]
 

@@ -15,7 +15,7 @@ import pytest
 from rationale import artifacts, provenance
 from rationale.artifacts import UserError, call_key, produce
 from rationale.hashes import MANIFEST, read_manifest
-from rationale.stages import clean
+from rationale.tools import clean
 
 
 class Stage:

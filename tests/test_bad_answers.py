@@ -10,12 +10,12 @@ from hypothesis import strategies as st
 from strategies import NUMBERS, long_texts, said, texts
 from tokenizers import Tokenizer
 
-from rationale.data.check import check
-from rationale.metrics.answers import extract_answer, extract_choice
-from rationale.metrics.dress import normal, undressed
-from rationale.metrics.scoring import SCORERS, canonical, judge
 from rationale.prompts import extractor_text, prompt_text, teacher_text
+from rationale.question_checks import check
 from rationale.schema import LETTERS, Question, RowError
+from rationale.scoring.answers import extract_answer, extract_choice
+from rationale.scoring.dress import normal, undressed
+from rationale.scoring.judge import SCORERS, canonical, judge
 
 
 @st.composite

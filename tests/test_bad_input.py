@@ -10,9 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from strategies import json_values, texts, torn
 
-from rationale.data.exchange import FORMS
-from rationale.data.incoming import Incoming, Source
-from rationale.data.journal import Journal
+from rationale.journal import Journal
 from rationale.pairing import PairingRule, pair_question
 from rationale.schema import (
     EvalRow,
@@ -27,7 +25,9 @@ from rationale.schema import (
     to_line,
     write_jsonl,
 )
-from rationale.stages import import_rows
+from rationale.sources.exchange import FORMS
+from rationale.sources.incoming import Incoming, Source
+from rationale.tools import import_rows
 
 KINDS = [Question, Rationale, Response, Pair, ResponseLogps, EvalRow]
 VALUES = {"str": texts | torn, "float": st.floats() | st.integers(), "int": st.integers(), "bool": st.booleans()}

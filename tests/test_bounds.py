@@ -27,20 +27,20 @@ import torch
 from test_stages import WHOLE, train_dpo
 from test_training import QUIET, preference, sft
 
-from rationale.data.batch import PER_TOKEN, Batch, Example
-from rationale.data.encode import Encoder
-from rationale.models.forward import response_logps
-from rationale.models.generator import Local
+from rationale.models.batch import PER_TOKEN, Batch, Example
+from rationale.models.encode import Encoder
+from rationale.models.local import Local
+from rationale.models.logps import response_logps
 from rationale.models.reading import candidate_logps
 from rationale.models.vlm import VLM, load
 from rationale.pairing import PairingRule
 from rationale.prompts import prompt_text
 from rationale.schema import Pair, Question, Response, ResponseLogps, read_jsonl, write_jsonl
 from rationale.stages import evaluate, pair, sample, score
-from rationale.training.datamodule import plan
-from rationale.training.dpo_module import DPOModule, Objective, dpo_data
+from rationale.training.dpo import DPOModule, Objective, dpo_data
 from rationale.training.optim import Optim
-from rationale.training.sft_module import SFTModule, sft_data
+from rationale.training.plan import plan
+from rationale.training.sft import SFTModule, sft_data
 
 SIZES = (1, 3, 8)
 

@@ -14,14 +14,14 @@ import pytest
 from browser import CHROMIUM, Browser
 from PIL import Image
 
-from rationale.metrics.aggregate import Interval
 from rationale.reporting import credit_page
 from rationale.reporting.credit import Credited
 from rationale.reporting.figures import Drawing
 from rationale.reporting.page import data_uri, render
-from rationale.reporting.scores import Cell
 from rationale.reporting.tables import Table
 from rationale.schema import Question, Response
+from rationale.scoring.cells import Cell
+from rationale.scoring.intervals import Interval
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium: apt-get install chromium")
 EVIL = "</script><script>window.ran = 1</script><img src=x onerror='window.ran = 1'>"

@@ -12,7 +12,7 @@ from rationale.artifacts import UserError, produce
 from rationale.hashes import fingerprint
 from rationale.models.vlm import load
 from rationale.reporting.card import model_card
-from rationale.stages import publish
+from rationale.tools import publish
 
 
 def made(stage, out, counts, inputs=(), **arguments):

@@ -15,21 +15,22 @@ from families import CASES, EVERY, PROMPTS
 from loopback import Loopback, asked_of
 
 from rationale.artifacts import UserError
-from rationale.data.batch import Example
-from rationale.data.encode import Encoder
+from rationale.endpoints.chat import Picture
+from rationale.endpoints.client import Traffic
+from rationale.endpoints.generator import Served
+from rationale.endpoints.parity import same_texts
 from rationale.models import prefix
-from rationale.models.chat import Picture
+from rationale.models.batch import Example
 from rationale.models.checks import num_features
+from rationale.models.encode import Encoder
 from rationale.models.generate import generate
-from rationale.models.generator import Local, Served
-from rationale.models.parity import same_texts
+from rationale.models.local import Local
 from rationale.models.reading import trained_logps
-from rationale.models.replies import Meter
-from rationale.models.served import Traffic
 from rationale.models.towers import read_once
 from rationale.models.vlm import load, read_processor
 from rationale.prompts import prompt_text
-from rationale.stages import predict
+from rationale.replies import Meter
+from rationale.tools import predict
 
 
 def test_the_page_shows_prompt_image_tokens_layouts_and_steps(tiny_dir, questions_dir, capsys):

@@ -10,8 +10,8 @@ import torch
 from test_training import LORA, beside, csv, preference, sft
 
 from rationale.artifacts import UserError
-from rationale.data.encode import Encoder
 from rationale.models.checks import check_end, check_image_tokens, check_rows
+from rationale.models.encode import Encoder
 from rationale.models.vlm import freeze, load
 from rationale.schema import RowError
 from rationale.training.checks import check_cut, part_of

@@ -8,7 +8,7 @@ import pytest
 
 from rationale import artifacts
 from rationale.artifacts import OtherEnded, follow, main_process
-from rationale.cli import CONF, quiet
+from rationale.command.cli import CONF, quiet
 
 
 def answer(folder, *arguments, **more):

@@ -20,12 +20,12 @@ from test_configs import composed
 from test_training import sft
 
 from rationale.artifacts import UserError
-from rationale.models.replies import Meter
+from rationale.command.runs import call
 from rationale.models.vlm import load
+from rationale.replies import Meter
 from rationale.reporting.card import model_card
 from rationale.reporting.figures import curve_figure, histogram_figure
 from rationale.reporting.tables import Table, to_markdown
-from rationale.runs import call
 from rationale.schema import EvalRow, Question, Rationale, read_jsonl, write_jsonl
 from rationale.stages.distill import report
 
@@ -73,7 +73,9 @@ def test_no_source_reads_a_pickle_runs_a_text_or_turns_remote_code_on():
     found = {str(path.relative_to(SOURCE)): dangers(path.read_text(encoding="utf-8")) for path in FILES}
     assert len(FILES) > 90
     # The one call that follows a `_target_` has its arguments from the composed config (`runs.call`).
-    assert {path: what for path, what in found.items() if what} == {"rationale/runs.py": ["hydra.utils.instantiate"]}
+    assert {path: what for path, what in found.items() if what} == {
+        "rationale/command/runs.py": ["hydra.utils.instantiate"]
+    }
 
 
 class Runs:

@@ -3,11 +3,11 @@
 import pytest
 
 from rationale.artifacts import UserError
-from rationale.data import columns
-from rationale.data.check import check
-from rationale.data.columns import Unusable, in_words, split_choices
-from rationale.metrics.scoring import judge
+from rationale.question_checks import check
 from rationale.schema import Question, RowError
+from rationale.scoring.judge import judge
+from rationale.sources import columns
+from rationale.sources.columns import Unusable, in_words, split_choices
 
 IMAGE = b"..."  # no function here opens an image
 

@@ -14,9 +14,9 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import InterpolationKeyError
 
 from rationale.artifacts import UserError
-from rationale.binding import BY_CODE, FLAGS, misfits, unread
-from rationale.cli import CONF
-from rationale.runs import check_bound, check_read, texts_below
+from rationale.command.binding import BY_CODE, FLAGS, misfits, unread
+from rationale.command.cli import CONF
+from rationale.command.runs import check_bound, check_read, texts_below
 
 GIVEN = ["++data_root=/somewhere"]  # what only the user can know
 

@@ -15,11 +15,11 @@ from hypothesis import strategies as st
 from PIL import Image, ImageDraw
 
 from rationale.artifacts import UserError
-from rationale.cli import CONF
-from rationale.data.contamination import Contamination
-from rationale.data.images import open_image
-from rationale.data.overlap import Item, Match, image_matches, near, perceptual_hash, text_matches
+from rationale.command.cli import CONF
+from rationale.images import open_image
 from rationale.schema import Question, read_jsonl
+from rationale.sources.contamination import Contamination
+from rationale.sources.overlap import Item, Match, image_matches, near, perceptual_hash, text_matches
 from rationale.stages import prepare
 
 REAL = Path(os.environ.get("RATIONALE_REAL_DATA", "")) / "chartqa_cot"

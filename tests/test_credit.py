@@ -17,14 +17,14 @@ from PIL import Image
 from transformers import AutoTokenizer
 
 from rationale.artifacts import UserError
-from rationale.data.mini.truth import first_wrong_step, free_words, word_steps, wordings
-from rationale.data.tasks import mini
-from rationale.metrics.scoring import is_correct, judge
-from rationale.models.teacher import ProgramTeacher
 from rationale.reporting.credit import Credited, centred, credit_table, credited, measures, token_words
 from rationale.reporting.credit_page import END, drawn, kind_of, words_of
 from rationale.schema import Question, Response, ResponseLogps, RowError, write_jsonl
-from rationale.stages.credit import run
+from rationale.scoring.judge import is_correct, judge
+from rationale.sources.tasks import mini
+from rationale.tools.credit import run
+from rationale.worlds.teacher import ProgramTeacher
+from rationale.worlds.truth import first_wrong_step, free_words, word_steps, wordings
 
 ASKED = [q for q, _, _ in mini({"test": 8}, 3, 2, 0)]
 CHART = Question(

@@ -13,7 +13,7 @@ from commands import SMALL, command
 from offline import Offline, runs
 
 from rationale.artifacts import produce
-from rationale.models.generator import Local
+from rationale.models.local import Local
 from rationale.models.vlm import load
 from rationale.schema import EvalRow, Question, read_jsonl
 from rationale.stages import evaluate

@@ -16,11 +16,11 @@ from safetensors.torch import load_file
 from test_configs import STAGES, composed, with_stage
 
 from rationale.artifacts import UserError, call_key
-from rationale.data import tasks
+from rationale.command.runs import call
 from rationale.hashes import read_manifest
 from rationale.models.device import device_of
-from rationale.runs import call
 from rationale.schema import Pair, ResponseLogps, read_jsonl, write_jsonl
+from rationale.sources import tasks
 from rationale.stages import prepare
 
 HERE = Path(__file__).resolve().parent

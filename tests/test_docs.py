@@ -24,8 +24,8 @@ from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from test_configs import check
 
-from rationale.cli import CONF
-from rationale.jobs import jobs_of
+from rationale.command.cli import CONF
+from rationale.command.jobs import jobs_of
 
 ROOT = CONF.parent
 PAGES = sorted((ROOT / "docs").glob("*.md"))

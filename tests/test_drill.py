@@ -9,8 +9,8 @@ from random import Random
 import pytest
 
 from rationale.artifacts import UserError
-from rationale.data import tasks
-from rationale.data.mini import WORLDS, drill, scene
+from rationale.sources import tasks
+from rationale.worlds import WORLDS, drill, scene
 
 VALUES = {"red": 17, "tea": 4, "blue": 40, "jam": 17, "pie": 3}
 OBJECTS = scene.draw_world(Random(5))["objects"]

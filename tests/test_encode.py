@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from rationale.artifacts import UserError
-from rationale.data import layout
-from rationale.data.encode import Encoder
-from rationale.data.response import Truncation, response_example
-from rationale.models.forward import response_logps
+from rationale.models import layout
+from rationale.models.encode import Encoder
+from rationale.models.logps import response_logps
+from rationale.models.response import Truncation, response_example
 from rationale.objectives.logprobs import IGNORE, shifted, token_logps
 
 

@@ -19,20 +19,21 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from rationale.artifacts import UserError
-from rationale.data.exchange import FORMS, MARK, sharegpt_info
-from rationale.data.incoming import Incoming, Source, taken_apart
-from rationale.data.mixture import Mixture, sft_examples
-from rationale.data.outgoing import pair_row, sft_rows, with_marks, without_marks
-from rationale.data.rowfiles import read_rows, write_rows
 from rationale.models.vlm import load
 from rationale.prompts import SUFFIXES, prompt_text
 from rationale.schema import Pair, Question, Rationale, RowError, read_jsonl, write_jsonl
-from rationale.stages import dpo, export, import_rows, sft
+from rationale.sources.exchange import FORMS, MARK, sharegpt_info
+from rationale.sources.incoming import Incoming, Source, taken_apart
+from rationale.sources.outgoing import pair_row, sft_rows, with_marks, without_marks
+from rationale.sources.rowfiles import read_rows, write_rows
+from rationale.stages import dpo, sft
 from rationale.stages.inputs import kept_rationales, questions_by_id
-from rationale.training.datamodule import plan
-from rationale.training.dpo_module import Objective
+from rationale.tools import export, import_rows
+from rationale.training.dpo import Objective
 from rationale.training.loggers import loggers
+from rationale.training.mixture import Mixture, sft_examples
 from rationale.training.optim import Optim
+from rationale.training.plan import plan
 
 COT_SHORT, DIRECT_CHOICE = SUFFIXES["cot", "short"], SUFFIXES["direct", "choice"]
 COT_CHOICE, DIRECT_SHORT = SUFFIXES["cot", "choice"], SUFFIXES["direct", "short"]

@@ -19,8 +19,8 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 from test_configs import check, composed, with_stage
 
-from rationale.cli import CONF
-from rationale.jobs import jobs_of
+from rationale.command.cli import CONF
+from rationale.command.jobs import jobs_of
 from rationale.reporting.figures import REWARDS
 from rationale.reporting.load import rows_of
 from rationale.reporting.standing import command

@@ -10,12 +10,12 @@ from loopback import KEY, Loopback
 from PIL import Image
 
 from rationale.artifacts import UserError, produce
-from rationale.metrics.scoring import judge
-from rationale.models.replies import Meter, Reply
-from rationale.models.served import Traffic
+from rationale.endpoints.client import Traffic
+from rationale.replies import Meter, Reply
 from rationale.schema import EvalRow, Question, RowError, iter_jsonl, read_jsonl, write_jsonl
-from rationale.stages import extract
-from rationale.stages.extract import Extraction, Extractor, quick
+from rationale.scoring.judge import judge
+from rationale.tools import extract
+from rationale.tools.extract import Extraction, Extractor, quick
 
 INTEGER = {"answer_type": "integer", "precision": 1.0}
 FLOAT = {"answer_type": "float", "precision": 2.0}

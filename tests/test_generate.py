@@ -8,10 +8,10 @@ from dataclasses import replace
 import pytest
 import torch
 
-from rationale.data.batch import Example
-from rationale.data.encode import Encoder
+from rationale.models.batch import Example
+from rationale.models.encode import Encoder
 from rationale.models.generate import decode, generate, seed_of
-from rationale.models.generator import Local
+from rationale.models.local import Local
 from rationale.models.reading import prefill
 
 

@@ -73,7 +73,7 @@ def test_a_family_whose_branches_see_one_another_is_over_the_limits(dtype, monke
         found = whole(model, batch)
         return {**found, "attention_mask": seen["branches"](found["attention_mask"])}
 
-    monkeypatch.setattr("rationale.models.forward.tree_inputs", blurred)
+    monkeypatch.setattr("rationale.models.logps.tree_inputs", blurred)
     assert "tree over" in row()["failed"] and "gradients over" in row()["failed"]
 
 

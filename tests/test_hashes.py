@@ -13,8 +13,8 @@ from test_configs import STAGES, composed, options
 
 from rationale import hashes
 from rationale.artifacts import InputPath, find_inputs, keyed, path_parameters, produce
+from rationale.command.runs import call
 from rationale.hashes import Hashes, fingerprint
-from rationale.runs import call
 
 
 @pytest.fixture
@@ -33,7 +33,7 @@ def folder(path, **files):
 def test_a_path_of_one_word_is_an_input_and_a_word_that_is_no_path_is_none(here):
     for name in ("mine", "local", "test", "direct"):
         folder(here / name, data="x")
-    task = {"_target_": "rationale.data.sources.folder", "root": "mine", "dataset": "local"}
+    task = {"_target_": "rationale.sources.public.folder", "root": "mine", "dataset": "local"}
     evaluate = {"_target_": "rationale.stages.evaluate.run", "split": "test", "styles": ["direct"]}
     model = {"_target_": "rationale.models.vlm.load", "path": "local", "dtype": "test"}
     assert list(find_inputs({"_target_": "rationale.stages.prepare.run", "task": task})) == ["mine"]
@@ -42,7 +42,7 @@ def test_a_path_of_one_word_is_an_input_and_a_word_that_is_no_path_is_none(here)
 
 def test_a_pattern_of_one_word_is_an_input_where_a_path_is(here):
     folder(here / "eval_sft", rows="x")
-    target = {"_target_": "rationale.stages.tabulate.run"}
+    target = {"_target_": "rationale.tools.tabulate.run"}
     assert list(find_inputs({**target, "artifacts": ["eval_*"], "title": "eval*"})) == ["eval_sft"]
 
 

@@ -12,11 +12,11 @@ from PIL import Image, PngImagePlugin
 from test_images import png_header
 
 from rationale.artifacts import produce
-from rationale.data.check import Refusals
-from rationale.data.images import open_image
-from rationale.data.rows import image_file
-from rationale.data.sources import folder
+from rationale.images import open_image
+from rationale.question_checks import Refusals
 from rationale.schema import RowError
+from rationale.sources.public import folder
+from rationale.sources.rows import image_file
 from rationale.stages import prepare
 from rationale.stages.inputs import questions_by_id
 

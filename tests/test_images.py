@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from rationale.data import images
-from rationale.data.images import content_name, open_image, resolve
+from rationale import images
+from rationale.images import content_name, open_image, resolve
 from rationale.schema import RowError
 
 RED, GREEN, WHITE = (255, 0, 0), (0, 255, 0), (255, 255, 255)

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from rationale.cli import CONF
+from rationale.command.cli import CONF
 
 CLONE = Path(__file__).parent.parent
 PROJECT = tomllib.loads((CLONE / "pyproject.toml").read_text(encoding="utf-8"))

@@ -9,17 +9,24 @@ import pytest
 import rationale
 
 ROOT = Path(rationale.__file__).parent
-# A package may import itself and what stands in an earlier line; within a line packages do not know each other.
-LAYERS = [
-    {"schema", "hashes", "provenance", "operators", "settings"},
-    {"prompts", "pairing", "artifacts", "stopping", "threads", "metrics", "objectives"},
-    {"data", "jobs", "keys", "lineage", "shards", "slurm"},
+# A part may import itself and what stands in an earlier line; within a line parts do not know each other.
+CORE = [
+    {"schema", "hashes", "provenance", "operators", "settings", "markdown", "stopping"},
+    {"images", "prompts", "pairing", "artifacts", "journal", "objectives"},
+    {"scoring", "replies", "shards"},
+    {"question_checks"},
     {"models"},
-    {"training", "reporting", "planning", "binding"},
-    {"stages", "runs"},
-    {"cli"},
+    {"training"},
+    {"stages"},
+]
+EXTRAS = [
+    {"worlds", "endpoints", "planning"},
+    {"sources", "reporting"},
+    {"tools"},
+    {"command"},
     {"__main__", "__init__"},
 ]
+LAYERS = CORE + EXTRAS
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
 FILES = sorted(path.relative_to(ROOT) for path in ROOT.rglob("*.py"))
 
@@ -44,7 +51,7 @@ def package_of(file):
 
 
 def own(file):
-    """The parts of `rationale` that a file imports, as tuples: ("data", "mini", "WORLDS")."""
+    """The parts of `rationale` that a file imports, as tuples: ("worlds", "WORLDS")."""
     found = {tuple(name.split(".")[1:]) for name in imports_of(file) if name.startswith("rationale.")}
     return {parts for parts in found if (ROOT / parts[0]).is_dir() or (ROOT / f"{parts[0]}.py").exists()}
 
@@ -60,14 +67,20 @@ def test_imports_point_down_or_sideways_within_a_package(file):
     assert not upward, f"{file} imports {upward}, which stand no lower than {here}"
 
 
-@pytest.mark.parametrize("file", [f for f in FILES if package_of(f) == "stages"], ids=str)
+def test_the_core_is_what_the_README_says_and_imports_no_extra():
+    core, extras = set().union(*CORE), set().union(*EXTRAS)
+    for file in (f for f in FILES if package_of(f) in core):
+        assert not {parts[0] for parts in own(file)} & extras, file
+
+
+@pytest.mark.parametrize("file", [f for f in FILES if package_of(f) in ("stages", "tools")], ids=str)
 def test_stages_meet_through_artifacts_only(file):
-    others = {parts[1] for parts in own(file) if parts[0] == "stages" and len(parts) > 1}
-    assert others <= {"inputs"}, f"{file} imports {others}"
+    others = {f"{parts[0]}/{parts[1]}" for parts in own(file) if parts[0] in ("stages", "tools") and len(parts) > 1}
+    assert others <= {"stages/inputs", "tools/replayed", "tools/small_llava"}, f"{file} imports {others}"
 
 
-@pytest.mark.parametrize(("one", "other"), [("objectives", "metrics"), ("metrics", "objectives")])
-def test_objectives_and_metrics_never_import_each_other(one, other):
+@pytest.mark.parametrize(("one", "other"), [("objectives", "scoring"), ("scoring", "objectives")])
+def test_objectives_and_scoring_never_import_each_other(one, other):
     files = [f for f in FILES if package_of(f) == one]
     assert files
     assert not any(parts[0] == other for f in files for parts in own(f))
@@ -75,10 +88,10 @@ def test_objectives_and_metrics_never_import_each_other(one, other):
 
 def test_only_the_command_imports_hydra():
     users = {str(f) for f in FILES if {name.split(".")[0] for name in imports_of(f)} & {"hydra", "omegaconf"}}
-    assert users == {"cli.py", "runs.py"}
+    assert users == {"command/cli.py", "command/runs.py"}
 
 
-@pytest.mark.parametrize("package", ["objectives", "metrics"])
+@pytest.mark.parametrize("package", ["objectives", "scoring"])
 def test_what_is_mathematical_knows_no_framework(package):
     known = {"torch", "numpy", "rationale"} | set(sys.stdlib_module_names)
     for file in (f for f in FILES if package_of(f) == package):
@@ -86,5 +99,5 @@ def test_what_is_mathematical_knows_no_framework(package):
 
 
 def test_an_import_inside_a_function_is_seen():
-    source = "def f():\n    from rationale.stages import dpo\n    import rationale.cli\n"
-    assert set(imported(ast.parse(source))) == {"rationale.stages", "rationale.stages.dpo", "rationale.cli"}
+    source = "def f():\n    from rationale.stages import dpo\n    import rationale.command.cli\n"
+    assert set(imported(ast.parse(source))) == {"rationale.stages", "rationale.stages.dpo", "rationale.command.cli"}

@@ -11,7 +11,7 @@ from commands import run as command
 from offline import runs
 
 from rationale.artifacts import produce
-from rationale.runs import caches
+from rationale.command.runs import caches
 from rationale.training import dashboard
 from rationale.training.loggers import close, loggers
 

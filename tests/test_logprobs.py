@@ -7,8 +7,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from rationale.data.encode import Encoder
-from rationale.models.forward import response_logps
+from rationale.models.encode import Encoder
+from rationale.models.logps import response_logps
 from rationale.objectives.dpo import PairLogps, dpo_loss
 from rationale.objectives.logprobs import sequence_logps, shifted, token_logps
 from rationale.objectives.sft import sft_loss

@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rationale.metrics.maths import final_value, math_accuracy, value
-from rationale.metrics.mathvista import mathvista, normalize, read
-from rationale.metrics.mmmu import mmmu_open
+from rationale.scoring.maths import final_value, math_accuracy, value
+from rationale.scoring.mathvista import mathvista, normalize, read
+from rationale.scoring.mmmu import mmmu_open
 
 VALUES = [
     ("12", 12),

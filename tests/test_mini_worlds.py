@@ -8,13 +8,13 @@ import pytest
 from PIL import Image
 
 from rationale.artifacts import produce
-from rationale.data.mini import WORLDS, chart, form, scene, split_of
-from rationale.data.tasks import mini, mini_base
-from rationale.metrics.scoring import judge
-from rationale.models.teacher import ProgramTeacher, misread
 from rationale.prompts import ANSWER_MARKER
 from rationale.schema import LETTERS, Question, read_jsonl
+from rationale.scoring.judge import judge
+from rationale.sources.tasks import mini, mini_base
 from rationale.stages import prepare
+from rationale.worlds import WORLDS, chart, form, scene, split_of
+from rationale.worlds.teacher import ProgramTeacher, misread
 
 CHART = {
     "kind": "bar",

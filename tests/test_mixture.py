@@ -9,10 +9,10 @@ import yaml
 from pydantic import ValidationError
 
 from rationale.artifacts import UserError
-from rationale.cli import CONF
-from rationale.data.mixture import Mixture, Rejection, format_rows, open_example, rft_examples, sft_examples
+from rationale.command.cli import CONF
 from rationale.prompts import prompt_text, with_answer
 from rationale.schema import Question, Rationale, Response
+from rationale.training.mixture import Mixture, Rejection, format_rows, open_example, rft_examples, sft_examples
 
 ROOT = Path("questions")
 COT = "Generate a reason first and then output a short answer"

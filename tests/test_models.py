@@ -23,16 +23,16 @@ from transformers.models.auto.image_processing_auto import IMAGE_PROCESSOR_MAPPI
 from transformers.models.auto.processing_auto import PROCESSOR_MAPPING_NAMES
 
 from rationale.artifacts import UserError
-from rationale.cli import CONF
-from rationale.data.batch import padded
-from rationale.data.layout import rows_batch, tree_batch
+from rationale.command.cli import CONF
 from rationale.models import prefix
-from rationale.models.parts import LANGUAGE, PARTS, PROJECTOR, VISION, is_in
+from rationale.models.batch import padded
+from rationale.models.families import LANGUAGE, PARTS, PROJECTOR, VISION, is_in
+from rationale.models.layout import rows_batch, tree_batch
 from rationale.models.vlm import VLM, configure, freeze
 from rationale.objectives.logprobs import IGNORE
-from rationale.training.dpo_module import DPOModule, Objective, PairBatch
+from rationale.training.dpo import DPOModule, Objective, PairBatch
 from rationale.training.optim import Optim, parameter_groups
-from rationale.training.sft_module import SFTBatch, SFTModule
+from rationale.training.sft import SFTBatch, SFTModule
 
 CONFIGS = sorted(path.stem for path in (CONF / "model").glob("*.yaml"))
 RATES = {VISION: 1e-4, PROJECTOR: 3e-4}

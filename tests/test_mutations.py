@@ -71,26 +71,27 @@ MUTATIONS = {
         "models/prefix.py", "if positions.ndim == 3 else largest) + 1", "if positions.ndim == 3 else largest)", ANY_TREE
     ),
     "positions of a branch begin one late": Mutation(
-        "data/layout.py", "depth[row] += range(len(rest + response))",
+        "models/layout.py", "depth[row] += range(len(rest + response))",
         "depth[row] += range(1, len(rest + response) + 1)", ANY_TREE,
     ),
     "a cache shows one token ahead": Mutation(
-        "models/shared_cache.py", "own & order.tril(size - new)", "own & order.tril(size - new + 1)", CACHE
+        "models/cache.py", "own & order.tril(size - new)", "own & order.tril(size - new + 1)", CACHE
     ),
     "positions behind a cache begin one late": Mutation(
         "models/reading.py", "read.position + present.cumsum(1) - 1)", "read.position + present.cumsum(1))", CACHE
     ),
     "a label is predicted by itself": Mutation(
-        "data/layout.py", "torch.arange(width - 1, length - 1)", "torch.arange(width, length)", WHOLE_SEQUENCE
+        "models/layout.py", "torch.arange(width - 1, length - 1)", "torch.arange(width, length)", WHOLE_SEQUENCE
     ),
     "a label in a branch is predicted by itself": Mutation(
-        "data/layout.py", "*range(start, start + len(response) - 1)]", "*range(start + 1, start + len(response))]", TREE
+        "models/layout.py", "*range(start, start + len(response) - 1)]",
+        "*range(start + 1, start + len(response))]", TREE,
     ),
     "the label mask is shifted by one": Mutation(
-        "data/batch.py", "return self.labels != IGNORE", "return (self.labels != IGNORE).roll(1, 1)", LABELS
+        "models/batch.py", "return self.labels != IGNORE", "return (self.labels != IGNORE).roll(1, 1)", LABELS
     ),
     "the end of the text is not learnt": Mutation(
-        "data/encode.py", "else ids + [self.end_id] * e.ended", "else ids", LABELS
+        "models/encode.py", "else ids + [self.end_id] * e.ended", "else ids", LABELS
     ),
     "beta has the wrong sign": Mutation(
         "objectives/dpo.py", "epsilon = label_smoothing\n", "epsilon, beta = label_smoothing, -beta\n",
@@ -105,13 +106,13 @@ MUTATIONS = {
         "loss = (1 - epsilon) * F.logsigmoid(margin) - epsilon", "test_dpo_loss.py",
     ),
     "policy and reference are swapped in training": Mutation(
-        "training/dpo_module.py", "self.objective(policy, reference)", "self.objective(reference, policy)", PREFERS
+        "training/dpo.py", "self.objective(policy, reference)", "self.objective(reference, policy)", PREFERS
     ),
     "chosen and rejected are swapped in training": Mutation(
-        "training/dpo_module.py", "chosen, rejected = sequence_logps(", "rejected, chosen = sequence_logps(", PREFERS
+        "training/dpo.py", "chosen, rejected = sequence_logps(", "rejected, chosen = sequence_logps(", PREFERS
     ),
     "the reference takes gradients": Mutation(
-        "training/dpo_module.py", "copy.deepcopy(self.policy).requires_grad_(False)", "copy.deepcopy(self.policy)",
+        "training/dpo.py", "copy.deepcopy(self.policy).requires_grad_(False)", "copy.deepcopy(self.policy)",
         FROZEN,
     ),
     "an average counts padding": Mutation(
@@ -129,41 +130,41 @@ MUTATIONS = {
         "objectives/sft.py", "denominator = mask.sum() if", "denominator = mask.numel() if", "test_sft_loss.py"
     ),
     "a micro-batch is averaged over itself": Mutation(
-        "training/sft_module.py", "sum(lengths[i] for i in whole) if", "sum(lengths[i] for i in indices) if", CUT
+        "training/sft.py", "sum(lengths[i] for i in whole) if", "sum(lengths[i] for i in indices) if", CUT
     ),
     "accumulation divides the gradient": Mutation(
         "training/step.py", "self.trainer.accumulate_grad_batches * self.trainer.world_size",
         "self.trainer.world_size", CUT,
     ),
     "a micro-batch of pairs weighs as a whole step": Mutation(
-        "training/dpo_module.py", "PairBatch(rows, len(whole),", "PairBatch(rows, len(indices),", CUT
+        "training/dpo.py", "PairBatch(rows, len(whole),", "PairBatch(rows, len(indices),", CUT
     ),
     "micro-batches of pairs weigh alike": Mutation(
-        "training/dpo_module.py", "terms.loss.sum() / (batch.step_pairs * batch.copies)",
+        "training/dpo.py", "terms.loss.sum() / (batch.step_pairs * batch.copies)",
         "terms.loss.mean() / self.micro_batches()", CUT,
     ),
     "a row in two micro-batches of a step counts twice": Mutation(
-        "training/datamodule.py", "return step.count(indices[0])", "return 1", CUT
+        "training/plan.py", "return step.count(indices[0])", "return 1", CUT
     ),
     "the SFT term of DPO is averaged over a micro-batch": Mutation(
-        "training/dpo_module.py", "rows.mask[:half], batch.step_tokens * batch.copies)", "rows.mask[:half])", CUT
+        "training/dpo.py", "rows.mask[:half], batch.step_tokens * batch.copies)", "rows.mask[:half])", CUT
     ),
     "the SFT term of DPO trains the rejected too": Mutation(
-        "training/dpo_module.py", "sft_loss(logps[:half], rows.mask[:half],", "sft_loss(logps, rows.mask,", LIKELIHOOD
+        "training/dpo.py", "sft_loss(logps[:half], rows.mask[:half],", "sft_loss(logps, rows.mask,", LIKELIHOOD
     ),
     "what is logged of a step is not weighted": Mutation(
         "training/step.py", "torch.as_tensor(v, device=self.device) * weight",
         "torch.as_tensor(v, device=self.device)", LOGGED,
     ),
     "the logged DPO loss weighs micro-batches alike": Mutation(
-        "training/dpo_module.py", "self.log_step(index, loss, half / batch.copies,", "self.log_step(index, loss, 1.0,",
+        "training/dpo.py", "self.log_step(index, loss, half / batch.copies,", "self.log_step(index, loss, 1.0,",
         LOGGED,
     ),
     "the logged SFT loss weighs micro-batches alike": Mutation(
-        "training/sft_module.py", "self.log_step(index, loss, tokens,", "self.log_step(index, loss, 1.0,", LOGGED
+        "training/sft.py", "self.log_step(index, loss, tokens,", "self.log_step(index, loss, 1.0,", LOGGED
     ),
     "what fills no step is the longest rows": Mutation(
-        "training/datamodule.py", "rest = order[whole:]",
+        "training/plan.py", "rest = order[whole:]",
         "order.sort(key=lambda i: lengths[i])\n        rest = order[whole:]", LONGEST,
     ),
     "pairs that truncation makes equal are trained on": Mutation(
@@ -180,16 +181,16 @@ MUTATIONS = {
         "pairing.py", "if accuracy < rule.low:", "if accuracy <= rule.low:", "test_pairing.py"
     ),
     "the first answer of a response counts": Mutation(
-        "metrics/answers.py", "for marker in reversed(markers):", "for marker in markers:", "test_answers.py"
+        "scoring/answers.py", "for marker in reversed(markers):", "for marker in markers:", "test_answers.py"
     ),
     "half a score is wrong": Mutation(
-        "metrics/scoring.py", "return score >= 0.5", "return score > 0.5", "test_scoring.py"
+        "scoring/judge.py", "return score >= 0.5", "return score > 0.5", "test_scoring.py"
     ),
     "five per cent is too far": Mutation(
-        "metrics/rules.py", "/ abs(target) <= 0.05", "/ abs(target) < 0.05", "test_rules.py"
+        "scoring/rules.py", "/ abs(target) <= 0.05", "/ abs(target) < 0.05", "test_rules.py"
     ),
     "a weighted vote counts heads": Mutation(
-        "metrics/votes.py", "[math.exp((reward - top) / temperature) for reward in rewards]", "[1.0] * len(rewards)",
+        "scoring/votes.py", "[math.exp((reward - top) / temperature) for reward in rewards]", "[1.0] * len(rewards)",
         "test_votes.py",
     ),
     "the temperature is ignored": Mutation(
@@ -203,7 +204,7 @@ MUTATIONS = {
         "decode(vlm.model, prefix, limits, temperature**2, top_p", DRAWN,
     ),
     "the temperature is applied twice in a vote": Mutation(
-        "metrics/votes.py", "math.exp((reward - top) / temperature)", "math.exp((reward - top) / temperature**2)",
+        "scoring/votes.py", "math.exp((reward - top) / temperature)", "math.exp((reward - top) / temperature**2)",
         "test_votes.py",
     ),
     "the temperature is applied twice by stage sample": Mutation(

@@ -11,12 +11,12 @@ import pytorch_lightning as pl
 import torch
 from PIL import Image
 
-from rationale.data.batch import Example
-from rationale.data.encode import Encoder
-from rationale.training.datamodule import plan
-from rationale.training.dpo_module import DPOModule, Objective, dpo_data
+from rationale.models.batch import Example
+from rationale.models.encode import Encoder
+from rationale.training.dpo import DPOModule, Objective, dpo_data
 from rationale.training.optim import Optim
-from rationale.training.sft_module import SFTModule, sft_data
+from rationale.training.plan import plan
+from rationale.training.sft import SFTModule, sft_data
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "experiments"))
 

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from rationale import cli
 from rationale.artifacts import UserError
-from rationale.cli import CONF, PLUGINS, missing_plugin
+from rationale.command import cli
+from rationale.command.cli import CONF, PLUGINS, missing_plugin
 from rationale.models.vlm import load
 
 ROOT = Path(__file__).parent.parent

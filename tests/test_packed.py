@@ -9,7 +9,7 @@ from torch._subclasses import FakeTensorMode
 from torch.nn.attention.varlen import varlen_attn
 
 from rationale.models import prefix
-from rationale.models.forward import response_logps
+from rationale.models.logps import response_logps
 from rationale.models.packed import GQA, LOOP_FROM, Packed, kernel_for, sdpa_of_segments
 
 # A prefix of two tokens with branches of two and of one, and a prefix of three with a branch of one; padding around.

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from torch import nn
 
 from rationale.artifacts import UserError
-from rationale.training.datamodule import PlannedData, alike, bundles, copies, plan, unbundled
 from rationale.training.optim import Optim, cosine, parameter_groups
+from rationale.training.plan import PlannedData, alike, bundles, copies, plan, unbundled
 
 lengths_of = st.lists(st.integers(1, 50), min_size=1, max_size=200)
 small = st.integers(1, 5)

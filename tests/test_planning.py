@@ -24,17 +24,17 @@ from test_configs import check, composed
 from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
 from rationale.artifacts import UserError
-from rationale.data.batch import Example, padded
-from rationale.data.layout import rows_batch, tree_batch
 from rationale.models import generate, prefix
-from rationale.models.forward import response_logps
-from rationale.models.mini import build_model, build_processor, train_tokenizer
+from rationale.models.batch import Example, padded
+from rationale.models.layout import rows_batch, tree_batch
+from rationale.models.logps import response_logps
 from rationale.models.reading import prefill
 from rationale.models.vlm import VLM, freeze
 from rationale.objectives.logprobs import IGNORE
 from rationale.planning import activations, flops, inference, memory
 from rationale.planning.sizes import HEAD, LANGUAGE, Layers, Part, Rows, Sizes, sizes, sizes_of
 from rationale.planning.table import Hardware, Tokens
+from rationale.tools.small_llava import build_model, build_processor, train_tokenizer
 
 ROOT = Path(__file__).resolve().parent.parent
 PAPER = ROOT / "experiments" / "paper"

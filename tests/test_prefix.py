@@ -10,10 +10,10 @@ from torch import nn
 from varlen import varlen_attn
 
 from rationale.artifacts import UserError
-from rationale.data.batch import Example
-from rationale.data.encode import Encoder
 from rationale.models import prefix
-from rationale.models.forward import response_logps
+from rationale.models.batch import Example
+from rationale.models.encode import Encoder
+from rationale.models.logps import response_logps
 from rationale.models.packed import sdpa_of_segments
 from rationale.models.prefix import FAMILIES, head_logps
 from rationale.models.vlm import load

@@ -20,13 +20,12 @@ from hypothesis import strategies as st
 from torch import Tensor
 from varlen import varlen_attn
 
-from rationale.data import layout
-from rationale.data.batch import Example, padded, rows_about
-from rationale.data.encode import Encoder
-from rationale.data.layout import rows_batch
-from rationale.models import prefix
-from rationale.models.forward import response_logps
+from rationale.models import layout, prefix
+from rationale.models.batch import Example, padded, rows_about
+from rationale.models.encode import Encoder
 from rationale.models.generate import decode
+from rationale.models.layout import rows_batch
+from rationale.models.logps import response_logps
 from rationale.models.packed import sdpa_of_segments
 from rationale.models.reading import candidate_logps, prefill, read_on
 from rationale.objectives.logprobs import IGNORE

@@ -8,11 +8,11 @@ import pytest
 from PIL import Image
 
 from rationale.artifacts import UserError, produce
-from rationale.data.images import content_name
-from rationale.data.sources import folder
-from rationale.metrics.scoring import is_correct
-from rationale.models.teacher import RecordedTeacher
+from rationale.images import content_name
+from rationale.models.teachers import RecordedTeacher
 from rationale.schema import Question, Rationale, RowError, read_jsonl, write_jsonl
+from rationale.scoring.judge import is_correct
+from rationale.sources.public import folder
 from rationale.stages import distill, prepare
 from rationale.stages.inputs import check_known, grouped, kept_rationales, need, questions_by_id
 

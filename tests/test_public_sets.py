@@ -16,14 +16,14 @@ from hydra.utils import get_object
 from omegaconf import OmegaConf
 from PIL import Image
 
-from rationale.cli import CONF
-from rationale.data import columns
-from rationale.data.check import check
-from rationale.data.columns import REASONS
-from rationale.data.images import content_name
-from rationale.data.sources import Source, Sources, folder
-from rationale.metrics.scoring import SCORERS, judge
+from rationale.command.cli import CONF
+from rationale.images import content_name
+from rationale.question_checks import check
 from rationale.schema import Question, RowError, read_jsonl
+from rationale.scoring.judge import SCORERS, judge
+from rationale.sources import columns
+from rationale.sources.columns import REASONS
+from rationale.sources.public import Source, Sources, folder
 from rationale.stages import prepare
 
 REAL = Path(os.environ.get("RATIONALE_REAL_DATA", "absent"))

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from rationale.metrics.scoring import judge
 from rationale.schema import LETTERS, Question
+from rationale.scoring.judge import judge
 
 ROOT = Path(os.environ.get("RATIONALE_REAL_DATA", "")) / "mathvision"
 pytestmark = pytest.mark.skipif(

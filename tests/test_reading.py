@@ -7,13 +7,13 @@ from functools import partial
 import torch
 from families import CASES, IMAGE, IN_ROWS, PAD, PROMPTS, RESPONSES, VOCAB, Encoded
 
-from rationale.data.batch import padded
-from rationale.data.layout import rows_batch, shared_prefixes
-from rationale.models.forward import response_logps
+from rationale.models.batch import padded
+from rationale.models.cache import SharedCache
 from rationale.models.generate import decode, decode_alone
+from rationale.models.layout import rows_batch, shared_prefixes
+from rationale.models.logps import response_logps
 from rationale.models.prefix import can_copy, can_share
 from rationale.models.reading import candidate_logps, prefill, read_on
-from rationale.models.shared_cache import SharedCache
 from rationale.objectives.logprobs import IGNORE
 
 

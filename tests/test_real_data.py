@@ -10,19 +10,19 @@ from pathlib import Path
 import pytest
 import pytorch_lightning as pl
 
-from rationale.data.response import Truncation
-from rationale.data.sources import folder
-from rationale.metrics.scoring import judge
-from rationale.models.generator import Local
-from rationale.models.teacher import RecordedTeacher
+from rationale.models.local import Local
+from rationale.models.response import Truncation
+from rationale.models.teachers import RecordedTeacher
 from rationale.models.vlm import load
 from rationale.pairing import PairingRule
 from rationale.schema import EvalRow, Question, Rationale, Response, read_jsonl, write_jsonl
+from rationale.scoring.judge import judge
+from rationale.sources.public import folder
 from rationale.stages import distill, dpo, evaluate, pair, prepare, sample, score, sft
-from rationale.training.datamodule import plan
-from rationale.training.dpo_module import Objective
+from rationale.training.dpo import Objective
 from rationale.training.loggers import loggers
 from rationale.training.optim import Optim
+from rationale.training.plan import plan
 
 QUIET = partial(pl.Trainer, accelerator="cpu", devices=1, enable_progress_bar=False, enable_model_summary=False)
 CSV = partial(loggers, project="test", group="test", name="test", mode="disabled", folder="")

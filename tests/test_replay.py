@@ -15,16 +15,16 @@ from test_sharded import run as processes
 from test_training import QUIET, beside, csv, furthest, preference, weights
 
 from rationale.artifacts import UserError
-from rationale.data.encode import Encoder
+from rationale.models.encode import Encoder
 from rationale.models.vlm import load
-from rationale.stages import replay
-from rationale.training import sft_module
-from rationale.training.datamodule import plan
+from rationale.tools import replay
+from rationale.tools.replayed import replayed
+from rationale.training import sft as sft_module
 from rationale.training.fit import fit
 from rationale.training.nonfinite import Recipe
 from rationale.training.optim import Optim
-from rationale.training.replayed import replayed
-from rationale.training.sft_module import SFTModule, sft_data
+from rationale.training.plan import plan
+from rationale.training.sft import SFTModule, sft_data
 
 
 class Before(pl.Callback):

@@ -17,7 +17,7 @@ from rationale.reporting.load import load_candidates
 from rationale.reporting.page import json_text, neighbours
 from rationale.reporting.standing import standings
 from rationale.schema import EvalRow, Pair, Question, Rationale, Response, ResponseLogps, write_jsonl
-from rationale.stages.tabulate import run
+from rationale.tools.tabulate import run
 
 EVIL = "</script><script>alert('x')</script>"
 DATASETS = ("mini_chart", "mini_scene")
@@ -50,7 +50,7 @@ def evaluation(root: Path, seed: int, name: str, wrong: set[int]) -> None:
     )
     arguments = {
         "questions": str(root / "questions"), "model": {"path": str(member / name / "model")}, "name": name,
-        "seed": seed, "blind": False, "generator": {"_target_": "rationale.models.generator.Local"},
+        "seed": seed, "blind": False, "generator": {"_target_": "rationale.models.local.Local"},
     }  # fmt: skip
     manifest(path, "evaluate", [root / "questions", member / name / "model"], **arguments)
 

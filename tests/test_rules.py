@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rationale.metrics.evalai import evalai_text
-from rationale.metrics.rules import (
+from rationale.scoring.evalai import evalai_text
+from rationale.scoring.rules import (
     anls,
     aokvqa_direct,
     exact_match,

@@ -10,13 +10,13 @@ import torch
 from test_training import QUIET, beside, csv
 
 from rationale.artifacts import UserError
-from rationale.data.encode import Encoder
-from rationale.models.forward import response_logps
+from rationale.models.encode import Encoder
+from rationale.models.logps import response_logps
 from rationale.models.vlm import load
-from rationale.training.datamodule import held_out, plan
 from rationale.training.fit import fit
 from rationale.training.optim import Optim
-from rationale.training.sft_module import SFTModule, sft_data
+from rationale.training.plan import held_out, plan
+from rationale.training.sft import SFTModule, sft_data
 
 
 class Seen(pl.Callback):

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rationale.metrics.scoring import SCORERS, Verdict, canonical, is_correct, judge
 from rationale.schema import Question
+from rationale.scoring.judge import SCORERS, Verdict, canonical, is_correct, judge
 
 CHOICES = ["heart", "dentist", "beer", "water"]
 # What some scorers need to know of a question besides its answers.

@@ -11,8 +11,8 @@ from commands import command
 from loopback import KEY, Loopback
 
 from rationale.artifacts import UserError
-from rationale.cli import CONF
-from rationale.keys import refuse_keys
+from rationale.command.cli import CONF
+from rationale.endpoints.keys import refuse_keys
 from rationale.schema import EvalRow, Rationale, read_jsonl
 
 ENVIRONMENT = {**os.environ, "TEST_KEY": KEY, "OMP_NUM_THREADS": "1"}

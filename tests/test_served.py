@@ -17,17 +17,18 @@ from loopback import KEY, LASTING, PASSING, Loopback
 from PIL import Image
 
 from rationale.artifacts import UserError, produce
-from rationale.data.journal import Journal
-from rationale.models import batches
-from rationale.models import served as served_module
-from rationale.models.batches import Batches
-from rationale.models.chat import Picture
-from rationale.models.generator import Served
-from rationale.models.replies import Meter, Reply, read_replies
-from rationale.models.served import Traffic, retry_after
-from rationale.models.served_teacher import ServedTeacher
-from rationale.models.teacher import LocalTeacher, RecordedTeacher
+from rationale.endpoints import batches
+from rationale.endpoints import client as served_module
+from rationale.endpoints.batches import Batches
+from rationale.endpoints.chat import Picture
+from rationale.endpoints.client import Traffic, retry_after
+from rationale.endpoints.completions import read_replies
+from rationale.endpoints.generator import Served
+from rationale.endpoints.teacher import ServedTeacher
+from rationale.journal import Journal
+from rationale.models.teachers import LocalTeacher, RecordedTeacher
 from rationale.models.vlm import load
+from rationale.replies import Meter, Reply
 from rationale.schema import EvalRow, Question, Rationale, Response, read_jsonl, write_jsonl
 from rationale.stages import distill, evaluate, sample
 

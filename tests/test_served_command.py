@@ -18,13 +18,14 @@ from pathlib import Path
 import pytest
 from loopback import KEY, PASSING, Loopback
 
-from rationale.data.batch import Example
-from rationale.models.chat import Picture
-from rationale.models.generator import Local, Served
-from rationale.models.replies import Meter
-from rationale.models.served import Traffic
+from rationale.endpoints.chat import Picture
+from rationale.endpoints.client import Traffic
+from rationale.endpoints.generator import Served
+from rationale.models.batch import Example
+from rationale.models.local import Local
 from rationale.models.vlm import load
 from rationale.prompts import prompt_text, teacher_text
+from rationale.replies import Meter
 from rationale.schema import EvalRow, Question, Rationale, read_jsonl
 from rationale.stages import evaluate
 

@@ -17,9 +17,10 @@ from shared import stages
 from torch.distributed import HashStore, ProcessGroupGloo
 
 from rationale.artifacts import OtherEnded, PartDone
+from rationale.endpoints.generator import Served
 from rationale.hashes import read_manifest
-from rationale.models import generator
-from rationale.models.generator import Local, Served, is_served
+from rationale.models import local
+from rationale.models.local import Local, is_shared
 from rationale.schema import Pair, write_jsonl
 from rationale.shards import ALONE, Processes, Share, in_shards
 
@@ -167,8 +168,8 @@ def test_a_process_that_is_killed_ends_the_other_is_named_and_one_goes_on(given,
     (begun,) = folder.glob(".cut.*.partial")
     there = sorted(path.name for path in (begun / "shards").glob("*.jsonl"))
     assert "000001.jsonl" in there and "000003.jsonl" not in there
-    calls, plain = [], generator.generate
-    monkeypatch.setattr(generator, "generate", lambda *asked, **more: calls.append(1) or plain(*asked, **more))
+    calls, plain = [], local.generate
+    monkeypatch.setattr(local, "generate", lambda *asked, **more: calls.append(1) or plain(*asked, **more))
     stages(given, ALONE)["sample"](begun)
     assert (begun / "rows.jsonl").read_bytes() == (folder / "sample/rows.jsonl").read_bytes()
     again = len(calls)
@@ -188,5 +189,5 @@ def test_what_an_endpoint_answers_is_left_to_the_first_process(tmp_path, monkeyp
 
 
 def test_a_served_generator_is_known_by_what_makes_it():
-    assert is_served(partial(Served, model_name="m")) and is_served(Served)
-    assert not is_served(partial(Local))
+    assert is_shared(partial(Served, model_name="m")) and is_shared(Served)
+    assert not is_shared(partial(Local))

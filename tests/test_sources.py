@@ -11,11 +11,12 @@ import pytest
 from PIL import Image
 
 from rationale.artifacts import UserError, produce
-from rationale.data import columns, sources
-from rationale.data.images import content_name
-from rationale.data.rows import image_file
-from rationale.data.sources import Source, Sources, folder
+from rationale.images import content_name
 from rationale.schema import Question, RowError, read_jsonl
+from rationale.sources import columns
+from rationale.sources import public as sources
+from rationale.sources.public import Source, Sources, folder
+from rationale.sources.rows import image_file
 from rationale.stages import prepare
 
 

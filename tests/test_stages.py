@@ -17,21 +17,21 @@ from PIL import Image
 from transformers import Gemma3ImageProcessorPil, Gemma3Processor, PreTrainedTokenizerFast
 
 from rationale.artifacts import UserError
-from rationale.data.encode import Encoder
-from rationale.data.response import Truncation, response_example
-from rationale.models import generator
-from rationale.models.forward import response_logps
-from rationale.models.generator import Local
+from rationale.models import local
+from rationale.models.encode import Encoder
+from rationale.models.local import Local
+from rationale.models.logps import response_logps
 from rationale.models.prefix import layout_for
+from rationale.models.response import Truncation, response_example
 from rationale.models.vlm import VLM, load
 from rationale.pairing import PairingRule
 from rationale.prompts import prompt_text
 from rationale.schema import EvalRow, Pair, Question, Response, ResponseLogps, RowError, read_jsonl, write_jsonl
 from rationale.stages import dpo, evaluate, pair, sample, score
-from rationale.training.datamodule import plan
-from rationale.training.dpo_module import Objective
+from rationale.training.dpo import Objective
 from rationale.training.loggers import loggers
 from rationale.training.optim import Optim
+from rationale.training.plan import plan
 
 WHOLE = Truncation(words=None, tokens=None, eos="uncut")
 QUIET = partial(pl.Trainer, accelerator="cpu", devices=1, enable_progress_bar=False, enable_model_summary=False)
@@ -91,14 +91,14 @@ def test_sample_goes_on_after_a_cut_and_ends_with_the_same_bytes(sampled, tmp_pa
     (tmp_path / "uncut").mkdir()
     (tmp_path / "cut").mkdir()
     sample.run(**sampled, out=tmp_path / "uncut")
-    calls, real = iter(range(100)), generator.generate
+    calls, real = iter(range(100)), local.generate
 
     def failing(*args, **options):
         if next(calls) == 2:
             raise OSError("the power went")
         return real(*args, **options)
 
-    monkeypatch.setattr(generator, "generate", failing)
+    monkeypatch.setattr(local, "generate", failing)
     with pytest.raises(OSError, match="the power went"):
         sample.run(**sampled, out=tmp_path / "cut")
     before = next(calls)

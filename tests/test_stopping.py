@@ -10,14 +10,14 @@ from functools import partial
 import pytest
 from test_training import QUIET, csv, furthest, sft, weights
 
-from rationale import cli
-from rationale.data.encode import Encoder
+from rationale.command import cli
+from rationale.models.encode import Encoder
 from rationale.models.vlm import load
 from rationale.stopping import ENDS, REQUEUE, WARNS, Stopped, held, listen
-from rationale.training.datamodule import plan
 from rationale.training.fit import fit
 from rationale.training.optim import Optim
-from rationale.training.sft_module import SFTModule, sft_data
+from rationale.training.plan import plan
+from rationale.training.sft import SFTModule, sft_data
 
 
 @pytest.fixture(autouse=True)

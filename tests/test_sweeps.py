@@ -21,10 +21,10 @@ from omegaconf.errors import InterpolationResolutionError
 from safetensors.torch import load_file
 
 from rationale.artifacts import UserError
-from rationale.cli import CONF
-from rationale.jobs import Job, clash_message, first_clash, jobs_of, objective_of, record, run_job, taken
+from rationale.command.cli import CONF
+from rationale.command.jobs import Job, clash_message, first_clash, jobs_of, objective_of, record, run_job, taken
+from rationale.command.threads import cores
 from rationale.stopping import REQUEUE
-from rationale.threads import cores
 
 STAGE = "{_target_: doubles.run, mode: '${mode}', out: '${run_dir}/${mode}'}"
 DOUBLES = """
@@ -286,7 +286,7 @@ def test_processes_of_one_run_have_folders_of_their_own(folder):
 
 def test_a_job_that_slurm_no_longer_lists_has_ended():
     """Three elements of an array: one queued again, one running, one cancelled; and one long gone."""
-    slurm = pytest.importorskip("rationale.slurm")
+    slurm = pytest.importorskip("rationale.command.slurm")
     watcher = slurm.Watcher()
     for number in range(4):
         watcher.register_job(f"7_{number}")

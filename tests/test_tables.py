@@ -6,8 +6,6 @@ import io
 import pytest
 
 from rationale.artifacts import UserError
-from rationale.metrics.aggregate import Interval
-from rationale.reporting.scores import Cell, Run, Scored, difference, scores_of, summary
 from rationale.reporting.tables import (
     Table,
     accuracy_table,
@@ -31,6 +29,8 @@ from rationale.reporting.verifier import (
     verify,
 )
 from rationale.schema import EvalRow, Question, Response, ResponseLogps, RowError
+from rationale.scoring.cells import Cell, Run, Scored, difference, scores_of, summary
+from rationale.scoring.intervals import Interval
 
 AVERAGE = ["chart", "scene"]
 COLUMNS = [

@@ -8,10 +8,10 @@ import transformers as t
 from families import CASES, IMAGE, IN_ROWS, PROMPTS, RESPONSES, TEXT, Family, both, llava
 
 from rationale.artifacts import UserError
-from rationale.data.batch import PER_TOKEN, continued
 from rationale.models import prefix
-from rationale.models.forward import response_logps
+from rationale.models.batch import PER_TOKEN, continued
 from rationale.models.generate import decode_alone
+from rationale.models.logps import response_logps
 from rationale.models.prefix import can_share, obstacle
 
 COMPARED = {

@@ -9,9 +9,9 @@ import sys
 import pytest
 import torch
 
-from rationale import threads
-from rationale.runs import processes_here
-from rationale.threads import WAITS, cores, quota, wait_briefly
+from rationale.command import threads
+from rationale.command.runs import processes_here
+from rationale.command.threads import WAITS, cores, quota, wait_briefly
 
 OURS = ("OMP_NUM_THREADS", "OMP_WAIT_POLICY", "SLURM_CPUS_PER_TASK", "SLURM_CPUS_ON_NODE", *WAITS)
 

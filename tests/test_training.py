@@ -12,18 +12,18 @@ import pytorch_lightning as pl
 import torch
 
 from rationale.artifacts import UserError
-from rationale.data.encode import Encoder
-from rationale.models.forward import computing, response_logps
+from rationale.models.encode import Encoder
+from rationale.models.logps import computing, response_logps
 from rationale.models.reading import trained_logps
 from rationale.models.vlm import VLM, freeze, load
 from rationale.objectives.dpo import DPOTerms
 from rationale.schema import RowError
-from rationale.training.datamodule import plan
-from rationale.training.dpo_module import DPOModule, Objective, dpo_data
+from rationale.training.dpo import DPOModule, Objective, dpo_data
 from rationale.training.fit import fit
 from rationale.training.loggers import loggers
 from rationale.training.optim import Optim
-from rationale.training.sft_module import SFTModule, sft_data
+from rationale.training.plan import plan
+from rationale.training.sft import SFTModule, sft_data
 
 LORA = {"r": 4, "lora_alpha": 8, "target_modules": ["q_proj", "v_proj"], "lora_dropout": 0.3}
 QUIET = partial(pl.Trainer, accelerator="cpu", devices=1, enable_progress_bar=False)

@@ -13,9 +13,9 @@ from commands import run as command
 from PIL import Image
 
 from rationale.artifacts import UserError, produce
-from rationale.data.images import store
 from rationale.hashes import MANIFEST
-from rationale.stages import verify
+from rationale.images import store
+from rationale.tools import verify
 
 
 @pytest.fixture

@@ -11,10 +11,10 @@ from peft import PeftModel
 from safetensors.torch import load_file, save_file
 
 from rationale.artifacts import UserError
-from rationale.data.encode import Encoder
 from rationale.models import vlm as loader
-from rationale.models.forward import response_logps
-from rationale.models.identity import processor_hash
+from rationale.models.encode import Encoder
+from rationale.models.fingerprints import processor_hash
+from rationale.models.logps import response_logps
 from rationale.models.prefix import base_of
 from rationale.models.vlm import disable_dropout, freeze, load
 

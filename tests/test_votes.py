@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rationale.metrics.votes import best_of, majority, pass_at, verifier_curve, weighted_vote
+from rationale.scoring.votes import best_of, majority, pass_at, verifier_curve, weighted_vote
 
 
 @pytest.mark.parametrize(

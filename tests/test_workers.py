@@ -9,12 +9,12 @@ import pytest
 import torch
 from test_training import QUIET, csv, furthest, preference, weights
 
-from rationale.data.encode import Encoder
+from rationale.models.encode import Encoder
 from rationale.models.vlm import load
-from rationale.training.datamodule import Plan
 from rationale.training.fit import fit
 from rationale.training.optim import Optim
-from rationale.training.sft_module import SFTModule, sft_data
+from rationale.training.plan import Plan
+from rationale.training.sft import SFTModule, sft_data
 
 
 @pytest.fixture(params=["forkserver", "spawn"])  # Linux's from Python 3.14 on, macOS's
@@ -48,7 +48,7 @@ def test_what_keeps_workers_from_starting_is_the_error_that_is_raised(started, t
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", [supervised, preferred])
 def test_batches_are_built_in_a_process_that_is_not_forked(started, kind, tiny_dir, examples, tmp_path, monkeypatch):
-    monkeypatch.setattr("rationale.training.dpo_module.DPOModule._check_start", lambda *_: None)  # drawn log-probs
+    monkeypatch.setattr("rationale.training.dpo.DPOModule._check_start", lambda *_: None)  # drawn log-probs
     found = []
     for workers in (0, 1):
         torch.manual_seed(0)

@@ -21,7 +21,7 @@ sys.path.append(str(Path(__file__).resolve().parents[2] / "tests"))
 from commands import SMALL
 from loopback import LASTING, PASSING, Loopback
 
-from rationale.cli import main as rationale
+from rationale.command.cli import main as rationale
 from rationale.hashes import MANIFEST
 
 

@@ -68,10 +68,10 @@ def family(name: str, device: torch.device, dtype: str) -> tuple[dict[str, Any],
     from common import PRECISIONS
     from families import CASES, EVERY, PAD, PROMPTS, RESPONSES, Encoded, both
 
-    from rationale.data.batch import padded
-    from rationale.data.layout import rows_batch
-    from rationale.models.forward import computing, response_logps
+    from rationale.models.batch import padded
     from rationale.models.generate import decode
+    from rationale.models.layout import rows_batch
+    from rationale.models.logps import computing, response_logps
     from rationale.models.prefix import can_copy, can_share, enable
     from rationale.models.reading import candidate_logps, prefill
     from rationale.objectives.logprobs import IGNORE, token_logps
@@ -134,7 +134,7 @@ def checkpoints(device: torch.device, work: Path, small: bool) -> Rows:
     from hub import FOLDERS, INTERNVL, MISTRAL, QWEN25, tiny_checkpoint
     from hydra import compose, initialize_config_dir
 
-    from rationale.runs import CONF, call
+    from rationale.command.runs import CONF, call
 
     def checked(folder: str) -> tuple[dict[str, Any], dict[str, float]]:
         given = [f"model.path={tiny_checkpoint(folder, work / folder)}", "model.family=null", "check.max_new_tokens=8",
@@ -154,7 +154,7 @@ def zero(device: torch.device, work: Path, small: bool) -> Rows:
     from safetensors.torch import load_file
     from sharded import train
 
-    from rationale.data import tasks
+    from rationale.sources import tasks
     from rationale.stages import prepare
 
     if device.type == "cpu":
@@ -189,14 +189,14 @@ def memory(device: torch.device, work: Path, small: bool) -> Rows:
     from common import OPTIM, fit_ours, in_order
     from shapes import SHAPES, responses, save_images
 
-    from rationale.data.encode import Encoder
     from rationale.models.checks import image_token
+    from rationale.models.encode import Encoder
     from rationale.models.vlm import load
     from rationale.planning.memory import held
     from rationale.planning.sizes import sizes_of
-    from rationale.stages.check import rows_of
-    from rationale.training.dpo_module import DPOModule, Objective, dpo_data
-    from rationale.training.sft_module import SFTModule, sft_data
+    from rationale.tools.check import rows_of
+    from rationale.training.dpo import DPOModule, Objective, dpo_data
+    from rationale.training.sft import SFTModule, sft_data
 
     pairs = responses(save_images(SHAPES["tiny" if small else "1B"], work, 3), 2)
     order, counted = partial(in_order, micro_batch=1), counts_memory(device)

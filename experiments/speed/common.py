@@ -27,8 +27,8 @@ from pytorch_lightning import Callback
 from shapes import SHAPES, save_model
 
 from rationale.models.device import device_of
-from rationale.training.datamodule import plan
 from rationale.training.optim import Optim
+from rationale.training.plan import plan
 
 HERE = Path(__file__).resolve().parent
 THREADS = 2

@@ -18,10 +18,10 @@ import torch
 from common import OPTIM, PRECISIONS, bench, fit_ours, fit_trl, heading, in_order, table, trl_rows, trl_settings
 from shapes import Shape, responses, save_images
 
-from rationale.data.encode import Encoder
-from rationale.models.forward import computing, response_logps
+from rationale.models.encode import Encoder
+from rationale.models.logps import computing, response_logps
 from rationale.models.vlm import load
-from rationale.training.dpo_module import DPOModule, Objective, dpo_data
+from rationale.training.dpo import DPOModule, Objective, dpo_data
 
 BETA = 0.1
 

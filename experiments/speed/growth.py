@@ -17,8 +17,8 @@ from typing import Any
 from common import bench, median_seconds, table
 from shapes import Shape, response, responses, save_images, save_model
 
-from rationale.data.encode import Encoder
-from rationale.models.forward import response_logps
+from rationale.models.encode import Encoder
+from rationale.models.logps import response_logps
 from rationale.models.vlm import load
 
 # The words of the prompt beside an image of two tiles (some 1,200 tokens), responses, width of the language model.

@@ -14,8 +14,8 @@ import torch
 from common import bench, heading, median_seconds, table
 from shapes import Shape, responses, save_images
 
-from rationale.data.encode import Encoder
 from rationale.models.device import moved
+from rationale.models.encode import Encoder
 from rationale.models.generate import decode
 from rationale.models.reading import prefill
 from rationale.models.vlm import load

@@ -12,8 +12,8 @@ from typing import Any
 from common import bench, heading, median_seconds, table
 from shapes import Shape, responses, save_images
 
-from rationale.data.batch import Example
-from rationale.data.encode import Encoder, in_chunks
+from rationale.models.batch import Example
+from rationale.models.encode import Encoder, in_chunks
 from rationale.models.reading import candidate_logps
 from rationale.models.vlm import load
 

@@ -16,10 +16,10 @@ from typing import Any
 from common import OPTIM, bench, fit_ours, fit_trl, heading, in_order, table, trl_rows, trl_settings
 from shapes import Shape, prompt, response, save_images
 
-from rationale.data.batch import Example
-from rationale.data.encode import Encoder
+from rationale.models.batch import Example
+from rationale.models.encode import Encoder
 from rationale.models.vlm import load
-from rationale.training.sft_module import SFTModule, sft_data
+from rationale.training.sft import SFTModule, sft_data
 
 
 def examples(work: Path, shape: Shape, count: int) -> list[Example]:

@@ -18,9 +18,9 @@ from transformers import (
     LlavaNextProcessor,
 )
 
-from rationale.data.batch import Example
+from rationale.models.batch import Example
 from rationale.models.device import device_of
-from rationale.models.mini import CHAT_TEMPLATE, train_tokenizer
+from rationale.tools.small_llava import CHAT_TEMPLATE, train_tokenizer
 
 WORDS = ("bar", "is", "the", "red", "blue", "value", "of", "left", "higher", "than", "and", "so", "we", "see", "two")
 

@@ -19,7 +19,7 @@ from common import bench, heading, median_seconds, table
 from dpo_vs_trl import ours
 from shapes import Shape, responses, save_images
 
-from rationale.data.encode import Encoder
+from rationale.models.encode import Encoder
 from rationale.models.vlm import load
 
 SIZE = 2048  # of the square matrices whose product is taken for the peak

@@ -1,1 +1,1 @@
-"""Vision-language models: loading, references, sampling, teachers."""
+"""The network: how it is loaded, what it reads, the shared prefix, log-probabilities, decoding."""

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from transformers import Idefics3Processor
 
 from rationale.artifacts import UserError
-from rationale.data.batch import Example
-from rationale.data.encode import Encoder
+from rationale.models.batch import Example
+from rationale.models.encode import Encoder
 from rationale.models.prefix import base_of
 from rationale.models.towers import Shapes
 from rationale.models.vlm import VLM

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 from transformers import GenerationConfig, LogitsProcessorList, TemperatureLogitsWarper, TopPLogitsWarper
 
-from rationale.data.batch import Example, rows_about
-from rationale.data.encode import Encoder
+from rationale.models.batch import Example, rows_about
 from rationale.models.checks import end_tokens
 from rationale.models.device import forked_rng, moved, pinned
+from rationale.models.encode import Encoder
 from rationale.models.prefix import can_copy, can_share
 from rationale.models.reading import Prefilled, prefill, read_on
 from rationale.models.vlm import VLM

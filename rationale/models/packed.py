@@ -58,7 +58,7 @@ class Packed:
 
     @classmethod
     def of(cls, segments: Tensor, kernel: Callable[..., Tensor], dtype: torch.dtype) -> Packed:
-        """Of `data.batch.Batch.segments`, (B, T), for attention that computes in `dtype`."""
+        """Of `models.batch.Batch.segments`, (B, T), for attention that computes in `dtype`."""
         runs = [(number, len(list(run))) for row in segments.tolist() for number, run in groupby(row)]
         paths: dict[int, list[int]] = {}
         for place, (number, _) in enumerate(runs):

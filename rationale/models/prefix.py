@@ -20,9 +20,9 @@ from transformers.integrations.sdpa_attention import repeat_kv, sdpa_attention_f
 from transformers.masking_utils import sdpa_mask
 
 from rationale.artifacts import UserError, main_process
-from rationale.data.batch import PER_TOKEN, Batch
+from rationale.models.batch import PER_TOKEN, Batch
+from rationale.models.cache import SharedCache
 from rationale.models.packed import Packed, kernel_for
-from rationale.models.shared_cache import SharedCache
 from rationale.objectives.logprobs import token_logps
 
 ATTENTION = "shared_prefix"

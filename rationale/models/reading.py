@@ -9,12 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from rationale.data.batch import Batch, Example, padded, rows_about
-from rationale.data.encode import Encoder
+from rationale.models.batch import Batch, Example, padded, rows_about
+from rationale.models.cache import SharedCache
 from rationale.models.device import moved, pinned
-from rationale.models.forward import response_logps
+from rationale.models.encode import Encoder
+from rationale.models.logps import response_logps
 from rationale.models.prefix import after, base_of, can_copy, can_share, head_logps, own_positions, shares
-from rationale.models.shared_cache import SharedCache
 
 
 @dataclass(slots=True)

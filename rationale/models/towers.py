@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
-from rationale.models.parts import BEGINNINGS, PROJECTOR, VISION
+from rationale.models.families import BEGINNINGS, PROJECTOR, VISION
 from rationale.models.prefix import base_of, forward_replaced
 
 

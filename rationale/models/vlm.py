@@ -17,7 +17,7 @@ from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 
 from rationale.artifacts import InputPath, UserError
 from rationale.models.device import device_of, use
-from rationale.models.parts import is_in
+from rationale.models.families import is_in
 from rationale.models.prefix import base_of, can_share, enable, has_adapter
 from rationale.models.quantised import config_of, prepared
 
@@ -245,7 +245,7 @@ def disable_dropout(model: nn.Module) -> None:
 
 
 def freeze(model: nn.Module, parts: Iterable[str]) -> None:
-    """Stop gradients of every parameter of the `parts` (models.parts); one that matches nothing is an error."""
+    """Stop gradients of every parameter of the `parts` (models.families); one that matches nothing is an error."""
     for part in parts:
         matched = [p for name, p in model.named_parameters() if is_in(model, part, name)]
         if not matched:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from rationale.models import prefix
-from rationale.models.parts import PROJECTOR, VISION
+from rationale.models.families import PROJECTOR, VISION
 from rationale.planning.sizes import Rows, Sizes
 
 FLOAT = 4  # bytes

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from rationale.models.parts import LANGUAGE, PROJECTOR, VISION
+from rationale.models.families import LANGUAGE, PROJECTOR, VISION
 from rationale.planning.sizes import HEAD, Layers, Rows, Sizes
 
 ATTENTION = "attention"  # of the language model
@@ -12,7 +12,7 @@ def forward(sizes: Sizes, rows: Rows) -> dict[str, float]:
     """Of one pass over a micro-batch, by part.
 
     A matrix of W numbers costs 2 W a token. Attention costs 4 x its width for each pair of tokens (scores, and the sum
-    of the values), in the vision tower within each tile. The head sees response tokens alone (`models.forward`).
+    of the values), in the vision tower within each tile. The head sees response tokens alone (`models.logps`).
     Norms, activations and the softmax are left out, as is customary: they take time but hardly any operations.
     """
     weights = {name: part.multiplied for name, part in sizes.parts.items()}

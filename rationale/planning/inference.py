@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import torch
 
-from rationale.models.parts import LANGUAGE
+from rationale.models.families import LANGUAGE
 from rationale.models.reference import KINDS
 from rationale.planning import activations, flops
 from rationale.planning.sizes import Rows, Sizes
@@ -63,7 +63,7 @@ def operations(sizes: Sizes, prompts: Rows, said: Rows) -> tuple[float, float]:
 
 
 def cache(sizes: Sizes, prompts: Rows, said: Rows, width: int) -> tuple[int, int]:
-    """Bytes of the keys and values of every layer: of prompts, and of what is said (`models.shared_cache`). Layers that
+    """Bytes of the keys and values of every layer: of prompts, and of what is said (`models.cache`). Layers that
     are no full attention hold less, and a model that cannot share a prompt holds it once a response."""
     token = 2 * sizes.text.count * sizes.text.keys * width
     return token * prompts.tokens, token * said.tokens

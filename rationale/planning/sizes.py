@@ -12,7 +12,7 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForImageTextToText
 
 from rationale.artifacts import UserError
-from rationale.models.parts import LANGUAGE, PROJECTOR, VISION, is_in
+from rationale.models.families import LANGUAGE, PROJECTOR, VISION, is_in
 from rationale.models.prefix import base_of
 from rationale.models.vlm import freeze
 
@@ -116,7 +116,9 @@ def _vision(base: nn.Module) -> Layers:
     lists = [(name, module) for name, module in base.named_modules() if isinstance(module, nn.ModuleList)]
     stacks = [module for name, module in lists if is_in(base, VISION, f"{name}.")]
     if not stacks:
-        raise UserError(f"{base.config.model_type}: no vision tower by a name that is known; add it to models/parts.py")
+        raise UserError(
+            f"{base.config.model_type}: no vision tower by a name that is known; add it to models/families.py"
+        )
     stack = max(stacks, key=len)
     read = [module.in_features for module in stack[0].modules() if isinstance(module, nn.Linear)]
     return Layers(len(stack), read[0], read[0], read[0], max(read))

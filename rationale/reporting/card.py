@@ -10,8 +10,8 @@ import yaml
 
 from rationale.artifacts import find_inputs
 from rationale.hashes import read_manifest
+from rationale.markdown import in_markdown
 from rationale.provenance import git_commit, versions
-from rationale.reporting.markdown import in_markdown
 
 PAPER = "[Improve Vision Language Model Chain-of-thought Reasoning](https://arxiv.org/abs/2410.16198)"
 METHODS = {

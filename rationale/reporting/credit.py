@@ -10,12 +10,12 @@ from statistics import fmean
 
 import numpy as np
 
-from rationale.data.mini.truth import first_wrong_step, free_words, has_truth, word_spans, word_steps
-from rationale.metrics.aggregate import Interval, mean_interval
-from rationale.metrics.scoring import is_correct
-from rationale.reporting.scores import Cell
 from rationale.reporting.tables import MISSING, Table, cell_text
 from rationale.schema import Question, Response, ResponseKey, ResponseLogps, RowError
+from rationale.scoring.cells import Cell
+from rationale.scoring.intervals import Interval, mean_interval
+from rationale.scoring.judge import is_correct
+from rationale.worlds.truth import first_wrong_step, free_words, has_truth, word_spans, word_steps
 
 NUM_SHUFFLES = 200
 EVERYTHING = "all"

@@ -12,13 +12,13 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from rationale.data.images import open_image
-from rationale.metrics.scoring import is_correct
+from rationale.images import open_image
 from rationale.prompts import question_text
 from rationale.reporting.credit import EVERYTHING, Credited
 from rationale.reporting.figures import COLORS
 from rationale.reporting.page import data_uri, filled
 from rationale.reporting.tables import Table
+from rationale.scoring.judge import is_correct
 
 KINDS = {
     "found": "wrong, and its most negative word lies in the first wrong step",

@@ -17,10 +17,10 @@ from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from rationale.reporting.scores import Run
 from rationale.reporting.tables import Table
 from rationale.reporting.verifier import METHODS, Verifier
 from rationale.schema import Question, Rationale
+from rationale.scoring.cells import Run
 
 REWARDS = {
     "reward margin": "rewards/margins",

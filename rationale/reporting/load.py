@@ -13,10 +13,10 @@ import yaml
 
 from rationale.artifacts import UserError
 from rationale.hashes import MANIFEST, read_manifest
-from rationale.lineage import sources_of
-from rationale.reporting.scores import Run
+from rationale.reporting.lineage import sources_of
 from rationale.reporting.verifier import Candidates, sequence_sums
 from rationale.schema import EvalRow, Record, Response, ResponseLogps, read_jsonl
+from rationale.scoring.cells import Run
 
 
 def folders(pattern: str) -> list[Path]:

@@ -18,12 +18,12 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from rationale.hashes import read_manifest
-from rationale.metrics.scoring import is_correct
 from rationale.reporting.figures import Drawing
 from rationale.reporting.load import own_name
-from rationale.reporting.scores import STYLES, Cell, Run
 from rationale.reporting.tables import PROMPTS, Table, interval_text, number
 from rationale.schema import EvalRow, Pair, Question, Rationale
+from rationale.scoring.cells import STYLES, Cell, Run
+from rationale.scoring.judge import is_correct
 
 _TYPES = {".png": "image/png", ".jpg": "image/jpeg", ".jpeg": "image/jpeg", ".webp": "image/webp", ".gif": "image/gif"}
 

@@ -11,7 +11,7 @@ from typing import Literal, TypeVar
 
 from rationale.artifacts import UserError
 from rationale.hashes import read_manifest, sha256_file
-from rationale.lineage import lineage
+from rationale.reporting.lineage import lineage
 
 Stale = Literal["refuse", "mark"]
 Part = TypeVar("Part")  # a Table or a Drawing

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from rationale.artifacts import UserError
-from rationale.reporting.markdown import in_markdown
-from rationale.reporting.scores import STYLES, Cell, Run, difference, scores_of, summary
+from rationale.markdown import in_markdown
 from rationale.schema import Question, Rationale
+from rationale.scoring.cells import STYLES, Cell, Run, difference, scores_of, summary
 
 Value = str | Cell
 MISSING = "–"

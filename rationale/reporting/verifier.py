@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from rationale.metrics.scoring import canonical
-from rationale.metrics.votes import verifier_curve
-from rationale.reporting.scores import Cell, Scored, Scores, difference, summary
 from rationale.reporting.standing import marked
 from rationale.reporting.tables import Table, ordering, record
 from rationale.schema import Question, Response, ResponseKey, ResponseLogps, RowError
+from rationale.scoring.cells import Cell, Scored, Scores, difference, summary
+from rationale.scoring.judge import canonical
+from rationale.scoring.votes import verifier_curve
 
 METHODS = {"weighted_vote": "weighted vote", "majority": "majority vote", "best_of": "best of N"}
 AVERAGE = "Avg"

@@ -7,13 +7,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from rationale.artifacts import InputPath
-from rationale.data.journal import Journal
-from rationale.data.judged import judged
-from rationale.models.replies import Meter, Reply, store
-from rationale.models.served_teacher import ServedTeacher
-from rationale.models.teacher import LocalTeacher, OneByOne
-from rationale.reporting.markdown import in_markdown
+from rationale.journal import Journal
+from rationale.markdown import in_markdown
+from rationale.models.teachers import OneByOne, Teacher
+from rationale.replies import Meter, Reply, store
 from rationale.schema import Question, Rationale, iter_jsonl, write_jsonl
+from rationale.scoring.judged import judged
 from rationale.settings import Count
 from rationale.stages.inputs import questions_by_id
 
@@ -32,7 +31,7 @@ def status(question: Question, reply: Reply, teacher: str) -> Rationale:
 
 def run(
     questions: InputPath,
-    teacher: Callable[[Question], str] | OneByOne | LocalTeacher | ServedTeacher,
+    teacher: Callable[[Question], str] | Teacher,
     split: str,
     chunk: Count,
     out: Path,

@@ -8,23 +8,23 @@ from pathlib import Path
 from typing import Any, Literal
 
 from rationale.artifacts import InputPath, UserError
-from rationale.data.batch import Example
-from rationale.data.encode import Encoder
-from rationale.data.response import Truncation, response_example
+from rationale.models.batch import Example
 from rationale.models.checks import check_end, check_rows
-from rationale.models.identity import context_hash, scored_with
+from rationale.models.encode import Encoder
+from rationale.models.fingerprints import context_hash, scored_with
 from rationale.models.prefix import layout_for
 from rationale.models.reference import KINDS
+from rationale.models.response import Truncation, response_example
 from rationale.models.vlm import VLM, freeze
 from rationale.pairing import truncate_words
 from rationale.prompts import prompt_text
 from rationale.schema import Pair, ResponseLogps, RowError, iter_jsonl
 from rationale.settings import Count, Layout, Limit, Validation, typed
 from rationale.stages.inputs import check_known, need, questions_by_id
-from rationale.training.datamodule import Plan, held_out
-from rationale.training.dpo_module import DPOModule, Objective, dpo_data
+from rationale.training.dpo import DPOModule, Objective, dpo_data
 from rationale.training.fit import fit
 from rationale.training.optim import Optim
+from rationale.training.plan import Plan, held_out
 
 
 @typed

@@ -8,25 +8,25 @@ from pathlib import Path
 from typing import Any
 
 from rationale.artifacts import InputPath, write_json
-from rationale.data.batch import Example
-from rationale.data.encode import in_chunks
-from rationale.metrics.scoring import judge
-from rationale.models.generator import Local, Served, is_served
+from rationale.models.batch import Example
+from rationale.models.encode import in_chunks
+from rationale.models.local import Generator, is_shared
 from rationale.models.vlm import VLM
 from rationale.prompts import prompt_text
-from rationale.reporting.dashboard import evaluation_panels
 from rationale.schema import EvalRow, Question, read_jsonl, to_line
+from rationale.scoring.judge import judge
 from rationale.settings import Count, Style
 from rationale.shards import ALONE, Processes, in_shards
 from rationale.stages.inputs import questions_by_id
 from rationale.training.dashboard import unless_ended
 from rationale.training.loggers import close, dashboards
+from rationale.training.panels import evaluation_panels
 
 
 def run(
     questions: InputPath,
     model: Callable[..., VLM],
-    generator: Callable[..., Local | Served],
+    generator: Callable[..., Generator],
     name: str,
     seed: int,
     split: str | None,
@@ -46,7 +46,7 @@ def run(
     """
     asked = questions_by_id(questions, split)
     found = [q for q in asked.values() if q.kind != "open"]
-    share = processes.join(out, alone=is_served(generator))
+    share = processes.join(out, alone=is_shared(generator))
     answer = generator(model)
     first = {q.image: len(q.question) for q in reversed(found)}  # questions about one image stay together
     ordered = sorted(found, key=lambda q: (first[q.image], q.image, q.question_id))

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import TypeVar
 
 from rationale.artifacts import UserError
-from rationale.data.images import resolve
 from rationale.hashes import MANIFEST
+from rationale.images import resolve
 from rationale.schema import Question, Rationale, RowError, iter_jsonl, read_jsonl
 
 T = TypeVar("T")

@@ -6,10 +6,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from rationale.artifacts import InputPath, UserError
-from rationale.metrics.scoring import canonical, is_correct
-from rationale.metrics.votes import majority
 from rationale.pairing import PairingRule, pair_all
 from rationale.schema import Question, Response, write_jsonl
+from rationale.scoring.judge import canonical, is_correct
+from rationale.scoring.votes import majority
 from rationale.stages.inputs import grouped, need, questions_by_id
 
 

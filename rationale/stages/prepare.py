@@ -6,15 +6,23 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from tqdm import tqdm
 
-from rationale.data.check import Refusals, check
-from rationale.data.contamination import Contamination
-from rationale.data.images import store
-from rationale.data.tasks import Sourced
-from rationale.schema import Question, RowError, write_jsonl
+from rationale.images import store
+from rationale.question_checks import Refusals, check
+from rationale.schema import Question, RowError, Sourced, write_jsonl
+
+
+class Contamination(Protocol):
+    """What compares the questions that are trained on with those that are evaluated (sources/contamination.py)."""
+
+    def evaluated(self) -> list[Any]:
+        """What is compared with; read before anything is written."""
+
+    def apply(self, out: Path, evaluated: list[Any]) -> tuple[dict[str, Any], list[Question]]:
+        """Report in the folder `out` what both share; its counts, and the questions that it took out."""
 
 
 def run(task: Iterable[Sourced], out: Path, contamination: Contamination | None = None) -> dict:

@@ -8,13 +8,13 @@ from random import Random
 from typing import Any, Literal
 
 from rationale.artifacts import InputPath
-from rationale.data.batch import Example
-from rationale.data.encode import in_chunks
-from rationale.metrics.scoring import judge
-from rationale.models.generator import Local, Served, is_served
+from rationale.models.batch import Example
+from rationale.models.encode import in_chunks
+from rationale.models.local import Generator, is_shared
 from rationale.models.vlm import VLM
 from rationale.prompts import prompt_text
 from rationale.schema import Question, Response, iter_jsonl, to_line
+from rationale.scoring.judge import judge
 from rationale.settings import Count, NonNegative, PositiveShare, Style
 from rationale.shards import ALONE, Processes, in_shards
 from rationale.stages.inputs import questions_by_id
@@ -29,7 +29,7 @@ def choose(questions: list[Question], limit: int | None, seed: int) -> list[Ques
 def run(
     questions: InputPath,
     model: Callable[..., VLM],
-    generator: Callable[..., Local | Served],
+    generator: Callable[..., Generator],
     split: str,
     limit: Count | None,
     exclude: list[str],
@@ -47,7 +47,7 @@ def run(
     named in `exclude` are left out. Writes Response rows."""
     found = [q for q in questions_by_id(questions, split).values() if q.kind != "open" and q.dataset not in exclude]
     asked = choose(found, limit, seed)
-    share = processes.join(out, alone=is_served(generator))
+    share = processes.join(out, alone=is_shared(generator))
     answer = generator(model)
     # One temperature a batch; prompts of like length together, so that padding is small.
     asked.sort(key=lambda q: (q.kind, len(prompt_text(q, style)), q.question_id))

@@ -7,14 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from rationale.artifacts import InputPath, UserError, write_json
-from rationale.data.batch import Example
-from rationale.data.encode import Encoder, in_chunks
-from rationale.data.response import Truncation, response_example
+from rationale.models.batch import Example
 from rationale.models.checks import check_end, check_rows
-from rationale.models.forward import computing
-from rationale.models.identity import context_hash, scored_with
+from rationale.models.encode import Encoder, in_chunks
+from rationale.models.fingerprints import context_hash, scored_with
+from rationale.models.logps import computing
 from rationale.models.prefix import layout_for
 from rationale.models.reading import candidate_logps, read_candidates, trained_logps
+from rationale.models.response import Truncation, response_example
 from rationale.models.vlm import VLM
 from rationale.prompts import prompt_text
 from rationale.schema import Pair, Response, ResponseKey, ResponseLogps, iter_jsonl, to_line

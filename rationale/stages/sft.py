@@ -8,9 +8,8 @@ from random import Random
 from typing import Any, Literal
 
 from rationale.artifacts import InputPath, UserError
-from rationale.data.encode import Encoder
-from rationale.data.mixture import Mixture, open_example, rft_examples, sft_examples
 from rationale.models.checks import check_end, check_rows
+from rationale.models.encode import Encoder
 from rationale.models.prefix import layout_for
 from rationale.models.vlm import VLM, freeze
 from rationale.objectives.sft import REDUCTIONS
@@ -18,10 +17,11 @@ from rationale.schema import Response
 from rationale.settings import Count, Layout, Limit, Share, Validation, typed
 from rationale.stages.inputs import grouped, kept_rationales, need, questions_by_id
 from rationale.training.checks import check_cut
-from rationale.training.datamodule import Plan, held_out
 from rationale.training.fit import fit
+from rationale.training.mixture import Mixture, open_example, rft_examples, sft_examples
 from rationale.training.optim import Optim
-from rationale.training.sft_module import SFTModule, sft_data
+from rationale.training.plan import Plan, held_out
+from rationale.training.sft import SFTModule, sft_data
 
 
 @typed

@@ -13,8 +13,8 @@ from pytorch_lightning.strategies import DeepSpeedStrategy
 from torch import Tensor
 
 from rationale.artifacts import UserError
-from rationale.data.batch import Example
-from rationale.data.encode import Encoder
+from rationale.models.batch import Example
+from rationale.models.encode import Encoder
 
 
 def check_cut(encoder: Encoder, examples: Sequence[Example], max_truncated: float, setting: str) -> dict[str, int]:

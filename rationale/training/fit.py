@@ -13,12 +13,12 @@ from rationale.artifacts import main_process
 from rationale.models.vlm import VLM
 from rationale.shards import STARTED
 from rationale.stopping import held
+from rationale.training.checkpoints import Best, States
 from rationale.training.checks import Gradients, Unmoved, check_master_copies
-from rationale.training.datamodule import PlannedData
 from rationale.training.loggers import close
 from rationale.training.nonfinite import FOLDER
 from rationale.training.optim import Optim
-from rationale.training.saves import Best, States
+from rationale.training.plan import PlannedData
 from rationale.training.strategy import Weights, check_place
 
 

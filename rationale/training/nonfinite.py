@@ -14,7 +14,7 @@ import pytorch_lightning as pl
 import torch
 
 from rationale.artifacts import write_json
-from rationale.data.batch import Example
+from rationale.models.batch import Example
 from rationale.models.prefix import base_of, has_adapter, shares
 from rationale.models.vlm import VLM
 from rationale.training.strategy import whole_weights

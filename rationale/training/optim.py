@@ -12,7 +12,7 @@ from torch.optim import AdamW
 from torch.optim.lr_scheduler import LambdaLR
 
 from rationale.artifacts import UserError
-from rationale.models.parts import is_in
+from rationale.models.families import is_in
 from rationale.settings import NonNegative, Positive, Share, settings
 
 Decay = Annotated[float, Field(ge=0, lt=1)]  # of a running mean
@@ -20,7 +20,7 @@ Decay = Annotated[float, Field(ge=0, lt=1)]  # of a running mean
 
 @settings
 class Optim:
-    """Learning rates and schedule. `part_lrs` maps a part of the model (models.parts) to its own rate (the paper's
+    """Learning rates and schedule. `part_lrs` maps a part of the model (models.families) to its own rate (the paper's
     vision tower: 5e-7); all else takes `lr`. Weight decay spares biases and norms."""
 
     lr: Positive

@@ -1,1 +1,0 @@
-"""Tasks (rows plus a scorer), and how rows become batches."""

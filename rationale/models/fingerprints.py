@@ -1,0 +1,68 @@
+"""What stored log-probs hang on: the weights, the processor and the prompt with its image, each as a short hash."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from rationale.models.prefix import has_adapter
+from rationale.models.response import Truncation
+from rationale.models.vlm import VLM
+
+
+def _digest(parts: Iterable[bytes]) -> str:
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(len(part).to_bytes(8, "big"))
+        digest.update(part)
+    return digest.hexdigest()[:16]
+
+
+def weights_hash(model: nn.Module) -> str:
+    """Of every parameter's name, dtype and bytes; a LoRA policy counts as the model beneath its adapters."""
+    state = model.state_dict()
+    if has_adapter(model):
+        strip = ("base_model.model.", ".base_layer")
+        state = {k.replace(strip[0], "").replace(strip[1], ""): v for k, v in state.items() if "lora_" not in k}
+    tensors = {name: value.detach().cpu().contiguous() for name, value in state.items()}
+    return _digest(
+        part
+        for name, value in sorted(tensors.items())
+        for part in (f"{name} {value.dtype} {tuple(value.shape)}".encode(), value.view(-1).view(torch.uint8).numpy())
+    )
+
+
+def processor_hash(processor: Any) -> str:
+    """Of what turns text and pixels into a batch: vocabulary and merges, chat template, sizes, tiling, normalisation.
+
+    The image processor's class is part of it, for with torchvision and without it pixels differ by up to 0.03; the
+    padding that a tokenizer was last used with is not.
+    """
+    tokenizer = json.loads(processor.tokenizer.backend_tokenizer.to_str())
+    settings = {
+        "processor": processor.to_dict(), "template": processor.chat_template,
+        "images": type(processor.image_processor).__name__,
+        "tokenizer": {k: v for k, v in tokenizer.items() if k not in ("padding", "truncation")},
+    }  # fmt: skip
+    return _digest([json.dumps(settings, sort_keys=True, default=str).encode()])
+
+
+def scored_with(vlm: VLM, truncate: Truncation, precision: str) -> dict[str, Any]:
+    """What all log-probs of one pass have in common; dtype is that of the weights, `precision` that of the pass."""
+    return {
+        "weights": weights_hash(vlm.model), "processor": processor_hash(vlm.processor),
+        "dtype": str(next(vlm.model.parameters()).dtype), "truncate": asdict(truncate),
+        "precision": precision,
+    }  # fmt: skip
+
+
+def context_hash(image: Path | None, rendered: str) -> str:
+    """Of one prompt: the image file's bytes and the chat template's text. Two images with one question differ."""
+    return _digest([image.read_bytes() if image else b"", rendered.encode()])

@@ -1,0 +1,38 @@
+"""A stored response as the preference loss sees it: cut by rule, the end token by rule."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from rationale.models.batch import Example
+from rationale.pairing import truncate_words
+from rationale.settings import Count, Limit, settings
+
+
+@settings
+class Truncation:
+    """A response is cut to `words` (None or 0: not), its tokens to `tokens`; `eos` says where an end token follows.
+
+    `uncut`: only where the response is whole and ended by itself (a cut sentence is no place to learn to stop);
+    `always`, as in the authors' rows; `never`, as in their loss, which drops the last token.
+    """
+
+    words: Limit | None
+    tokens: Count | None
+    eos: Literal["uncut", "always", "never"]
+
+
+def response_example(
+    question_id: str,
+    image: Path,
+    prompt: str,
+    text: str,
+    ended: bool,
+    truncate: Truncation,
+    token_ids: tuple[int, ...] = (),
+) -> Example:
+    """Cut, and with an end token, as `truncate` says; a text that is cut has the tokens of the shorter text."""
+    text, cut = truncate_words(text, truncate.words)
+    ends = {"uncut": ended and not cut, "always": True, "never": False}[truncate.eos]
+    return Example(question_id, image, prompt, text, ends, () if cut else token_ids)

@@ -1,0 +1,162 @@
+"""The scorers by name, and the one `judge` that every stage calls."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import lru_cache
+
+from rationale.schema import Question
+from rationale.scoring import mathvista
+from rationale.scoring.answers import extract_answer, extract_choice
+from rationale.scoring.dress import normal, undressed
+from rationale.scoring.evalai import evalai_text
+from rationale.scoring.maths import canonical_value, final_value, letter_or_value, math_accuracy
+from rationale.scoring.mmmu import mmmu_open
+from rationale.scoring.rules import (
+    anls,
+    aokvqa_direct,
+    exact_match,
+    multiple_choice,
+    ocrbench,
+    relaxed_accuracy,
+    vqa_accuracy,
+)
+
+__all__ = [
+    "SCORERS",
+    "Verdict",
+    "anls",
+    "aokvqa_direct",
+    "canonical",
+    "evalai_text",
+    "exact_match",
+    "is_correct",
+    "judge",
+    "math_accuracy",
+    "mmmu_open",
+    "multiple_choice",
+    "ocrbench",
+    "relaxed_accuracy",
+    "vqa_accuracy",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What a response answered (the letter for multiple choice) and its score in [0, 1]; None scores 0."""
+
+    predicted: str | None
+    score: float
+
+
+def _choice(question: Question, answer: str) -> float:
+    return multiple_choice(answer, question.choices, question.answers[0])
+
+
+def _math(question: Question, answer: str) -> float:
+    if question.choices:
+        return _choice(question, letter_or_value(answer, question.choices) or "")
+    return math_accuracy(answer, question.answers)
+
+
+def _mathvista(question: Question, answer: str) -> float:
+    """MathVista's answer type and precision travel in `meta` under the source's names."""
+    kind, precision = question.meta.get("answer_type"), question.meta.get("precision")
+    return mathvista.mathvista(answer, question.answers, question.choices, kind, precision)
+
+
+def _ocrbench(question: Question, answer: str) -> float:
+    """`meta["dataset_name"]` is the source's name of the set that the row was taken from."""
+    if "dataset_name" not in question.meta:
+        raise ValueError("meta['dataset_name'] is missing, which tells formulas from text; re-run stage=prepare")
+    return ocrbench(answer, question.answers, formula=question.meta["dataset_name"] == "HME100k")
+
+
+SCORERS: dict[str, Callable[[Question, str], float]] = {
+    "exact": lambda question, answer: exact_match(answer, question.answers),
+    "relaxed_accuracy": lambda question, answer: relaxed_accuracy(answer, question.answers),
+    "anls": lambda question, answer: anls(answer, question.answers),
+    "vqa_accuracy": lambda question, answer: vqa_accuracy(answer, question.answers),
+    "multiple_choice": _choice,
+    "aokvqa_direct": lambda question, answer: aokvqa_direct(answer, question.answers),
+    "mathvista": _mathvista,
+    "ocrbench": _ocrbench,
+    "math": _math,
+    "mmmu": lambda question, answer: mmmu_open(answer, question.answers),
+}
+
+
+def _read(question: Question, answer: str) -> str | None:
+    """What the scorer is given of an extracted answer: a letter, a value, or the text; None where none can be told."""
+    if question.scorer == "mathvista":
+        return mathvista.read(answer, question.choices, question.meta.get("answer_type"))
+    if question.scorer == "multiple_choice":
+        return extract_choice(answer, question.choices)
+    if question.scorer == "math":
+        return letter_or_value(answer, question.choices) if question.choices else final_value(answer)
+    return answer
+
+
+# Ten annotators repeat each other, and samples of one question are judged by the same golds.
+@lru_cache(maxsize=1 << 12)
+def _bare(gold: str) -> str:
+    return undressed(normal(gold))
+
+
+def judge(question: Question, text: str, style: str) -> Verdict:
+    """Answer and score of a response; the same call filters rationales, labels pairs and evaluates both styles.
+
+    One rule for all four, so a gain between two stages or two styles is never a change of scorer. A response whose
+    answer cannot be read is Verdict(None, 0.0): no guess is made for it. The scorer is given the answer without its
+    dress, which no official scorer would take off, and the annotations in the same form.
+    """
+    if question.scorer not in SCORERS:
+        raise ValueError(f"{question.question_id}: no scorer {question.scorer!r}; known: {sorted(SCORERS)}")
+    if not question.answers:
+        raise ValueError(f"{question.question_id}: no accepted answer to judge by; re-run stage=prepare")
+    answer = extract_answer(text, style)
+    predicted = None if answer is None else _read(question, answer)
+    if predicted is None:
+        return Verdict(None, 0.0)
+    try:
+        if not question.choices:
+            question = replace(question, answers=[_bare(gold) for gold in question.answers])
+        return Verdict(predicted, SCORERS[question.scorer](question, predicted))
+    except ValueError as error:
+        raise ValueError(f"{question.question_id}: {error}") from error
+
+
+def is_correct(score: float) -> bool:
+    """Right or wrong from a graded score, for pairs and votes: at least 0.5, where ANLS has its own threshold.
+
+    For the VQA rule that is two annotators of ten (0.6) or more.
+    """
+    return score >= 0.5
+
+
+_NUMBER = re.compile(r"([-+]?)(\d{1,3}(?:,\d{3})+|\d*)(?:\.(\d*))?(%?)", re.ASCII)
+
+
+def canonical(question: Question, predicted: str | None) -> str | None:
+    """The key under which two predictions are one answer in a vote; None (unparsed) stays None.
+
+    Letters for multiple choice, values to two decimals for `math`. Otherwise lower case with single spaces, numbers by
+    value: "12.0" is "12", "1,000" is "1000"; "50%" is neither "50" nor "0.5".
+    """
+    if predicted is None:
+        return None
+    if question.scorer == "multiple_choice" or (question.choices and question.scorer in ("math", "mathvista")):
+        return predicted.strip().upper()
+    if question.scorer == "math":
+        return canonical_value(predicted)
+    text = " ".join(predicted.lower().split())
+    number = _NUMBER.fullmatch(text)
+    if number is None or not (number[2] or number[3]):
+        return text
+    sign, whole, fraction, percent = number.groups(default="")
+    value = whole.replace(",", "").lstrip("0") or "0"
+    if fraction := fraction.rstrip("0"):
+        value += "." + fraction
+    return ("-" if sign == "-" and value != "0" else "") + value + percent

@@ -1,0 +1,308 @@
+"""Questions from rows that others made: a data set of the hub, a local copy of one, or a folder with `data.jsonl`."""
+
+from __future__ import annotations
+
+import inspect
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from hashlib import sha256
+from itertools import chain
+from pathlib import Path
+from typing import Any, Literal
+
+from rationale.artifacts import InputPath, UserError
+from rationale.schema import Question, RowError, Sourced, from_dict
+from rationale.settings import Limit, Split
+from rationale.sources.columns import REASONS, Fields, Unusable, plain
+from rationale.sources.rowfiles import raised, read_rows, silent
+from rationale.sources.rows import Origin, Rows, check_images, image_file, suffix_of, table_of
+
+
+@dataclass
+class Source:
+    """Questions of one data set, row by row; `counts` holds what was read and left out once all were yielded.
+
+    `path`, `name` and `revision` are those of `datasets.load_dataset`; `local`, a folder with a copy of the same
+    `columns`, takes their place; columns in `optional` are read where they are. `splits` maps our splits to the
+    source's, one or several, of which those in `only` are read, if not all. `read` turns a row into Fields by the
+    `options` that change scores; with `skip` they stand in every question's `meta`. `scorers` names the scorer of each
+    kind. Ids of questions begin with `ids`, or else `dataset`. A row that cannot be asked for a reason in `skip` is
+    left out and counted, any other stops the run. Where no `limit` is set, the rows of a split must number as
+    `expected`. `each` names a column whose items make a row each; `images` is the folder of images that rows name by
+    path. Where `split_column` is set, `local` holds a table (`rows.table_of`) whose rows say their split and id.
+    `about` (licence, what is evaluated) is for readers of the config and of the manifest.
+    """
+
+    dataset: str
+    read: Callable[..., Fields]
+    scorers: Mapping[Literal["short", "choice"], str]
+    splits: Mapping[Split, str | Sequence[str]] = field(default_factory=dict)
+    path: InputPath | None = None
+    name: str | None = None
+    revision: str | None = None
+    local: InputPath | None = None
+    images: InputPath | None = None
+    columns: Sequence[str] = ()
+    optional: Sequence[str] = ()
+    ids: str | None = None
+    each: str | None = None
+    split_column: str | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
+    skip: Sequence[str] = ()
+    expected: Mapping[Split, Limit] | None = None
+    only: Sequence[Split] | None = None
+    limit: Mapping[Split, Limit] | None = None
+    streaming: bool = True
+    about: Mapping[str, Any] = field(default_factory=dict)
+    counts: dict[str, dict[str, int]] = field(default_factory=dict, init=False)
+    refuse: Callable[[RowError], None] = field(
+        default_factory=lambda: raised, init=False
+    )  # see question_checks.Refusals
+    _origin: Origin = field(init=False, repr=False)
+    _suffixes: dict[bytes, str] = field(default_factory=dict, init=False, repr=False)  # by the image's digest
+
+    def __post_init__(self):
+        self._origin = Origin(self.path, self.name, self.revision, self.local, self.streaming)
+        try:
+            inspect.signature(self.read).bind({}, **self.options)
+        except TypeError as error:
+            raise UserError(f"dataset.options of {self.dataset}: {error}") from error
+        if unknown := sorted(set(self.skip) - set(REASONS)):
+            raise UserError(f"dataset.skip: no reason is called {unknown}; there are {list(REASONS)}")
+        for named in (self.only or (), self.limit or ()):
+            if self.splits and (unknown := sorted(set(named) - set(self.splits))):
+                raise UserError(f"dataset: {self.dataset} has no split {unknown}; it has {list(self.splits)}")
+        for folder in (self.local, self.images):
+            if folder is not None and not Path(folder).expanduser().is_dir():
+                raise UserError(f"{self.dataset}: there is no folder {folder}")
+
+    def __iter__(self) -> Iterator[Sourced]:
+        read: Counter[str] = Counter()
+        left_out: Counter[str] = Counter()
+        parts = self._parts()
+        self._check_images(parts)
+        for split, index, where, row in self._wanted(parts, self.refuse):
+            for key, place, item in self._items(index, where, row, self.refuse):
+                try:
+                    yield self._sourced(key, place, item, split)
+                except RowError as error:
+                    self.refuse(error)
+                except Unusable as fault:
+                    reason = f"{split}/{fault.reason}"
+                    if fault.reason not in self.skip:
+                        self.refuse(
+                            RowError(
+                                f"{place}: {fault}; mend the row, or have such rows left out and counted with "
+                                f"dataset.skip=[{','.join([*self.skip, fault.reason])}]"
+                            )
+                        )
+                        continue
+                    if reason not in left_out:
+                        print(f"{self.dataset}: left out {place}: {fault}; more of these are counted", flush=True)
+                    left_out[reason] += 1
+            read[split] += 1
+        self._compare(read)
+        self.counts = {"read": dict(read), "left_out": dict(left_out)}
+        print(f"{self.dataset}: rows read {dict(read)}, left out {dict(left_out)}", flush=True)
+
+    @property
+    def wanted_splits(self) -> list[str]:
+        """Those of `splits` that are read."""
+        return [
+            s for s in self.splits if (self.only is None or s in self.only) and (not self.limit or self.limit.get(s))
+        ]
+
+    def _parts(self) -> list[tuple[str | None, Rows]]:
+        """The rows of each part of the source, with the split of ours that it is of; None where rows say theirs.
+
+        Where the source knows their number, it is compared here, before the long work.
+        """
+        if self.split_column:
+            table = table_of(self._origin.folder)
+            return [(None, Rows(partial(read_rows, table), None))]
+        found = []
+        for split in self.wanted_splits:
+            parts = [self.splits[split]] if isinstance(self.splits[split], str) else self.splits[split]
+            rows = [self._origin.split(part, self.columns, self.optional) for part in parts]
+            if None not in (counts := [r.count for r in rows]):
+                self._compare({split: sum(counts)})
+            found += [(split, r) for r in rows]
+        return found
+
+    def _wanted(
+        self, parts: Sequence[tuple[str | None, Rows]], refuse: Callable[[RowError], None]
+    ) -> Iterator[tuple[str, int, str, Mapping[str, Any]]]:
+        """(split, number within it, place, row) of the rows within `limit`."""
+        taken: Counter[str] = Counter()
+        for part_of, rows in parts:
+            for where, row in rows.located(refuse):
+                split = part_of or row.get(self.split_column)
+                if not split or not isinstance(split, str):
+                    refuse(
+                        RowError(f"{where}: no {self.split_column!r} in this row, or no text; add it or remove the row")
+                    )
+                    continue
+                if self.limit is not None and taken[split] >= self.limit.get(split, 0):
+                    if part_of:
+                        break
+                    continue
+                yield split, taken[split], where, row
+                taken[split] += 1
+
+    def _check_images(self, parts: Sequence[tuple[str | None, Rows]]) -> None:
+        """Where rows name their images, see that all are there, and all rows, before the first is decoded."""
+        if self._folder is None:
+            return
+        read: Counter[str] = Counter()
+
+        def named() -> Iterator[tuple[str, Any]]:
+            for split, index, where, row in self._wanted(parts, silent):
+                for _, place, item in self._items(index, where, row, silent):
+                    try:
+                        yield place, self._fields(place, item).image
+                    except (RowError, Unusable):  # named where the row is read again
+                        continue
+                read[split] += 1
+
+        if check_images(named(), self._folder):
+            self._compare(read)
+
+    @property
+    def _folder(self) -> Path | None:
+        folder = self.images or self.local
+        return Path(folder).expanduser() if folder else None
+
+    def _compare(self, found: Mapping[str, int]) -> None:
+        """Raise where a split that was read whole has another number of rows than expected."""
+        for split, wanted in (self.expected or {}).items():
+            if self.limit is None and (self.split_column or split in found) and found.get(split, 0) != wanted:
+                raise UserError(
+                    f"{self.dataset}: split {split!r} of {self._origin} has {found.get(split, 0)} rows, expected "
+                    f"{wanted}: another version or an incomplete copy. Mend it, or take it as it is with "
+                    "dataset.expected=null"
+                )
+
+    def _items(
+        self, index: int, where: str, row: Mapping[str, Any], refuse: Callable[[RowError], None]
+    ) -> Iterator[tuple[str, str, Mapping[str, Any]]]:
+        """What a row holds as (number within the split, place, row): the row itself, or one for each item."""
+        if self.each is None:
+            yield str(index), where, row
+        elif not isinstance(row[self.each], list):
+            refuse(RowError(f"{where}: {self.each!r} is no list, found {row[self.each]!r:.80}; mend the row"))
+        else:
+            for number, item in enumerate(row[self.each]):
+                yield f"{index}.{number}", f"{where}.{number}", {**row, self.each: item}
+
+    def _fields(self, where: str, row: Mapping[str, Any]) -> Fields:
+        try:
+            return self.read(row, **self.options)
+        except RowError as error:
+            raise RowError(f"{where}: {error}") from error
+        except UserError:
+            raise
+        except (KeyError, TypeError, AttributeError, IndexError, ValueError, SyntaxError, RecursionError) as error:
+            raise RowError(
+                f"{where}: no row of {self.dataset} ({type(error).__name__}: {error}); it has the columns {list(row)}"
+            ) from error
+
+    def _sourced(self, key: str, where: str, row: Mapping[str, Any], split: str) -> Sourced:
+        """The question of a row and its image; raises Unusable, or an error that says where."""
+        fields = self._fields(where, row)
+        kind = fields.kind or ("choice" if fields.choices else "short")
+        if not fields.answers:
+            raise Unusable("no_answer")
+        if "repeated_choices" in self.skip and len({repr(c) for c in fields.choices}) < len(fields.choices):
+            raise Unusable("repeated_choices")  # where it is not in `skip`, stage prepare names row and choices
+        if fields.image is None or fields.image == "":
+            raise Unusable("no_image")
+        if kind not in {**self.scorers, "open": None}:
+            raise RowError(f"{where}: a question of kind {kind!r}, for which dataset.scorers names no scorer")
+        named = key if fields.key is None else fields.key
+        chosen = {**self.options, **({"skip": list(self.skip)} if self.skip else {})}
+        question = from_dict(
+            Question,
+            {
+                "question_id": named if self.split_column else f"{self.ids or self.dataset}-{split}-{named}",
+                "dataset": self.dataset, "split": split, "image": "", "question": fields.question,
+                "answers": fields.answers, "kind": kind, "choices": fields.choices,
+                "scorer": "exact" if kind == "open" else self.scorers[kind],
+                "meta": {**fields.meta, **({"options": chosen} if chosen else {})},
+            },
+            where,
+        )  # fmt: skip
+        data, name = image_file(fields.image, self._folder, where)
+        digest = sha256(data).digest()
+        if digest not in self._suffixes:
+            self._suffixes[digest] = suffix_of(data, name, where)
+        return question, data, self._suffixes[digest]
+
+
+@dataclass
+class Sources:
+    """Several sources after one another, under the names that their settings are reached by: dataset.tasks.<name>."""
+
+    tasks: Mapping[str, Source]
+
+    def __post_init__(self):
+        of: dict[str, str] = {}
+        for name, task in self.tasks.items():
+            for ids in (f"{task.ids or task.dataset}-{split}" for split in task.wanted_splits):
+                if ids in of:
+                    raise UserError(
+                        f"dataset.tasks: {of[ids]} and {name} both name their questions {ids}-...; "
+                        f"set dataset.tasks.{name}.ids={name}"
+                    )
+                of[ids] = name
+
+    def __iter__(self) -> Iterator[Sourced]:
+        return chain.from_iterable(self.tasks.values())
+
+    @property
+    def refuse(self) -> Callable[[RowError], None]:
+        return next(iter(self.tasks.values())).refuse
+
+    @refuse.setter
+    def refuse(self, refuse: Callable[[RowError], None]) -> None:
+        for task in self.tasks.values():
+            task.refuse = refuse
+
+    @property
+    def counts(self) -> dict[str, dict[str, dict[str, int]]]:
+        return {name: task.counts for name, task in self.tasks.items()}
+
+
+def folder(
+    root: InputPath | None,
+    dataset: str,
+    scorer: str,
+    images: InputPath | None = None,
+    limit: dict[Split, Limit] | None = None,
+    letters: bool = False,
+    skip: Sequence[str] = (),
+    expected: dict[Split, Limit] | None = None,
+    question_id: str = "id",
+    question: str = "question",
+    answer: str = "answer",
+    image: str = "image",
+    split: str = "split",
+    choices: str = "choices",
+    rationale: str = "rationale",
+) -> Source:
+    """Questions of a local folder: a table (`data.jsonl`, .json, .csv, .tsv or .parquet) and the images that it names.
+
+    `question_id` to `rationale` are what the table calls these fields; a recorded rationale travels in
+    `meta["rationale"]`. `images` is the folder that images are below, where it is not `root`. `limit` caps the rows of
+    a split. `letters`: where a row has choices, its answer is the letter of one, not its text.
+    """
+    if not root:
+        raise UserError("no data_root: set data_root=<folder with data.jsonl and its images>")
+    table_of(Path(root).expanduser())
+    names = {"question_id": question_id, "question": question, "answer": answer, "image": image, "split": split,
+             "choices": choices, "rationale": rationale}  # fmt: skip
+    return Source(
+        dataset, partial(plain, names=names, letters=letters), {"short": scorer, "choice": "multiple_choice"},
+        local=root, images=images, split_column=names["split"], skip=skip, expected=expected, limit=limit,
+    )  # fmt: skip

@@ -1,0 +1,1 @@
+"""Stages beside the method, called as the others are."""

@@ -1,0 +1,60 @@
+"""The teacher of the drawn worlds, which knows their truth."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from random import Random
+from typing import Any
+
+from rationale.artifacts import UserError
+from rationale.prompts import with_answer
+from rationale.schema import LETTERS, Question
+from rationale.settings import Share
+from rationale.worlds import WORLDS, World, write_rationale
+
+
+@dataclass(frozen=True, slots=True)
+class ProgramTeacher:
+    """Works out the mini worlds exactly and writes it down in varied wording.
+
+    With probability `slip` it misreads the image first, as a real teacher sometimes does, so that the filter has
+    something to find; the slip depends on (seed, question_id) alone.
+    """
+
+    slip: Share = 0.0
+    seed: int = 0
+    name: str = "program"
+
+    def __call__(self, question: Question) -> str:
+        if "world" not in question.meta:
+            raise UserError(f"{question.question_id}: teacher=program knows the mini worlds only; use teacher=recorded")
+        rng = Random(f"{self.seed}/{question.question_id}")
+        module = WORLDS[question.meta["task"]]
+        world, args = question.meta["world"], question.meta["args"]
+        if rng.random() < self.slip:
+            world = misread(world, args, rng)
+        template = next(t for t in module.TEMPLATES if t.name == question.meta["template"])
+        solution = template.solve(world, args)
+        answer = solution.answer
+        if question.kind == "choice":
+            if answer not in question.choices:  # a misread count beyond the choices: the teacher says so
+                return write_rationale(module.listing(world, rng), solution, answer, rng)
+            answer = LETTERS[question.choices.index(answer)]
+        return with_answer(write_rationale(module.listing(world, rng), solution, solution.answer, rng), answer)
+
+
+def misread(world: World, args: dict[str, Any], rng: Random) -> World:
+    """The world with one thing seen wrongly: a value or price off by a little, or one object overlooked.
+
+    An overlooked object is never in the row of the object that the question names: the question would make no sense.
+    """
+    if "objects" in world:
+        named = {t["row"] for t in world["objects"] if (t["color"], t["shape"]) == (args.get("c"), args.get("s"))}
+        others = [t for t in world["objects"] if t["row"] not in named]
+        lost = rng.choice(others) if others else None
+        return {**world, "objects": [t for t in world["objects"] if t is not lost]}
+    items = [dict(item) for item in world["items"]]
+    item = rng.choice(items)
+    key = "value" if "value" in item else "price"
+    item[key] = max(1, item[key] + rng.choice((-2, -1, 1, 2)))
+    return {**world, "items": items}

@@ -1,0 +1,98 @@
+"""Where a rationale about a mini world first goes wrong: its words against every true wording of the solution."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from itertools import pairwise, takewhile
+from typing import Any
+
+from rationale.prompts import with_answer
+from rationale.schema import Question
+from rationale.worlds import WORLDS, write_rationale
+
+_KEYS = {"task", "world", "args", "template"}
+
+
+class _Scripted:
+    """Stands for the `Random` of a text: chooses as the script says, the first option after its end."""
+
+    def __init__(self, script: Sequence[int]):
+        self.script = script
+        self.made: list[tuple[int, int]] = []  # which option, and of how many
+
+    def choice(self, options: Sequence[Any]) -> Any:
+        at = len(self.made)
+        self.made.append((self.script[at] if at < len(self.script) else 0, len(options)))
+        return options[self.made[-1][0]]
+
+
+def has_truth(question: Question) -> bool:
+    """Whether the question is about a mini world, so that its true rationales can be written down."""
+    return question.meta.keys() >= _KEYS
+
+
+def wordings(question: Question) -> list[str]:
+    """Every text of a teacher that does not slip, with its answer line: all that its choices of words can give."""
+    meta = question.meta
+    module, world = WORLDS[meta["task"]], meta["world"]
+    solution = next(t for t in module.TEMPLATES if t.name == meta["template"]).solve(world, meta["args"])
+    found: list[str] = []
+    script: list[int] | None = []
+    while script is not None:
+        rng = _Scripted(script)
+        text = write_rationale(module.listing(world, rng), solution, solution.answer, rng)
+        found.append(with_answer(text, question.answer))
+        script = _next(rng.made)
+    return list(dict.fromkeys(found))
+
+
+def _next(made: list[tuple[int, int]]) -> list[int] | None:
+    """The script after this one, counting up from the last choice; None after the last script."""
+    while made and made[-1][0] + 1 == made[-1][1]:
+        made = made[:-1]
+    return [i for i, _ in made[:-1]] + [made[-1][0] + 1] if made else None
+
+
+def word_spans(text: str) -> list[tuple[int, int]]:
+    """Where each word begins and ends; a text of spaces alone, or of nothing, is one word."""
+    return [match.span() for match in re.finditer(r"\S+", text)] or [(0, len(text))]
+
+
+def word_steps(text: str) -> list[int]:
+    """The number of the step that each word stands in: a sentence, or a line (the answer's)."""
+    spans, steps = word_spans(text), [0]
+    for (_, end), (start, _) in pairwise(spans):
+        steps.append(steps[-1] + (text[end - 1] in ".!?" or "\n" in text[end:start]))
+    return steps
+
+
+def first_wrong_step(question: Question, text: str) -> int | None:
+    """The step of the first word at which a text departs from every true wording; None for one of them.
+
+    A text that ends too soon departs in its last step. The space before a word is part of it. Only for a question that
+    `has_truth`, and for a text that is meant as a rationale.
+    """
+    said = _pieces(text)
+    true = [_pieces(wording) for wording in wordings(question)]
+    if said in true:
+        return None
+    steps = word_steps(text)
+    return steps[min(max(_shared(said, one) for one in true), len(steps) - 1)]
+
+
+def free_words(question: Question, text: str) -> set[int]:
+    """Words at which the true wordings that begin as the text does go on differently: matters of style."""
+    said = _pieces(text)
+    true = [_pieces(wording) for wording in wordings(question)]
+    ways = [{one[at] for one in true if one[:at] == said[:at] and at < len(one)} for at in range(len(said))]
+    return {at for at, words in enumerate(ways) if len(words) > 1}
+
+
+def _pieces(text: str) -> list[str]:
+    return re.findall(r"\s*\S+", text.strip())
+
+
+def _shared(one: list[str], other: list[str]) -> int:
+    """Words that two texts begin with alike."""
+    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(one, other, strict=False)))
