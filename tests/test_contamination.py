@@ -238,12 +238,13 @@ def test_the_leaked_chart_is_found_once_among_all_by_its_bytes(tmp_path):
 
 @real
 @pytest.mark.slow
-def test_the_leaked_chart_is_found_once_re_encoded_and_resized(tmp_path):
+def test_the_leaked_chart_is_found_once_among_many_re_encoded_and_resized(tmp_path):
     with Image.open(LEAKED) as image:
         flat = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA")).convert("RGB")
     encoded = saved(flat, tmp_path / "encoded.bmp")
     resized = saved(flat.resize((400, 278), Image.Resampling.LANCZOS), tmp_path / "resized.jpg", quality=60)
-    found = image_matches(charts(), [Item("encoded", encoded), Item("resized", resized)], "perceptual", 12)
+    some = [chart for number, chart in enumerate(charts()) if chart.name == LEAKED.name or number % 5 == 0]
+    found = image_matches(some, [Item("encoded", encoded), Item("resized", resized)], "perceptual", 12)
     assert [(m.question_id, m.kind, m.other) for m in found] == [
         (LEAKED.name, "pixels", "encoded"), (LEAKED.name, "perceptual", "resized"),
     ]  # fmt: skip

@@ -46,7 +46,7 @@ def test_what_keeps_workers_from_starting_is_the_error_that_is_raised(started, t
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", [supervised, preferred])
+@pytest.mark.parametrize(("started", "kind"), [("forkserver", supervised), ("spawn", preferred)], indirect=["started"])
 def test_batches_are_built_in_a_process_that_is_not_forked(started, kind, tiny_dir, examples, tmp_path, monkeypatch):
     monkeypatch.setattr("rationale.training.dpo.DPOModule._check_start", lambda *_: None)  # drawn log-probs
     found = []
