@@ -221,8 +221,8 @@ def test_a_preset_s_name_is_that_of_its_model():
         assert name.replace("_", "") in re.sub(r"[-.]", "", Path(config_of(name).path).name.lower())
 
 
-def test_the_readme_lists_every_preset_by_the_layout_that_auto_means():
-    text = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
+def test_the_docs_list_every_preset_by_the_layout_that_auto_means():
+    text = (Path(__file__).parent.parent / "docs/models.md").read_text(encoding="utf-8")
     rows = re.findall(r"^\| .+ \| (`.+) \| (tree|rows) \|$", text, re.MULTILINE)
     listed = {name: layout for names, layout in rows for name in re.findall(r"`(\w+)`", names)}
     other = set(CONFIGS) - {"mini", "llava_next_llama3_8b"}

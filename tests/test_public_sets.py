@@ -116,7 +116,7 @@ def test_the_papers_sets_can_be_prepared_at_once():
 
 
 def benchmarks_table():
-    """The benchmarks as a Markdown table, from conf/dataset; README holds it between its two marks."""
+    """The benchmarks as a Markdown table, from conf/dataset; docs/data.md holds it between its two marks."""
     lines = ["| `dataset=` | scorer | split: rows | options | left out, and counted | source |", "|---" * 6 + "|"]
     direct = {"aokvqa_direct", "difficult_direct_answer"}  # of aokvqa with answer=direct, which the paper does not use
     for name in BENCHMARKS:
@@ -135,10 +135,10 @@ def benchmarks_table():
     return "\n".join(lines)
 
 
-def test_the_benchmarks_in_the_readme_are_those_of_the_configs():
-    text = (CONF.parent / "README.md").read_text(encoding="utf-8")
+def test_the_benchmarks_in_the_docs_are_those_of_the_configs():
+    text = (CONF.parent / "docs/data.md").read_text(encoding="utf-8")
     shown = text.split("<!-- benchmarks -->")[1].split("<!-- end -->")[0].strip()
-    assert shown == benchmarks_table(), f"README.md should hold between the marks:\n{benchmarks_table()}"
+    assert shown == benchmarks_table(), f"docs/data.md should hold between the marks:\n{benchmarks_table()}"
 
 
 real = pytest.mark.skipif(
