@@ -76,7 +76,9 @@ def leaves(node: Any, place: str = "", taker: Taker | None = None) -> Iterator[t
 def keyed(arguments: dict[str, Any]) -> list[tuple[str, Any, Taker | None]]:
     """The leaves of a stage's arguments that are part of its key."""
     found = [leaf for leaf in leaves(arguments) if not REPLICA.fullmatch(leaf[0])]
-    return [leaf for leaf in found if not any(f"{leaf[0]}.".startswith(f"{place}.") for place in UNKEYED)]
+    # A training's trainer, workers and states are in its `settings`; they were arguments of their own.
+    places = [f"{leaf[0].removeprefix('settings.')}." for leaf in found]
+    return [leaf for leaf, at in zip(found, places, strict=True) if not any(at.startswith(f"{p}.") for p in UNKEYED)]
 
 
 @cache
@@ -297,10 +299,11 @@ class PartDone(BaseException):
     """This process, not the first, has done its part of a stage. No Exception, for those Hydra would wrap."""
 
 
-def several(arguments: dict[str, Any]) -> bool:
-    """Whether a stage's settings, of its trainer or of shards.Processes, ask for more than one process."""
-    found = arguments.get("trainer") or arguments.get("processes") or {}
-    return (found.get("devices", 1), found.get("num_nodes", 1)) != (1, 1)
+def processes_of(arguments: dict[str, Any]) -> tuple[int | str, int]:
+    """`devices` and `num_nodes` of a stage's trainer or shards.Processes."""
+    given = {**arguments, **(arguments.get("settings") or {})}
+    found = given.get("trainer") or given.get("processes") or {}
+    return found.get("devices", 1), found.get("num_nodes", 1)
 
 
 def check_parent() -> None:
@@ -322,7 +325,7 @@ def follow(
     def made() -> bool:
         return (read_manifest(out) or {}).get("key") == key
 
-    if not made() and several(arguments):
+    if not made() and processes_of(arguments) != (1, 1):
         partial = out.parent / f".{out.name}.{key[:12]}.partial"
         partial.mkdir(parents=True, exist_ok=True)
         with suppress(PartDone):

@@ -23,6 +23,7 @@ Limit = Annotated[int, Field(ge=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
 PositiveShare = Annotated[float, Field(gt=0, le=1)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+HalfShare = Annotated[float, Field(ge=0, le=0.5)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Addresses = str | Annotated[list[str], Field(min_length=1)]  # of servers: one, or several of the same model
 

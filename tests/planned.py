@@ -20,9 +20,10 @@ from torch import Tensor
 from rationale.models.batch import Example
 from rationale.models.encode import Encoder
 from rationale.models.vlm import load
+from rationale.objectives.dpo import Objective
 from rationale.prompts import prompt_text
 from rationale.schema import Question, read_jsonl
-from rationale.training.dpo import DPOModule, Objective, dpo_data
+from rationale.training.dpo import DPOModule, dpo_data
 from rationale.training.optim import Optim
 from rationale.training.plan import plan
 from rationale.training.sft import SFTModule, sft_data

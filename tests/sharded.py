@@ -23,13 +23,15 @@ from rationale.models import prefix
 from rationale.models.batch import Example
 from rationale.models.encode import Encoder
 from rationale.models.vlm import load
+from rationale.objectives.dpo import Objective
 from rationale.prompts import prompt_text
 from rationale.schema import Question, read_jsonl
-from rationale.training.dpo import DPOModule, Objective, dpo_data
+from rationale.training.dpo import DPOModule, dpo_data
 from rationale.training.fit import fit
 from rationale.training.loggers import loggers
 from rationale.training.optim import Optim
 from rationale.training.plan import plan
+from rationale.training.settings import BatchSize, Training
 from rationale.training.sft import SFTModule, sft_data
 from rationale.training.strategy import zero
 
@@ -110,7 +112,8 @@ def train(
         return trainer(callbacks=[*callbacks, seen], **settings)
 
     logger = partial(loggers, project="test", group="test", name="test", mode="disabled", folder="")
-    fit(vlm, module, data, with_log, logger, optim, out, save_every=2)
+    settings = Training(optim=optim, batch=BatchSize(1), save_every=2, trainer=with_log)
+    fit(module, data, settings, logger, out)
 
 
 def attempt(work: Callable[[], None]) -> bool:

@@ -10,6 +10,7 @@ import pytest
 import pytorch_lightning as pl
 import torch
 from families import BUILDERS
+from fitting import fit
 from omegaconf import OmegaConf
 from peft import PeftModel
 from torch import nn
@@ -21,10 +22,9 @@ from rationale.models.encode import Encoder
 from rationale.models.families import LANGUAGE, is_in
 from rationale.models.logps import response_logps
 from rationale.models.vlm import load, read_model
+from rationale.objectives.dpo import Objective
 from rationale.training import dpo as dpo_module
-from rationale.training.dpo import DPOModule, Objective, dpo_data
-from rationale.training.fit import fit
-from rationale.training.loggers import loggers
+from rationale.training.dpo import DPOModule, dpo_data
 from rationale.training.optim import Optim
 from rationale.training.plan import plan
 from rationale.training.sft import SFTModule, sft_data
@@ -32,7 +32,6 @@ from rationale.training.sft import SFTModule, sft_data
 LORA = OmegaConf.to_container(OmegaConf.load(CONF / "model" / "lora" / "language.yaml"))
 NF4 = OmegaConf.to_container(OmegaConf.load(CONF / "model" / "quantization" / "nf4.yaml"))
 TRAINER = partial(pl.Trainer, accelerator="cpu", devices=1, enable_progress_bar=False)
-CSV = partial(loggers, project="test", group="test", name="test", mode="disabled", folder="")
 ORDER = partial(plan, accumulate=1, epochs=3, seed=0)
 
 
@@ -105,8 +104,8 @@ def test_lora_dpo_after_lora_sft_takes_the_sft_model_as_reference(reference, tin
     """Adapters off is the SFT model and not the base, since SFT's adapter was merged (hiyouga/LLaMA-Factory#8974)."""
     vlm = load(str(tiny_dir), lora=LORA)
     data = sft_data(Encoder(vlm.processor), examples, partial(ORDER, micro_batch=8))
-    module, optim = SFTModule(vlm, Optim(lr=1e-2), data.plan.num_steps), Optim(lr=1e-2)
-    fit(vlm, module, data, TRAINER, CSV, optim, tmp_path, save_every=10)
+    module = SFTModule(vlm, Optim(lr=1e-2), data.plan.num_steps)
+    fit(module, data, tmp_path, save_every=10)
 
     seen = []
 

@@ -24,8 +24,9 @@ from pathlib import Path
 import pytest
 import pytorch_lightning as pl
 import torch
+from fitting import QUIET
 from test_stages import WHOLE, train_dpo
-from test_training import QUIET, preference, sft
+from test_training import preference, sft
 
 from rationale.models.batch import PER_TOKEN, Batch, Example
 from rationale.models.encode import Encoder
@@ -33,11 +34,12 @@ from rationale.models.local import Local
 from rationale.models.logps import response_logps
 from rationale.models.reading import candidate_logps
 from rationale.models.vlm import VLM, load
+from rationale.objectives.dpo import Objective
 from rationale.pairing import PairingRule
 from rationale.prompts import prompt_text
 from rationale.schema import Pair, Question, Response, ResponseLogps, read_jsonl, write_jsonl
 from rationale.stages import evaluate, pair, sample, score
-from rationale.training.dpo import DPOModule, Objective, dpo_data
+from rationale.training.dpo import DPOModule, dpo_data
 from rationale.training.optim import Optim
 from rationale.training.plan import plan
 from rationale.training.sft import SFTModule, sft_data

@@ -7,7 +7,8 @@ from dataclasses import replace
 import pytest
 import pytorch_lightning as pl
 import torch
-from test_training import LORA, beside, csv, preference, sft
+from fitting import beside, fit
+from test_training import LORA, preference, sft
 
 from rationale.artifacts import UserError
 from rationale.models.checks import check_end, check_image_tokens, check_rows
@@ -15,8 +16,6 @@ from rationale.models.encode import Encoder
 from rationale.models.vlm import freeze, load
 from rationale.schema import RowError
 from rationale.training.checks import check_cut, part_of
-from rationale.training.fit import fit
-from rationale.training.optim import Optim
 
 
 @pytest.fixture
@@ -48,7 +47,7 @@ def test_a_part_is_named_alike_with_and_without_adapters():
 def trained_with(vlm, examples, out, nosy):
     """A preference training beside which another callback acts."""
     module, data = preference(vlm, examples, "frozen")
-    fit(vlm, module, data, beside(nosy), csv, Optim(lr=1e-3), out, save_every=1)
+    fit(module, data, out, beside(nosy), save_every=1)
 
 
 def test_a_reference_that_moves_stops_the_run(tiny, examples, tmp_path):

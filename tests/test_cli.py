@@ -150,7 +150,7 @@ def test_a_process_whose_launcher_has_ended_waits_no_longer(monkeypatch, tmp_pat
 @pytest.mark.parametrize(("devices", "took_part"), [(1, False), (2, True)])
 def test_another_process_takes_part_in_a_training_of_several_alone(monkeypatch, tmp_path, devices, took_part):
     """One that was started to sample does not train beside the first."""
-    given, part = {"out": str(tmp_path / "made"), "trainer": {"devices": devices, "num_nodes": 1}}, []
+    given, part = {"out": str(tmp_path / "made"), "settings": {"trainer": {"devices": devices, "num_nodes": 1}}}, []
     monkeypatch.setenv("LOCAL_RANK", "1")
 
     def meanwhile(_):

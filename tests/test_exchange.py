@@ -20,6 +20,7 @@ from PIL import Image
 
 from rationale.artifacts import UserError
 from rationale.models.vlm import load
+from rationale.objectives.dpo import Objective
 from rationale.prompts import SUFFIXES, prompt_text
 from rationale.schema import Pair, Question, Rationale, RowError, read_jsonl, write_jsonl
 from rationale.sources.exchange import FORMS, MARK, sharegpt_info
@@ -29,11 +30,9 @@ from rationale.sources.rowfiles import read_rows, write_rows
 from rationale.stages import dpo, sft
 from rationale.stages.inputs import kept_rationales, questions_by_id
 from rationale.tools import export, import_rows
-from rationale.training.dpo import Objective
 from rationale.training.loggers import loggers
 from rationale.training.mixture import Mixture, sft_examples
-from rationale.training.optim import Optim
-from rationale.training.plan import plan
+from rationale.training.settings import DPOSettings, SFTSettings
 
 COT_SHORT, DIRECT_CHOICE = SUFFIXES["cot", "short"], SUFFIXES["direct", "choice"]
 COT_CHOICE, DIRECT_SHORT = SUFFIXES["cot", "choice"], SUFFIXES["direct", "short"]
@@ -417,22 +416,26 @@ def test_stages_sft_and_dpo_train_on_released_rows(released_dir, tiny_dir, tmp_p
     out = made(tmp_path / "out")
     import_rows.run([FILES], str(released_dir), None, "error", out)
     quiet = partial(pl.Trainer, accelerator="cpu", devices=1, enable_progress_bar=False, enable_model_summary=False)
-    settings = {
-        "model": partial(load, str(tiny_dir)), "optim": Optim(lr=1e-3), "layout": "tree", "frozen_parts": [],
-        "order": partial(plan, micro_batch=2, accumulate=1, epochs=1, seed=1), "trainer": quiet, "save_every": 5,
-        "workers": 0, "keep_last": 1, "validation": {"share": 0.0, "every": 1.0}, "seed": 1,
+    given = {
+        "model": partial(load, str(tiny_dir)), "seed": 1,
         "logger": partial(loggers, project="t", group="t", name="t", mode="disabled", folder=""),
+    }  # fmt: skip
+    training = {
+        "optim": {"lr": 1e-3}, "batch": {"micro": 2}, "layout": "tree", "trainer": quiet, "save_every": 5,
     }  # fmt: skip
     mixture = {"cot": "all", "direct": "all", "full": {}, "format_per_dataset": 2, "pretrain": 0, "rft": None}
     sft.run(
-        questions=str(out), rationales=str(out), responses=None, pretrain_questions=None, mixture=mixture,
-        reduction="token", max_truncated=1.0,
-        max_response_tokens=64, bundle="image", out=made(tmp_path / "sft"), **settings,
+        questions=str(out), rationales=str(out), out=made(tmp_path / "sft"), **given,
+        settings=SFTSettings(
+            mixture=mixture, reduction="token", max_truncated=1.0, max_response_tokens=64, bundle="image", **training,
+        ),
     )  # fmt: skip
     counts = dpo.run(
-        questions=str(out), pairs=str(out), datasets=None, reference_logps=None, objective=Objective(),
-        reference="frozen", truncate={"words": 90, "tokens": 64, "eos": "uncut"}, bundle="question",
-        out=made(tmp_path / "dpo"), **settings,
+        questions=str(out), pairs=str(out), out=made(tmp_path / "dpo"), **given,
+        settings=DPOSettings(
+            objective=Objective(), reference="frozen", truncate={"words": 90, "tokens": 64, "eos": "uncut"},
+            bundle="question", **training,
+        ),
     )  # fmt: skip
     assert counts["pairs"] == 2
 

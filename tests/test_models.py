@@ -29,8 +29,9 @@ from rationale.models.batch import padded
 from rationale.models.families import LANGUAGE, PARTS, PROJECTOR, VISION, is_in
 from rationale.models.layout import rows_batch, tree_batch
 from rationale.models.vlm import VLM, configure, freeze
+from rationale.objectives.dpo import Objective
 from rationale.objectives.logprobs import IGNORE
-from rationale.training.dpo import DPOModule, Objective, PairBatch
+from rationale.training.dpo import DPOModule, PairBatch
 from rationale.training.optim import Optim, parameter_groups
 from rationale.training.sft import SFTBatch, SFTModule
 

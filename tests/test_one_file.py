@@ -13,7 +13,8 @@ from PIL import Image
 
 from rationale.models.batch import Example
 from rationale.models.encode import Encoder
-from rationale.training.dpo import DPOModule, Objective, dpo_data
+from rationale.objectives.dpo import Objective
+from rationale.training.dpo import DPOModule, dpo_data
 from rationale.training.optim import Optim
 from rationale.training.plan import plan
 from rationale.training.sft import SFTModule, sft_data

@@ -14,15 +14,14 @@ from rationale.models.local import Local
 from rationale.models.response import Truncation
 from rationale.models.teachers import RecordedTeacher
 from rationale.models.vlm import load
+from rationale.objectives.dpo import Objective
 from rationale.pairing import PairingRule
 from rationale.schema import EvalRow, Question, Rationale, Response, read_jsonl, write_jsonl
 from rationale.scoring.judge import judge
 from rationale.sources.public import folder
 from rationale.stages import distill, dpo, evaluate, pair, prepare, sample, score, sft
-from rationale.training.dpo import Objective
 from rationale.training.loggers import loggers
-from rationale.training.optim import Optim
-from rationale.training.plan import plan
+from rationale.training.settings import DPOSettings, SFTSettings
 
 QUIET = partial(pl.Trainer, accelerator="cpu", devices=1, enable_progress_bar=False, enable_model_summary=False)
 CSV = partial(loggers, project="test", group="test", name="test", mode="disabled", folder="")
@@ -58,15 +57,15 @@ def test_real_rows_go_through_every_stage_with_a_tiny_model(tiny_dir, tmp_path):
     distill.run(str(questions), RecordedTeacher(), "train", 4, rationales)
     start, tuned = partial(load, str(tiny_dir)), partial(load, str(tmp_path / "sft" / "model"))
     training = {
-        "optim": Optim(lr=1e-3), "order": partial(plan, micro_batch=4, accumulate=1, epochs=1, seed=1),
-        "frozen_parts": [], "trainer": QUIET, "logger": CSV, "save_every": 5,
-        "workers": 0, "keep_last": 1, "validation": {"share": 0.0, "every": 1.0}, "seed": 1,
+        "optim": {"lr": 1e-3}, "batch": {"micro": 4}, "trainer": QUIET, "save_every": 5, "layout": "tree",
     }  # fmt: skip
     mixture = {"cot": "all", "direct": "all", "full": {}, "format_per_dataset": 2, "pretrain": 0, "rft": None}
     sft.run(
-        questions=str(questions), rationales=str(rationales), responses=None, pretrain_questions=None, model=start,
-        mixture=mixture, reduction="token", max_truncated=1.0, max_response_tokens=64, layout="tree", bundle="image",
-        out=made(tmp_path / "sft"), **training,
+        questions=str(questions), rationales=str(rationales), model=start, logger=CSV, seed=1,
+        settings=SFTSettings(
+            mixture=mixture, reduction="token", max_truncated=1.0, max_response_tokens=64, bundle="image", **training,
+        ),
+        out=made(tmp_path / "sft"),
     )  # fmt: skip
     sample.run(
         questions=str(questions), model=tuned, generator=Local, split="train", limit=2, exclude=[], style="cot",
@@ -93,10 +92,12 @@ def test_real_rows_go_through_every_stage_with_a_tiny_model(tiny_dir, tmp_path):
         str(questions), str(tmp_path / "pairs"), tuned, cut, batch_size=4, layout="tree", out=made(tmp_path / "logps")
     )
     dpo.run(
-        questions=str(questions), pairs=str(tmp_path / "pairs"), datasets=None,
-        reference_logps=str(tmp_path / "logps"), model=tuned,
-        objective=Objective(), reference="scored", truncate=cut, layout="tree", bundle="question",
-        out=made(tmp_path / "dpo"), **training,
+        questions=str(questions), pairs=str(tmp_path / "pairs"), model=tuned, logger=CSV, seed=1,
+        settings=DPOSettings(
+            objective=Objective(), reference="scored", reference_logps=str(tmp_path / "logps"), truncate=cut,
+            bundle="question", **training,
+        ),
+        out=made(tmp_path / "dpo"),
     )  # fmt: skip
     for name in ("sft", "dpo"):
         evaluate.run(

@@ -10,17 +10,17 @@ from types import SimpleNamespace
 import pytest
 import pytorch_lightning as pl
 import torch
+from fitting import beside, fit, furthest, weights
 from safetensors.torch import load_file
 from test_sharded import run as processes
-from test_training import QUIET, beside, csv, furthest, preference, weights
+from test_training import preference
 
 from rationale.artifacts import UserError
 from rationale.models.encode import Encoder
 from rationale.models.vlm import load
 from rationale.tools import replay
-from rationale.tools.replayed import replayed
+from rationale.tools.replay import replayed
 from rationale.training import sft as sft_module
-from rationale.training.fit import fit
 from rationale.training.nonfinite import Recipe
 from rationale.training.optim import Optim
 from rationale.training.plan import plan
@@ -66,7 +66,7 @@ def stopped(module, data, out, match):
     """What a run kept that had to stop, and the weights before each of its micro-batches."""
     before = Before()
     with pytest.raises(FloatingPointError, match=match) as error:
-        fit(module.vlm, module, data, beside(before), csv, Optim(lr=1e-2), out, save_every=1)
+        fit(module, data, out, beside(before), save_every=1)
     folder = out / "nonfinite"
     assert f"rationale stage=replay replay.batch={folder}" in str(error.value)
     told = json.loads((folder / "batch.json").read_text(encoding="utf-8"))
@@ -124,7 +124,7 @@ def test_a_run_that_goes_on_after_a_repair_keeps_nothing_of_the_stop(tiny_dir, e
     (tmp_path / "nonfinite.partial").mkdir()  # of a second stop, cut off
     for out in (tmp_path, tmp_path / "uncut"):
         module, data = tuned(load(str(tiny_dir)), examples)
-        fit(module.vlm, module, data, QUIET, csv, Optim(lr=1e-2), out, save_every=1)
+        fit(module, data, out, save_every=1)
     assert sorted(p.name for p in tmp_path.iterdir()) == sorted(["uncut", *(p.name for p in out.iterdir())])
     whole, found = (load_file(folder / "model" / "model.safetensors") for folder in (out, tmp_path))
     assert furthest(whole, found) == 0
@@ -218,7 +218,7 @@ def test_an_adapter_that_holds_a_nan_is_named_and_cannot_be_replayed(tiny_dir, e
     name, adapter = next((n, p) for n, p in vlm.model.named_parameters() if "lora_B" in n)
     adapter.data[0, 0] = float("nan")
     with pytest.raises(FloatingPointError, match="loss is nan at step 1 "):
-        fit(vlm, module, data, QUIET, csv, Optim(lr=1e-2), tmp_path, save_every=1)
+        fit(module, data, tmp_path, save_every=1)
     with pytest.raises(UserError, match=f"no weights there: 1 of the adapter's were not finite already, first {name}"):
         replay.run(str(tmp_path / "nonfinite"), tmp_path)
 

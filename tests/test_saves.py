@@ -7,13 +7,12 @@ from functools import partial
 import pytest
 import pytorch_lightning as pl
 import torch
-from test_training import QUIET, beside, csv
+from fitting import beside, fit
 
 from rationale.artifacts import UserError
 from rationale.models.encode import Encoder
 from rationale.models.logps import response_logps
 from rationale.models.vlm import load
-from rationale.training.fit import fit
 from rationale.training.optim import Optim
 from rationale.training.plan import held_out, plan
 from rationale.training.sft import SFTModule, sft_data
@@ -36,8 +35,8 @@ def trained(vlm, examples, out, **settings):
     """Six of the eight examples, three a step, five epochs: ten steps of a rate that overshoots."""
     order = partial(plan, micro_batch=3, accumulate=1, epochs=5, seed=0)
     data = sft_data(Encoder(vlm.processor), examples[:6], order, held_out=examples[6:])
-    module, seen, optim = SFTModule(vlm, Optim(lr=3e-2), data.plan.num_steps), Seen(out), Optim(lr=3e-2)
-    return fit(vlm, module, data, beside(seen), csv, optim, out, **settings), seen
+    module, seen = SFTModule(vlm, Optim(lr=3e-2), data.plan.num_steps), Seen(out)
+    return fit(module, data, out, beside(seen), **settings), seen
 
 
 def test_the_newest_states_stay_until_the_end(tiny, examples, tmp_path):
@@ -47,12 +46,12 @@ def test_the_newest_states_stay_until_the_end(tiny, examples, tmp_path):
 
 
 def test_held_out_rows_are_measured_so_often(tiny, examples, tmp_path):
-    _, seen = trained(tiny, examples, tmp_path, save_every=10, validate_every=0.2)
+    _, seen = trained(tiny, examples, tmp_path, save_every=10, validation={"share": 0.25, "every": 0.2})
     assert list(seen.losses) == [2, 4, 6, 8, 10]
 
 
 def test_the_best_weights_are_those_of_the_lowest_loss_on_held_out_rows(tiny, examples, tmp_path):
-    counts, seen = trained(tiny, examples, tmp_path, save_every=10, validate_every=0.1)
+    counts, seen = trained(tiny, examples, tmp_path, save_every=10, validation={"share": 0.25, "every": 0.1})
     step, loss = min(seen.losses.items(), key=lambda item: item[1])
     assert (counts["best_step"], counts["best_loss"]) == (step, pytest.approx(loss, abs=1e-6))
     found = load(str(tmp_path / "best" / "model"))
@@ -65,7 +64,7 @@ def test_the_best_weights_are_those_of_the_lowest_loss_on_held_out_rows(tiny, ex
 def test_without_held_out_rows_nothing_is_measured(tiny, examples, tmp_path):
     order = partial(plan, micro_batch=4, accumulate=1, epochs=1, seed=0)
     data, optim = sft_data(Encoder(tiny.processor), examples, order), Optim(lr=1e-3)
-    counts = fit(tiny, SFTModule(tiny, optim, 2), data, QUIET, csv, optim, tmp_path, save_every=1)
+    counts = fit(SFTModule(tiny, optim, 2), data, tmp_path, save_every=1)
     assert "best_step" not in counts
     assert not (tmp_path / "best").exists()
 

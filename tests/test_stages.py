@@ -10,9 +10,9 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-import pytorch_lightning as pl
 import torch
 from families import gemma3
+from fitting import QUIET, csv
 from PIL import Image
 from transformers import Gemma3ImageProcessorPil, Gemma3Processor, PreTrainedTokenizerFast
 
@@ -24,18 +24,14 @@ from rationale.models.logps import response_logps
 from rationale.models.prefix import layout_for
 from rationale.models.response import Truncation, response_example
 from rationale.models.vlm import VLM, load
+from rationale.objectives.dpo import Objective
 from rationale.pairing import PairingRule
 from rationale.prompts import prompt_text
 from rationale.schema import EvalRow, Pair, Question, Response, ResponseLogps, RowError, read_jsonl, write_jsonl
 from rationale.stages import dpo, evaluate, pair, sample, score
-from rationale.training.dpo import Objective
-from rationale.training.loggers import loggers
-from rationale.training.optim import Optim
-from rationale.training.plan import plan
+from rationale.training.settings import DPOSettings
 
 WHOLE = Truncation(words=None, tokens=None, eos="uncut")
-QUIET = partial(pl.Trainer, accelerator="cpu", devices=1, enable_progress_bar=False, enable_model_summary=False)
-CSV = partial(loggers, project="test", group="test", name="test", mode="disabled", folder="")
 
 
 @pytest.fixture
@@ -229,29 +225,30 @@ def train_dpo(
     datasets=None,
     trainer=QUIET,
     layout="tree",
+    lora=None,
 ):
     out.mkdir()
     counts = dpo.run(
         questions=str(questions_dir),
         pairs=str(pairs_dir),
-        reference_logps=logps,
         model=model,
-        objective=Objective(),
-        reference=reference,
-        truncate=truncate,
-        optim=Optim(lr=1e-3),
-        frozen_parts=[],
-        order=partial(plan, micro_batch=4, accumulate=1, epochs=2, seed=0),
-        trainer=trainer,
-        logger=CSV,
-        datasets=datasets,
-        save_every=1,
-        workers=0,
-        keep_last=1,
-        validation={"share": 0.0, "every": 0.1},
+        settings=DPOSettings(
+            objective=Objective(),
+            reference=reference,
+            reference_logps=logps,
+            lora=lora,
+            truncate=truncate,
+            datasets=datasets,
+            optim={"lr": 1e-3},
+            batch={"micro": 4},
+            epochs=2,
+            trainer=trainer,
+            save_every=1,
+            layout=layout,
+            bundle="pair",
+        ),
+        logger=csv,
         seed=0,
-        layout=layout,
-        bundle="pair",
         out=out,
     )
     return load(str(out / "model")).model.state_dict(), counts
@@ -347,7 +344,7 @@ def test_a_reference_stored_with_something_else_is_refused(
     score.run(str(questions_dir), str(pairs_dir), model, WHOLE, batch_size=4, layout="tree", out=tmp_path / "logps")
     with pytest.raises(UserError, match=f"are of something else .*{named}.*re-run stage=score"):
         train_dpo(
-            questions_dir, pairs_dir, lambda: change(model()), tmp_path / "o", "scored", str(tmp_path / "logps"),
+            questions_dir, pairs_dir, lambda lora: change(model()), tmp_path / "o", "scored", str(tmp_path / "logps"),
             truncate,
         )  # fmt: skip
 
@@ -380,8 +377,8 @@ def test_a_reference_stored_for_another_image_of_that_name_is_refused(questions_
 def test_a_lora_policy_takes_what_was_stored_for_the_model_beneath_it(questions_dir, pairs_dir, model, tmp_path):
     (tmp_path / "logps").mkdir()
     score.run(str(questions_dir), str(pairs_dir), model, WHOLE, batch_size=4, layout="tree", out=tmp_path / "logps")
-    adapted = partial(model, lora={"r": 2, "target_modules": ["q_proj"]})
-    train_dpo(questions_dir, pairs_dir, adapted, tmp_path / "o", "scored", str(tmp_path / "logps"))
+    adapter = {"r": 2, "target_modules": ["q_proj"]}
+    train_dpo(questions_dir, pairs_dir, model, tmp_path / "o", "scored", str(tmp_path / "logps"), lora=adapter)
     assert (tmp_path / "o/model/config.json").is_file()
 
 

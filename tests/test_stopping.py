@@ -8,13 +8,13 @@ import sys
 from functools import partial
 
 import pytest
-from test_training import QUIET, csv, furthest, sft, weights
+from fitting import fit, furthest, weights
+from test_training import sft
 
 from rationale.command import cli
 from rationale.models.encode import Encoder
 from rationale.models.vlm import load
 from rationale.stopping import ENDS, REQUEUE, WARNS, Stopped, held, listen
-from rationale.training.fit import fit
 from rationale.training.optim import Optim
 from rationale.training.plan import plan
 from rationale.training.sft import SFTModule, sft_data
@@ -46,7 +46,7 @@ def told_at(vlm, examples, out, number, batch, epochs=4, held_out=(), accumulate
 
     data.collate = with_signal
     module = SFTModule(vlm, optim, data.plan.num_steps)
-    fit(vlm, module, data, QUIET, csv, optim, out, save_every=100, validate_every=every)
+    fit(module, data, out, save_every=100, validation={"share": 0.0, "every": every})
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])

@@ -9,8 +9,8 @@ import sys
 import pytest
 import torch
 
+from rationale.artifacts import processes_of
 from rationale.command import threads
-from rationale.command.runs import processes_here
 from rationale.command.threads import WAITS, cores, quota, wait_briefly
 
 OURS = ("OMP_NUM_THREADS", "OMP_WAIT_POLICY", "SLURM_CPUS_PER_TASK", "SLURM_CPUS_ON_NODE", *WAITS)
@@ -99,7 +99,12 @@ def test_the_users_number_of_threads_counts(eight, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("trainer", "expected"), [({"devices": 4}, 4), ({"devices": "auto"}, 1), ({"devices": -1}, 1), (None, 1)]
-)
-def test_a_training_has_a_process_a_device(trainer, expected):
-    assert processes_here({"trainer": trainer} if trainer else {}) == expected
+    ("arguments", "expected"),
+    [
+        ({"settings": {"trainer": {"devices": 4}}}, (4, 1)),
+        ({"trainer": {"devices": "auto", "num_nodes": 2}}, ("auto", 2)),
+        ({"settings": {"lr": 1}, "processes": {"devices": 3}}, (3, 1)), ({}, (1, 1)), ({"settings": None}, (1, 1)),
+    ],
+)  # fmt: skip
+def test_a_stage_has_the_processes_of_its_trainer_or_its_own(arguments, expected):
+    assert processes_of(arguments) == expected

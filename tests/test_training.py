@@ -10,48 +10,28 @@ from functools import partial
 import pytest
 import pytorch_lightning as pl
 import torch
+from fitting import QUIET, fit, furthest, weights
 
 from rationale.artifacts import UserError
 from rationale.models.encode import Encoder
 from rationale.models.logps import computing, response_logps
 from rationale.models.reading import trained_logps
 from rationale.models.vlm import VLM, freeze, load
-from rationale.objectives.dpo import DPOTerms
+from rationale.objectives.dpo import DPOTerms, Objective
 from rationale.schema import RowError
-from rationale.training.dpo import DPOModule, Objective, dpo_data
-from rationale.training.fit import fit
-from rationale.training.loggers import loggers
+from rationale.training.dpo import DPOModule, dpo_data
 from rationale.training.optim import Optim
 from rationale.training.plan import plan
 from rationale.training.sft import SFTModule, sft_data
 
 LORA = {"r": 4, "lora_alpha": 8, "target_modules": ["q_proj", "v_proj"], "lora_dropout": 0.3}
-QUIET = partial(pl.Trainer, accelerator="cpu", devices=1, enable_progress_bar=False)
-
-
-csv = partial(loggers, project="test", group="test", name="test", mode="disabled", folder="")
-
-
-def beside(callback: pl.Callback) -> partial:
-    """A trainer in which `callback` acts too."""
-    return partial(
-        lambda callbacks, **settings: pl.Trainer(callbacks=[callback, *callbacks], **settings), **QUIET.keywords
-    )
-
-
-def weights(vlm: VLM) -> dict:
-    return {name: value.clone() for name, value in vlm.model.state_dict().items()}
-
-
-def furthest(a: dict, b: dict) -> float:
-    return max((a[name] - b[name]).abs().max().item() for name in a)
 
 
 def sft(vlm, examples, out, micro=8, accumulate=1, epochs=1, optim=None, seed=0):
     optim = optim or Optim(lr=1e-2)
     order = partial(plan, micro_batch=micro, accumulate=accumulate, epochs=epochs, seed=seed)
     data = sft_data(Encoder(vlm.processor), examples, order)
-    fit(vlm, SFTModule(vlm, optim, data.plan.num_steps), data, QUIET, csv, optim, out, save_every=1)
+    fit(SFTModule(vlm, optim, data.plan.num_steps), data, out, save_every=1)
     return weights(vlm)
 
 
@@ -204,9 +184,8 @@ def test_batches_built_ahead_are_those_built_when_due(tiny, examples, tmp_path):
         torch.manual_seed(0)
         vlm = VLM(copy.deepcopy(tiny.model), tiny.processor, "tiny")
         data = sft_data(Encoder(vlm.processor), examples, partial(plan, micro_batch=2, accumulate=1, epochs=1, seed=0))
-        data.workers = workers
         module, out = SFTModule(vlm, Optim(lr=1e-2), data.plan.num_steps), tmp_path / str(workers)
-        fit(vlm, module, data, QUIET, csv, Optim(lr=1e-2), out, save_every=9)
+        fit(module, data, out, workers=workers)
         trained.append(weights(vlm))
     assert furthest(*trained) == 0
 
@@ -286,7 +265,7 @@ def test_a_run_cut_in_the_middle_ends_with_the_weights_of_an_uncut_one(tiny_dir,
 
     data.collate = five_batches
     with pytest.raises(OSError, match="the power went"):
-        fit(vlm, SFTModule(vlm, optim, data.plan.num_steps), data, QUIET, csv, optim, tmp_path / "cut", save_every=1)
+        fit(SFTModule(vlm, optim, data.plan.num_steps), data, tmp_path / "cut", save_every=1)
     resumed = sft(load(str(tiny_dir)), examples, tmp_path / "cut", micro=4, epochs=4)
     assert furthest(uncut, resumed) == 0
 
@@ -364,7 +343,7 @@ def test_what_is_left_out_is_counted_and_a_smaller_last_step_is_trained(tiny_dir
         order = partial(plan, micro_batch=1, accumulate=3, epochs=2, seed=1, drop_last=drop_last)
         data = sft_data(Encoder(vlm.processor), examples, order)
         module = SFTModule(vlm, optim, data.plan.num_steps)
-        found = fit(vlm, module, data, QUIET, csv, optim, tmp_path / str(drop_last), save_every=9)
+        found = fit(module, data, tmp_path / str(drop_last), save_every=9)
         counted.append({name: found[name] for name in ("steps", "left_out", "never_trained_on")})
     one, two = plan(range(8), 1, 3, 2, seed=1).left_out  # which depends on no length
     assert counted == [

@@ -7,11 +7,11 @@ import pickle
 
 import pytest
 import torch
-from test_training import QUIET, csv, furthest, preference, weights
+from fitting import fit, furthest, weights
+from test_training import preference
 
 from rationale.models.encode import Encoder
 from rationale.models.vlm import load
-from rationale.training.fit import fit
 from rationale.training.optim import Optim
 from rationale.training.plan import Plan
 from rationale.training.sft import SFTModule, sft_data
@@ -40,9 +40,9 @@ def own_tokens(vlm, example):
 
 def test_what_keeps_workers_from_starting_is_the_error_that_is_raised(started, tiny, examples, tmp_path):
     module, data = supervised(tiny, examples)
-    data.workers, data.collate = 1, lambda *_: None
+    data.collate = lambda *_: None
     with pytest.raises((AttributeError, pickle.PicklingError), match="lambda"):
-        fit(tiny, module, data, QUIET, csv, Optim(lr=1e-2), tmp_path, save_every=100)
+        fit(module, data, tmp_path, workers=1)
 
 
 @pytest.mark.slow
@@ -54,7 +54,6 @@ def test_batches_are_built_in_a_process_that_is_not_forked(started, kind, tiny_d
         torch.manual_seed(0)
         vlm = load(str(tiny_dir))
         module, data = kind(vlm, examples)
-        data.workers = workers
-        fit(vlm, module, data, QUIET, csv, Optim(lr=1e-2), tmp_path / str(workers), save_every=100)
+        fit(module, data, tmp_path / str(workers), workers=workers)
         found.append(weights(vlm))
     assert furthest(*found) == 0

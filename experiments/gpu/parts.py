@@ -192,10 +192,11 @@ def memory(device: torch.device, work: Path, small: bool) -> Rows:
     from rationale.models.checks import image_token
     from rationale.models.encode import Encoder
     from rationale.models.vlm import load
+    from rationale.objectives.dpo import Objective
     from rationale.planning.memory import held
     from rationale.planning.sizes import sizes_of
     from rationale.tools.check import rows_of
-    from rationale.training.dpo import DPOModule, Objective, dpo_data
+    from rationale.training.dpo import DPOModule, dpo_data
     from rationale.training.sft import SFTModule, sft_data
 
     pairs = responses(save_images(SHAPES["tiny" if small else "1B"], work, 3), 2)

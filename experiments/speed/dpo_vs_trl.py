@@ -21,7 +21,8 @@ from shapes import Shape, responses, save_images
 from rationale.models.encode import Encoder
 from rationale.models.logps import computing, response_logps
 from rationale.models.vlm import load
-from rationale.training.dpo import DPOModule, Objective, dpo_data
+from rationale.objectives.dpo import Objective
+from rationale.training.dpo import DPOModule, dpo_data
 
 BETA = 0.1
 

@@ -22,7 +22,7 @@ from hydra.errors import InstantiationException
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from rationale.artifacts import UserError, leaves, main_process, produce, write_json
+from rationale.artifacts import UserError, leaves, main_process, processes_of, produce, write_json
 from rationale.command.binding import misfits, refuse, unread
 from rationale.command.jobs import OBJECTIVE, objective_of
 from rationale.command.threads import threads
@@ -68,12 +68,6 @@ OmegaConf.register_new_resolver("varied", varied, replace=True)
 OmegaConf.register_new_resolver("process", lambda: f"{os.uname().nodename}_{os.getpid()}", use_cache=True, replace=True)
 
 
-def processes_here(arguments: dict[str, Any]) -> int:
-    """Those that a stage has on this machine, as many as devices where their number is given."""
-    devices = (arguments.get("trainer") or arguments.get("processes") or {}).get("devices")
-    return devices if isinstance(devices, int) and devices > 0 else 1
-
-
 def call(node: DictConfig) -> tuple[str, dict[str, Any], Callable[[Path], dict]]:
     """A stage node as its name, its resolved arguments, and the call that fills a folder."""
     arguments = expanded(OmegaConf.to_container(node, resolve=True))
@@ -82,14 +76,15 @@ def call(node: DictConfig) -> tuple[str, dict[str, Any], Callable[[Path], dict]]
 
     def work(folder: Path) -> dict:
         given = {**arguments, "out": folder} if "out" in arguments else arguments
-        with threads(processes_here(arguments)):
+        devices, _ = processes_of(arguments)
+        with threads(devices if isinstance(devices, int) and devices > 0 else 1):
             if "torch" in sys.modules:  # heavy, and a stage without it draws from generators of its own
                 from lightning_fabric import seed_everything
 
                 seed_everything(arguments.get("seed", 0), workers=True, verbose=False)
             with memory_named(arguments, OmegaConf.to_container(node, resolve=False)):
                 counts = hydra.utils.instantiate(given, _convert_="all")
-        if {"trainer", "out"} <= arguments.keys() and main_process():
+        if "trainer" in (arguments.get("settings") or {}) and main_process() and "out" in arguments:
             (folder / "model" / CARD).write_text(model_card(stage, arguments, counts), encoding="utf-8")
         return counts
 
@@ -110,9 +105,7 @@ def memory_named(arguments: dict[str, Any], written: dict[str, Any]) -> Iterator
             raise
         places = (place.split(".") for place, *_ in leaves(arguments))
         sizes = [  # a logger has the whole config
-            set_by(words, written)
-            for words in places
-            if words[-1] in ("batch_size", "micro_batch") and words[0] != "logger"
+            set_by(words, written) for words in places if words[-1] in ("batch_size", "micro") and words[0] != "logger"
         ]
         raise UserError(
             f"the device is out of memory ({str(cause).splitlines()[0]}); lower {' or '.join(sizes) or 'the batch'}. "

@@ -15,14 +15,15 @@ KINDS = ("frozen", "adapter_off", "scored")
 
 
 @contextmanager
-def as_reference(policy: nn.Module, frozen: nn.Module | None, kind: str) -> Iterator[nn.Module | None]:
-    """The network that gives reference log-probs, without gradient; None where they were scored beforehand.
+def as_reference(policy: nn.Module, frozen: nn.Module | None, kind: str | None) -> Iterator[nn.Module | None]:
+    """The network that gives reference log-probs, without gradient; None where they were scored beforehand, or are
+    not needed (`kind` None).
 
     frozen: a copy of the starting model. adapter_off: the policy with its LoRA adapters disabled, which is the
     starting model as long as LoRA is all that trains. scored: no network is in memory at all.
     """
     with torch.no_grad():
-        if kind == "scored":
+        if kind in (None, "scored"):
             yield None
         elif kind == "adapter_off":
             if not has_adapter(policy):

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import ClassVar, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from rationale.settings import HalfShare, NonNegative, Positive, settings
 
 LOSS_TYPES = ("sigmoid", "robust", "hinge", "ipo")
 
@@ -71,3 +73,24 @@ def check_loss(beta: float, loss_type: str, label_smoothing: float) -> None:
         )
     if not beta > 0:
         raise ValueError(f"beta must be positive, found {beta}")
+
+
+@settings
+class Objective:
+    """The preference loss and what is added to it: `sft_weight` times the NLL of the chosen responses, a mean over the
+    tokens of the optimizer step (0: the paper's). `length_normalised` averages log-probabilities over tokens instead
+    of summing."""
+
+    beta: Positive = 0.1
+    loss_type: Literal[LOSS_TYPES] = "sigmoid"
+    label_smoothing: HalfShare = 0.0
+    sft_weight: NonNegative = 0.0
+    length_normalised: bool = False
+    needs_reference: ClassVar[bool] = True  # False in a subclass: none is computed, and its call is given None
+
+    def __post_init__(self) -> None:
+        check_loss(self.beta, self.loss_type, self.label_smoothing)
+
+    def __call__(self, policy: PairLogps, reference: PairLogps | None) -> DPOTerms:
+        """The loss of each pair; another loss is a subclass with its own, put in by `dpo.objective._target_`."""
+        return dpo_loss(policy, reference, self.beta, self.loss_type, self.label_smoothing)

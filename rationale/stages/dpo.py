@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from rationale.artifacts import InputPath, UserError
 from rationale.models.batch import Example
@@ -13,58 +13,45 @@ from rationale.models.checks import check_end, check_rows
 from rationale.models.encode import Encoder
 from rationale.models.fingerprints import context_hash, scored_with
 from rationale.models.prefix import layout_for
-from rationale.models.reference import KINDS
-from rationale.models.response import Truncation, response_example
+from rationale.models.response import response_example
 from rationale.models.vlm import VLM, freeze
 from rationale.pairing import truncate_words
 from rationale.prompts import prompt_text
 from rationale.schema import Pair, ResponseLogps, RowError, iter_jsonl
-from rationale.settings import Count, Layout, Limit, Validation, typed
+from rationale.settings import typed
 from rationale.stages.inputs import check_known, need, questions_by_id
-from rationale.training.dpo import DPOModule, Objective, dpo_data
+from rationale.training.dpo import DPOModule, dpo_data
 from rationale.training.fit import fit
-from rationale.training.optim import Optim
-from rationale.training.plan import Plan, held_out
+from rationale.training.plan import held_out
+from rationale.training.settings import DPOSettings
 
 
 @typed
 def run(
     questions: InputPath,
     pairs: InputPath,
-    datasets: list[str] | None,
-    reference_logps: InputPath | None,
     model: Callable[..., VLM],
-    objective: Objective,
-    reference: Literal[KINDS],
-    truncate: Truncation,
-    optim: Optim,
-    order: Callable[..., Plan],
-    layout: Layout,
-    bundle: Literal["pair", "question"],
-    frozen_parts: list[str],
-    trainer: Callable[..., Any],
+    settings: DPOSettings,
     logger: Callable[..., list],
-    workers: Limit,
-    save_every: Count,
-    keep_last: Count,
-    validation: Validation,
     seed: int,
     out: Path,
 ) -> dict:
     """Train the policy on pairs and save a plain transformers folder in `model/`.
 
-    Of `datasets` alone where they are named. `reference` is frozen, adapter_off or scored; scored reads
-    `reference_logps`, which stage score made. `validation` holds out the pairs of a share of the questions. `workers`
-    processes build batches ahead.
+    The pairs of a share of the questions are held out. No reference is looked for where the objective needs none.
     """
+    truncate, scored = settings.truncate, settings.reference == "scored" and settings.objective.needs_reference
     found = questions_by_id(questions)
     path = need(pairs, "pairs.jsonl")
     rows = list(iter_jsonl(path, Pair))
     check_known(path, {p.question_id for p in rows}, found)
-    total, rows = len(rows), [p for p in rows if datasets is None or found[p.question_id].dataset in datasets]
+    total, rows = (
+        len(rows),
+        [p for p in rows if settings.datasets is None or found[p.question_id].dataset in settings.datasets],
+    )
     if not rows:
-        raise UserError(f"{path}: none of {total} pairs is of dpo.datasets={datasets}")
-    train, held = held_out([p.question_id for p in rows], validation.share, seed)
+        raise UserError(f"{path}: none of {total} pairs is of dpo.datasets={settings.datasets}")
+    train, held = held_out([p.question_id for p in rows], settings.validation.share, seed)
     rows = [rows[i] for i in train + held]
 
     def example(question_id: str, style: str, text: str, finished: bool, token_ids: tuple[int, ...]) -> Example:
@@ -73,10 +60,10 @@ def run(
         return response_example(question_id, image, prompt_text(question, style), text, finished, truncate, token_ids)
 
     examples = [tuple(example(*key) for key in pair.keys) for pair in rows]
-    if reference == "scored":
-        need_scores(reference_logps)
-    vlm = model()
-    encoder, stored = Encoder(vlm.processor, truncate.tokens, layout_for(vlm.model, layout)), None
+    if scored:
+        need_scores(settings.reference_logps)
+    vlm = model(lora=settings.lora)
+    encoder, stored = Encoder(vlm.processor, truncate.tokens, layout_for(vlm.model, settings.layout)), None
     kept, num_rows = unlike(encoder, examples), len(rows)
     num_train = sum(i < len(train) for i in kept)
     if not num_train or (held and num_train == len(kept)):
@@ -86,18 +73,18 @@ def run(
             "raise its limits, or draw other pairs"
         )
     rows, examples = ([side[i] for i in kept] for side in (rows, examples))
-    if reference == "scored":
-        precision = getattr(trainer, "keywords", {}).get("precision", "32-true")
+    if scored:
         contexts = {(p.question_id, p.style): context_hash(e.image, encoder.render(e.prompt))
                     for p, (e, _) in zip(rows, examples, strict=True)}  # fmt: skip
-        stored = stored_logps(need_scores(reference_logps), rows, scored_with(vlm, truncate, precision), contexts)
+        expected = scored_with(vlm, truncate, settings.precision)
+        stored = stored_logps(need_scores(settings.reference_logps), rows, expected, contexts)
     check_rows(vlm, encoder, [e for pair in examples for e in pair])
     check_end(vlm, encoder)
-    freeze(vlm.model, frozen_parts)
-    data = dpo_data(encoder, examples[:num_train], order, stored, bundle, examples[num_train:])
-    data.workers = workers
-    module = DPOModule(vlm, objective, reference, optim, data.plan.num_steps)
-    counts = fit(vlm, module, data, trainer, logger, optim, out, save_every, keep_last, validation.every)
+    freeze(vlm.model, settings.frozen_parts)
+    order, held = settings.order(seed), examples[num_train:]
+    data = dpo_data(encoder, examples[:num_train], order, stored, settings.bundle, held)
+    module = DPOModule(vlm, settings.objective, settings.reference, settings.optim, data.plan.num_steps)
+    counts = fit(module, data, settings, logger, out)
     cut = sum(truncate_words(text, truncate.words)[1] for p in rows for text in (p.chosen, p.rejected))
     return {
         "pairs": num_train,

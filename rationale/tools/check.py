@@ -8,7 +8,7 @@ import platform
 import resource
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from functools import partial
@@ -34,7 +34,7 @@ from rationale.models.local import Local
 from rationale.models.logps import computing, response_logps
 from rationale.models.prefix import base_of, layout_for
 from rationale.models.reading import trained_logps
-from rationale.models.response import Truncation, response_example
+from rationale.models.response import response_example
 from rationale.models.towers import read_once
 from rationale.models.vlm import VLM, freeze
 from rationale.objectives.logprobs import token_logps
@@ -47,9 +47,9 @@ from rationale.schema import Question
 from rationale.settings import Count, typed
 from rationale.sources import tasks
 from rationale.stages.inputs import questions_by_id
-from rationale.training.dpo import DPOModule, Objective, PairBatch, dpo_data
-from rationale.training.optim import Optim
+from rationale.training.dpo import DPOModule, PairBatch, dpo_data
 from rationale.training.plan import Plan, plan
+from rationale.training.settings import DPOSettings
 from rationale.training.sft import SFTModule, sft_data
 from rationale.training.strategy import check_place
 
@@ -62,12 +62,7 @@ LIMITS = {32: (1e-3, 1e-3), 16: (0.25, 0.1)}
 def run(
     model: Callable[..., VLM],
     questions: InputPath | None,
-    trainer: Callable[..., pl.Trainer],
-    precision: str,
-    objective: Objective,
-    optim: Optim,
-    frozen_parts: list[str],
-    truncate: Truncation,
+    settings: DPOSettings,
     max_new_tokens: Count,
     generator: Callable[..., Local | Served],
     hardware: Hardware,
@@ -75,20 +70,20 @@ def run(
 ) -> None:
     """Print the page; UserError with the first thing that is wrong, and what to do.
 
-    `questions` is a prepared folder, of which the rows with the largest images are taken; null draws some. `precision`
-    is the trainer's, `hardware` what the plan is made for. A served `generator` is held against the model.
+    `questions` is a prepared folder, of which the rows with the largest images are taken; null draws some. `settings`
+    are DPO's, `hardware` what the plan is made for. A served `generator` is held against the model.
     """
     with tempfile.TemporaryDirectory() as scratch:
         rows, folder = some_questions(questions, Path(scratch))
-        page = _Page(model, generator, rows, folder, precision, truncate, use(device_of(device)))
+        page = _Page(model, generator, rows, folder, settings, use(device_of(device)))
         for part in (page.machine, page.loading, page.prompt, page.image_tokens):
             say_all(part())
         with read_once(page.vlm.model):
             say_all(page.layouts())
             say_all(page.greedy(max_new_tokens))
             say_all(page.served(max_new_tokens))
-            say_all(page.references(objective, optim))
-        say_all(page.steps(trainer, objective, optim, frozen_parts, hardware))
+            say_all(page.references())
+        say_all(page.steps(hardware))
     say("All of it is as it should be.")
 
 
@@ -130,10 +125,11 @@ class _Page:
 
     def __init__(
         self, model: Callable[..., VLM], generator: Callable[..., Local | Served], rows: list[Question], folder: Path,
-        precision: str, truncate: Truncation, device: torch.device,
+        settings: DPOSettings, device: torch.device,
     ):  # fmt: skip
         self.read, self.generator, self.rows, self.folder = model, generator, rows, folder
-        self.precision, self.truncate, self.device = precision, truncate, device
+        self.settings, self.precision, self.truncate = settings, settings.precision, settings.truncate
+        self.device = device
 
     def computing(self) -> AbstractContextManager:
         return computing(self.precision, self.device)
@@ -286,37 +282,32 @@ class _Page:
         with self.computing():
             return trained_logps(self.vlm.model.eval(), encoder, examples)
 
-    def references(self, objective: Objective, optim: Optim) -> Iterator[str]:
+    def references(self) -> Iterator[str]:
         """The first loss of DPO, against every reference that there is for this model."""
+        objective = self.settings.objective
         batch = PairBatch(self.encoder.batch(self.examples()[0]).to(self.device), 1, 1)
         with self.computing(), torch.no_grad():
             batch.reference = response_logps(self.vlm.model.eval(), batch.rows)
             for kind in ["frozen", "scored"] + ["adapter_off"] * hasattr(self.vlm.model, "disable_adapter"):
-                loss = DPOModule(self.vlm, objective, kind, optim, 1).measure(batch)[1]["loss"].item()
+                loss = DPOModule(self.vlm, objective, kind, self.settings.optim, 1).measure(batch)[1]["loss"].item()
                 yield f"DPO, reference {kind}: first loss {loss:.4f} (log 2 is {math.log(2):.4f})"
                 if objective.loss_type == "sigmoid" and abs(loss - math.log(2)) > max(0.01, self.limits()[0]):
                     raise UserError(f"the first loss against reference {kind} is {loss:.4f} and not log 2")
 
-    def steps(
-        self, trainer: Callable[..., pl.Trainer], objective: Objective, optim: Optim, frozen_parts: Sequence[str],
-        hardware: Hardware,
-    ) -> Iterator[str]:  # fmt: skip
+    def steps(self, hardware: Hardware) -> Iterator[str]:
         """A step of SFT and one of DPO on the largest image: seconds and peak against the plan's."""
-        pair = self.examples()[0]
-        freeze(self.vlm.model, frozen_parts)
+        pair, optim = self.examples()[0], self.settings.optim
+        freeze(self.vlm.model, self.settings.frozen_parts)
         data = sft_data(self.encoder, [pair[0]], one_step)
         module = SFTModule(self.vlm, optim, data.plan.num_steps, "token")
-        yield f"a step of SFT, of an example: {self.step(trainer, module, data, None, hardware)}"
+        yield f"a step of SFT, of an example: {self.step(module, data, None, hardware)}"
         data = dpo_data(self.encoder, [pair], one_step)
-        module = DPOModule(self.vlm, objective, "frozen", optim, data.plan.num_steps)
-        yield f"a step of DPO, of a pair: {self.step(trainer, module, data, 'frozen', hardware)}"
+        module = DPOModule(self.vlm, self.settings.objective, "frozen", optim, data.plan.num_steps)
+        yield f"a step of DPO, of a pair: {self.step(module, data, 'frozen', hardware)}"
 
-    def step(
-        self, trainer: Callable[..., pl.Trainer], module: pl.LightningModule, data: Any, reference: str | None,
-        hardware: Hardware,
-    ) -> str:  # fmt: skip
+    def step(self, module: pl.LightningModule, data: Any, reference: str | None, hardware: Hardware) -> str:
         """Seconds and peak bytes of one optimizer step in words, beside the plan's."""
-        watch = _Watch()
+        watch, trainer = _Watch(), self.settings.trainer
         running = trainer(
             max_epochs=1, max_steps=1, callbacks=[watch], logger=False, enable_checkpointing=False,
             enable_progress_bar=False, enable_model_summary=False, num_sanity_val_steps=0, limit_val_batches=0,

@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterable
 from dataclasses import asdict
 from pathlib import Path
 from random import Random
-from typing import Any
 
 from rationale.artifacts import InputPath
 from rationale.models.encode import Encoder
@@ -19,8 +18,7 @@ from rationale.stages.inputs import need, questions_by_id
 from rationale.tools.small_llava import build_model, build_processor, train_tokenizer
 from rationale.training.fit import fit
 from rationale.training.mixture import open_example
-from rationale.training.optim import Optim
-from rationale.training.plan import Plan
+from rationale.training.settings import Training
 from rationale.training.sft import SFTModule, sft_data
 
 
@@ -71,12 +69,8 @@ def run(
     vocab_size: Count,
     describe_share: Share,
     keep: dict[str, Share],
-    stop_after: Count | None,
-    optim: Optim,
-    order: Callable[..., Plan],
-    trainer: Callable[..., Any],
+    settings: Training,
     logger: Callable[..., list],
-    save_every: Count,
     seed: int,
     out: Path,
 ) -> dict:
@@ -87,9 +81,9 @@ def run(
     rows = curriculum(questions_by_id(questions).values(), describe_share, keep, seed)
     vlm = start() if start else from_nothing(rows, tokenizer_texts, architecture, vocab_size, seed)
     examples = [open_example(q, Path(questions)) for q in rows]
-    data = sft_data(Encoder(vlm.processor), examples, order)
-    module = SFTModule(vlm, optim, data.plan.num_steps)
-    counts = fit(vlm, module, data, trainer, logger, optim, out, save_every, stop_after=stop_after)
+    data = sft_data(Encoder(vlm.processor), examples, settings.order(seed))
+    module = SFTModule(vlm, settings.optim, data.plan.num_steps)
+    counts = fit(module, data, settings, logger, out)
     return {"examples": len(examples), **counts}
 
 

@@ -6,10 +6,9 @@ import copy
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
-from typing import Annotated, Any, Literal
+from typing import Any, NamedTuple
 
 import torch
-from pydantic import Field
 from torch import Tensor
 
 from rationale.artifacts import UserError
@@ -17,39 +16,18 @@ from rationale.models.batch import Batch, Example
 from rationale.models.encode import Encoder
 from rationale.models.logps import response_logps
 from rationale.models.prefix import base_of
-from rationale.models.reference import KINDS, as_reference
+from rationale.models.reference import as_reference
 from rationale.models.vlm import VLM, disable_dropout
-from rationale.objectives.dpo import LOSS_TYPES, DPOTerms, PairLogps, check_loss, dpo_loss
+from rationale.objectives.dpo import DPOTerms, Objective, PairLogps
 from rationale.objectives.logprobs import sequence_logps
 from rationale.objectives.sft import sft_loss
 from rationale.schema import RowError
-from rationale.settings import NonNegative, Positive, settings
 from rationale.training.nonfinite import Recipe
-from rationale.training.optim import Optim, configure
+from rationale.training.optim import Optim
 from rationale.training.plan import Plan, PlannedData, alike, bundles, copies, unbundled
 from rationale.training.step import StepModule
 
 HALF_A_TOKEN = 0.02  # nats; 0.007 seen of one model in two batches, 2 of a model and its next step at 1e-4
-
-
-@settings
-class Objective:
-    """The preference loss and what is added to it: `sft_weight` times the NLL of the chosen responses, a mean over the
-    tokens of the optimizer step (0: the paper's). `length_normalised` averages log-probabilities over tokens instead
-    of summing."""
-
-    beta: Positive = 0.1
-    loss_type: Literal[LOSS_TYPES] = "sigmoid"
-    label_smoothing: Annotated[float, Field(ge=0, le=0.5)] = 0.0
-    sft_weight: NonNegative = 0.0
-    length_normalised: bool = False
-
-    def __post_init__(self) -> None:
-        check_loss(self.beta, self.loss_type, self.label_smoothing)
-
-    def __call__(self, policy: PairLogps, reference: PairLogps) -> DPOTerms:
-        """The loss of each pair; another loss is a subclass with its own, put in by `dpo.objective._target_`."""
-        return dpo_loss(policy, reference, self.beta, self.loss_type, self.label_smoothing)
 
 
 @dataclass(slots=True)
@@ -88,8 +66,6 @@ def dpo_data(
     layout `tree`. A step of questions holds up to three times as many pairs, and the pairs of a question move the
     weights together rather than in turn; every pair weighs the same within its step.
     """
-    if bundle not in ("pair", "question"):
-        raise UserError(f"dpo.bundle: {bundle!r} is neither 'pair' nor 'question'")
     lengths = [encoder.response_lengths([pair[side] for pair in [*pairs, *held_out]]) for side in (0, 1)]
     together = bundles((p[0].image, p[0].prompt) if bundle == "question" else i for i, p in enumerate(pairs))
     prompts = encoder.prompt_lengths([chosen for chosen, _ in pairs])
@@ -116,34 +92,61 @@ def _collate(
     """The micro-batch of `indices`, part of the optimizer step `step`."""
     examples = [pairs[i][0] for i in indices] + [pairs[i][1] for i in indices]
     rows = encoder.batch(examples)
-    reference = None
-    if stored is not None:
-        reference = torch.zeros(rows.labels.shape)
-        columns = [stored[i][0] for i in indices] + [stored[i][1] for i in indices]
-        for row, (logps, kept) in enumerate(zip(columns, rows.mask.sum(1).tolist(), strict=True)):
-            if len(logps) != kept:
-                raise RowError(
-                    f"{examples[row].question_id}: {len(logps)} stored reference log-probs for {kept} tokens; "
-                    "texts, truncation or tokenizer changed since; re-run stage=score"
-                )
-            reference[row, :kept] = torch.tensor(logps)
+    logps = None if stored is None else [stored[i][side] for side in (0, 1) for i in indices]
+    reference = None if logps is None else padded_logps(logps, rows.mask, examples)
     whole = set(step)
     return PairBatch(rows, len(whole), sum(chosen_lengths[i] for i in whole), copies(indices, step), reference)
+
+
+def padded_logps(stored: list[list[float]], mask: Tensor, examples: list[Example]) -> Tensor:
+    """Stored log-probs of each row's tokens as (rows, tokens), the shape of `mask`, on its device; 0 behind them."""
+    found = torch.zeros(mask.shape, device=mask.device)
+    for row, (logps, kept) in enumerate(zip(stored, mask.sum(1).tolist(), strict=True)):
+        if len(logps) != kept:
+            raise RowError(
+                f"{examples[row].question_id}: {len(logps)} stored reference log-probs for {kept} tokens; "
+                "texts, truncation or tokenizer changed since; re-run stage=score"
+            )
+        found[row, :kept] = torch.tensor(logps, device=mask.device)
+    return found
+
+
+class Compared(NamedTuple):
+    """What is trained on, a micro-batch's part of its step; each pair's terms and its log-probs under policy and
+    reference, which is None where the objective needs none."""
+
+    loss: Tensor
+    terms: DPOTerms
+    policy: PairLogps
+    reference: PairLogps | None
+
+
+def compared(objective: Objective, batch: PairBatch, logps: Tensor, reference: Tensor | None) -> Compared:
+    """Of the log-probs of each token (2B, R) under the policy and under the reference."""
+    mask, half = batch.rows.mask, len(logps) // 2
+
+    def of_pairs(logps: Tensor) -> PairLogps:
+        return PairLogps(*sequence_logps(logps, mask, average=objective.length_normalised).chunk(2))
+
+    policy, other = of_pairs(logps), None if reference is None else of_pairs(reference)
+    terms = objective(policy, other)
+    loss = terms.loss.sum() / (batch.step_pairs * batch.copies)
+    if objective.sft_weight:
+        nll = sft_loss(logps[:half], mask[:half], batch.step_tokens * batch.copies)
+        loss = loss + objective.sft_weight * nll
+    return Compared(loss, terms, policy, other)
 
 
 class DPOModule(StepModule):
     """`reference` is frozen (a copy), adapter_off (the policy without its LoRA) or scored (read from the batch)."""
 
     def __init__(self, vlm: VLM, objective: Objective, reference: str, optim: Optim, total_steps: int):
-        super().__init__(vlm)
-        if reference not in KINDS:
-            raise UserError(f"dpo.reference: {reference!r} is none of {list(KINDS)}")
-        self.policy = vlm.model.train()  # from_pretrained leaves it in evaluation mode
+        super().__init__(vlm, optim, total_steps)
         disable_dropout(self.policy)
+        self.objective, self.reference = objective, reference if objective.needs_reference else None
         # A submodule, so that ZeRO-3 shards it like the policy; frozen, so that no optimizer sees it.
-        self.frozen = copy.deepcopy(self.policy).requires_grad_(False).eval() if reference == "frozen" else None
+        self.frozen = copy.deepcopy(self.policy).requires_grad_(False).eval() if self.reference == "frozen" else None
         self.strict_loading = self.frozen is None  # a checkpoint has the policy alone
-        self.objective, self.reference, self.optim, self.total_steps = objective, reference, optim, total_steps
 
     def on_save_checkpoint(self, checkpoint: dict) -> None:
         """The frozen copy is the starting model: it is made again from that, not stored."""
@@ -151,44 +154,29 @@ class DPOModule(StepModule):
             kept = {k: v for k, v in checkpoint["state_dict"].items() if not k.startswith("frozen.")}
             checkpoint["state_dict"] = kept
 
-    def _pair(self, logps: Tensor, mask: Tensor) -> PairLogps:
-        chosen, rejected = sequence_logps(logps, mask, average=self.objective.length_normalised).chunk(2)
-        return PairLogps(chosen, rejected)
-
-    def _compared(self, batch: PairBatch) -> tuple[DPOTerms, PairLogps, PairLogps, Tensor]:
-        """The loss of each pair, its log-probs under policy and reference, and those of each token under the policy."""
-        rows = batch.rows
-        logps = response_logps(self.policy, rows)
-        policy = self._pair(logps, rows.mask)
+    def _compared(self, batch: PairBatch) -> Compared:
+        logps, reference = response_logps(self.policy, batch.rows), batch.reference
         with as_reference(self.policy, self.frozen, self.reference) as network:
-            stored = batch.reference if network is None else response_logps(network, rows)
-        reference = self._pair(stored, rows.mask)
-        return self.objective(policy, reference), policy, reference, logps
+            if network is not None:
+                reference = response_logps(network, batch.rows)
+        return compared(self.objective, batch, logps, reference if self.reference else None)
 
     def training_step(self, batch: PairBatch, index: int) -> Tensor:
-        rows, o = batch.rows, self.objective
-        terms, policy, reference, logps = self._compared(batch)
-        if self.global_step == 0:
-            self._check_start(policy, reference, rows.mask)
-        means = {"train/loss": terms.loss.mean().detach(), **_means(terms, policy), "train/padding": rows.padding}
-        half = len(terms.loss)
-        loss = terms.loss.sum() / (batch.step_pairs * batch.copies)
-        if o.sft_weight:
-            nll = sft_loss(logps[:half], rows.mask[:half], batch.step_tokens * batch.copies)
-            loss = loss + o.sft_weight * nll
-        self.log_step(index, loss, half / batch.copies, means, {"train/tokens": rows.mask.sum() / batch.copies})
+        loss, terms, policy, reference = self._compared(batch)
+        if self.global_step == 0 and reference is not None:
+            self._check_start(policy, reference, batch.rows.mask)
+        means = {"train/loss": terms.loss.mean().detach(), **_means(terms, policy), "train/padding": batch.rows.padding}
+        tokens = {"train/tokens": batch.rows.mask.sum() / batch.copies}
+        self.log_step(index, loss, len(terms.loss) / batch.copies, means, tokens)
         return loss * self.micro_batches()
 
-    def told(self) -> dict[str, Any]:
-        return {
-            "stage": "dpo",
-            **asdict(self.objective),
-            "class": type(self.objective).__name__,
-            "reference": self.reference,
-        }
+    def objective_config(self) -> dict[str, Any]:
+        kind = type(self.objective)
+        named = {"class": f"{kind.__module__}.{kind.__qualname__}", **asdict(self.objective)}
+        return {"stage": "dpo", "reference": self.reference, "objective": named}
 
     def measure(self, batch: PairBatch) -> tuple[float, dict[str, Any]]:
-        terms, policy, _, _ = self._compared(batch)
+        _, terms, policy, _ = self._compared(batch)
         return len(terms.loss), {"loss": terms.loss.mean(), **_means(terms, policy)}
 
     def _check_start(self, policy: PairLogps, reference: PairLogps, mask: Tensor) -> None:
@@ -206,9 +194,6 @@ class DPOModule(StepModule):
                 f"policy and reference differ by {gap:.4g} nats at step 0 (limit {limit:.4g}): the first loss would "
                 "not be log 2. The reference must be the model that training starts from; re-run stage=score for it"
             )
-
-    def configure_optimizers(self) -> dict:
-        return configure(self.policy, self.optim, self.total_steps)
 
 
 def _means(terms: DPOTerms, policy: PairLogps) -> dict[str, Tensor]:

@@ -6,50 +6,37 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-import pytorch_lightning as pl
 from pytorch_lightning.callbacks import TQDMProgressBar
 
 from rationale.artifacts import main_process
-from rationale.models.vlm import VLM
 from rationale.shards import STARTED
 from rationale.stopping import held
 from rationale.training.checkpoints import Best, States
 from rationale.training.checks import Gradients, Unmoved, check_master_copies
 from rationale.training.loggers import close
 from rationale.training.nonfinite import FOLDER
-from rationale.training.optim import Optim
 from rationale.training.plan import PlannedData
+from rationale.training.settings import Training
+from rationale.training.step import StepModule
 from rationale.training.strategy import Weights, check_place
 
 
-def fit(
-    vlm: VLM,
-    module: pl.LightningModule,
-    data: PlannedData,
-    trainer: Callable[..., pl.Trainer],
-    logger: Callable[[Path], list],
-    optim: Optim,
-    out: Path,
-    save_every: int,
-    keep_last: int = 1,
-    validate_every: float = 0.1,
-    stop_after: int | None = None,
-) -> dict:
+def fit(module: StepModule, data: PlannedData, settings: Training, logger: Callable[[Path], list], out: Path) -> dict:
     """Train to the end of the plan in `out` and save a plain transformers folder as `model/`; a run cut off goes on
     from its last state there.
 
-    `trainer` is a partial of pytorch_lightning.Trainer, `logger` makes the loggers for a folder. Returns counts.
-    Where `data` has held-out rows, they are measured every `validate_every` of the steps, and the weights of the lowest
-    loss on them are saved in `best/`. `stop_after` ends at a step of the same schedule, which stays that of the whole
-    plan. Told to stop by a signal, it writes a state at the end of the step and raises `stopping.Stopped`.
+    `logger` makes the loggers for a folder. Returns counts. Held-out rows of `data` are measured every
+    `validation.every` of the steps, and the weights of the lowest loss on them are saved in `best/`. Told to stop by a
+    signal, it writes a state at the end of the step and raises `stopping.Stopped`.
     """
-    states = States(out / "state", save_every, keep_last)
-    weights, best = Weights(), Best(vlm, out / "best")
+    trainer, data.workers = settings.trainer, settings.workers
+    states = States(out / "state", settings.save_every, settings.keep_last)
+    weights, best = Weights(), Best(module.vlm, out / "best")
     callbacks = [Gradients(), Unmoved(), weights, best, states]
     if getattr(trainer, "keywords", {}).get("enable_progress_bar", True):
         callbacks.append(TQDMProgressBar(refresh_rate=20))
     run = trainer(
-        max_epochs=1, max_steps=stop_after or -1, gradient_clip_val=optim.clip, callbacks=callbacks,
+        max_epochs=1, max_steps=settings.stop_after or -1, gradient_clip_val=settings.optim.clip, callbacks=callbacks,
         logger=logger(out) if main_process() else False, default_root_dir=str(out), num_sanity_val_steps=0,
         use_distributed_sampler=False, enable_model_summary=False, log_every_n_steps=10, enable_checkpointing=False,
         limit_val_batches=1.0 if data.held_out else 0, inference_mode=False,
@@ -57,7 +44,9 @@ def fit(
     check_place(run, trainer)
     check_master_copies(run, module)
     run.accumulate_grad_batches = data.accumulate(run.world_size)
-    run.val_check_interval = max(1, round(validate_every * data.plan.num_steps)) * run.accumulate_grad_batches
+    run.val_check_interval = (
+        max(1, round(settings.validation.every * data.plan.num_steps)) * run.accumulate_grad_batches
+    )
     states.check(run.world_size)
     if main_process():
         states.clear()
@@ -72,11 +61,11 @@ def fit(
     STARTED.extend(getattr(run.strategy.launcher, "procs", ()))
     if main_process():
         close(run.loggers, out)
-    steps = stop_after or data.plan.num_steps
+    steps = settings.stop_after or data.plan.num_steps
     if run.global_step != steps:
         raise RuntimeError(f"trained {run.global_step} of {steps} steps; run the same command again to go on")
     if main_process():
-        vlm.save(out / "model", weights.found)
+        module.vlm.save(out / "model", weights.found)
         for folder in (states.folder, *out.glob(f"{FOLDER}*")):  # of an earlier attempt
             shutil.rmtree(folder, ignore_errors=True)
     sizes = [(getattr(p, "ds_numel", p.numel()), p.requires_grad) for p in module.policy.parameters()]

@@ -66,7 +66,8 @@ def stop(vlm: VLM, module: pl.LightningModule, what: str, step: int, found: Sequ
         write_json(partial / "batch.json", {
             "what": what, "step": step, "precision": str(trainer.precision), "dtype": str(dtype).split(".")[-1],
             "attention": "sdpa" if shares(model) else attention, "source": vlm.source, "spoiled": spoiled,
-            "objective": module.told(), "micro_batches": [f | {"recipe": f["recipe"].to_json()} for f in found],
+            "objective": module.objective_config(),
+            "micro_batches": [f | {"recipe": f["recipe"].to_json()} for f in found],
         })  # fmt: skip
         shutil.rmtree(folder, ignore_errors=True)
         os.replace(partial, folder)

@@ -10,14 +10,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rationale.artifacts import UserError
 from rationale.models.batch import Batch, Example
 from rationale.models.encode import Encoder
 from rationale.models.logps import response_logps
 from rationale.models.vlm import VLM
 from rationale.objectives.sft import sft_loss
 from rationale.training.nonfinite import Recipe
-from rationale.training.optim import Optim, configure
+from rationale.training.optim import Optim
 from rationale.training.plan import Plan, PlannedData, alike, bundles, copies, unbundled
 from rationale.training.step import StepModule
 
@@ -50,8 +49,6 @@ def sft_data(
     in the layout `tree`. A step of images is less mixed than one of as many examples: its examples come in fours (two
     questions, both styles) about a quarter as many images. `held_out` are not trained on but measured.
     """
-    if bundle not in ("example", "image"):
-        raise UserError(f"sft.bundle: {bundle!r} is neither 'example' nor 'image'")
     num_train, examples = len(examples), [*examples, *held_out]
     lengths = encoder.response_lengths(examples)
     together = bundles(e.about if bundle == "image" else i for i, e in enumerate(examples[:num_train]))
@@ -84,9 +81,8 @@ class SFTModule(StepModule):
     """The loss is a mean over the optimizer step's tokens, however the step is cut into micro-batches."""
 
     def __init__(self, vlm: VLM, optim: Optim, total_steps: int, reduction: str = "token"):
-        super().__init__(vlm)
-        self.policy = vlm.model.train()  # from_pretrained leaves it in evaluation mode
-        self.optim, self.total_steps, self.reduction = optim, total_steps, reduction
+        super().__init__(vlm, optim, total_steps)
+        self.reduction = reduction
 
     def training_step(self, batch: SFTBatch, index: int) -> Tensor:
         logps = response_logps(self.policy, batch.rows)
@@ -97,12 +93,9 @@ class SFTModule(StepModule):
         self.log_step(index, loss, tokens, means, {"train/tokens": tokens})
         return loss * self.micro_batches()
 
-    def told(self) -> dict[str, Any]:
+    def objective_config(self) -> dict[str, Any]:
         return {"stage": "sft", "reduction": self.reduction}
 
     def measure(self, batch: SFTBatch) -> tuple[float, dict[str, Any]]:
         mask = batch.rows.mask
         return mask.sum().item(), {"loss": sft_loss(response_logps(self.policy, batch.rows), mask)}
-
-    def configure_optimizers(self) -> dict:
-        return configure(self.policy, self.optim, self.total_steps)

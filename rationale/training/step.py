@@ -13,13 +13,14 @@ from torch import Tensor
 
 from rationale.models.vlm import VLM
 from rationale.training import nonfinite
+from rationale.training.optim import Optim, configure
 
 
 class StepModule(pl.LightningModule):
     """Micro-batches of a step are taken in turn by this process and at the same time by others.
 
-    A module has `measure(batch)`: the weight of a held-out batch, and means over it, `loss` among them; and `told()`:
-    its objective as JSON.
+    A module has `measure(batch)`: the weight of a held-out batch, and means over it, `loss` among them; and
+    `objective_config()`: its objective as JSON.
 
     What is not finite stops every process before the weights are written (training.nonfinite): a loss once its step
     is whole, before the last backward pass; a gradient before it is clipped, or under DeepSpeed, which then leaves
@@ -27,14 +28,18 @@ class StepModule(pl.LightningModule):
     Not covered: an optimizer that makes weights that are not finite of gradients that are, until the next loss.
     """
 
-    def __init__(self, vlm: VLM) -> None:
+    def __init__(self, vlm: VLM, optim: Optim, total_steps: int) -> None:
         super().__init__()
-        self.vlm = vlm
+        self.vlm, self.optim, self.total_steps = vlm, optim, total_steps
+        self.policy = vlm.model.train()  # from_pretrained leaves it in evaluation mode
         self._held: list[Tensor] = []
         self._losses: list[Tensor] = []
         self._step_losses: list[float] | None = None
         self._measured: list[Tensor] = []
         self._names: list[str] = []
+
+    def configure_optimizers(self) -> dict:
+        return configure(self.policy, self.optim, self.total_steps)
 
     def micro_batches(self) -> int:
         """Of a step, over all processes. Lightning and the processes average over them: a loss whose sum over the

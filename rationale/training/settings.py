@@ -1,0 +1,90 @@
+"""The settings of a training: what all of them share, then SFT's own and DPO's own. Numbers and sources: conf/."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import field
+from functools import partial
+from typing import Any, Literal
+
+from rationale.artifacts import InputPath
+from rationale.models.reference import KINDS
+from rationale.models.response import Truncation
+from rationale.objectives.dpo import Objective
+from rationale.objectives.sft import REDUCTIONS
+from rationale.settings import Count, Layout, Limit, Share, Validation, settings
+from rationale.training.mixture import Mixture
+from rationale.training.optim import Optim
+from rationale.training.plan import Plan, plan
+
+
+@settings
+class BatchSize:
+    """Of an optimizer step: `accumulate` micro-batches, over all processes, of `micro` rows or bundles each. With
+    `drop_last` what fills no step is left out."""
+
+    micro: Count
+    accumulate: Count = 1
+    drop_last: bool = True
+
+
+@settings(kw_only=True)
+class Training:
+    """Shared by every training. `trainer` is a partial of pytorch_lightning.Trainer.
+
+    `shuffle=False` keeps the order of the rows; `stop_after` ends at a step of a schedule that stays that of all steps.
+    `workers` processes build batches ahead. Every `save_every` steps a state is written, of which the newest
+    `keep_last` stay. `frozen_parts` (models.families) are not trained.
+    """
+
+    optim: Optim
+    batch: BatchSize
+    save_every: Count
+    trainer: Callable[..., Any]
+    epochs: Count = 1
+    shuffle: bool = True
+    stop_after: Count | None = None
+    layout: Layout = "rows"
+    frozen_parts: list[str] = field(default_factory=list)
+    workers: Limit = 0
+    keep_last: Count = 1
+    validation: Validation = Validation(share=0.0, every=0.1)
+
+    def order(self, seed: int) -> Callable[[list], Plan]:
+        """The plan of rows, or bundles, of given lengths."""
+        size = {"micro_batch": self.batch.micro, "accumulate": self.batch.accumulate, "drop_last": self.batch.drop_last}
+        return partial(plan, **size, epochs=self.epochs, shuffle=self.shuffle, seed=seed)
+
+    @property
+    def precision(self) -> str:
+        """Lightning's name for it."""
+        return getattr(self.trainer, "keywords", {}).get("precision", "32-true")
+
+
+@settings(kw_only=True)
+class SFTSettings(Training):
+    """`responses`, a sample artifact, is what `mixture.rft` imitates. More than a share of `max_truncated` responses
+    cut to `max_response_tokens` is refused. `bundle` is what a step counts: examples, or images with all of theirs."""
+
+    mixture: Mixture
+    responses: InputPath | None = None
+    pretrain_questions: InputPath | None = None
+    bundle: Literal["example", "image"]
+    reduction: Literal[REDUCTIONS]
+    max_response_tokens: Count | None
+    max_truncated: Share
+
+
+@settings(kw_only=True)
+class DPOSettings(Training):
+    """`datasets`: of these alone, where they are named. `reference` scored reads `reference_logps`, which stage score
+    made. `lora` is a fresh adapter (models.vlm). `bundle` is what a step counts: pairs, or questions with all of
+    theirs."""
+
+    objective: Objective
+    datasets: list[str] | None = None
+    reference: Literal[KINDS]
+    reference_logps: InputPath | None = None
+    lora: dict[str, Any] | None = None
+    truncate: Truncation
+    bundle: Literal["pair", "question"]
