@@ -71,7 +71,8 @@ def steps_of(experiment):
 def with_stage(cfg, stage):
     """The config with another stage: what `stage=...` would compose, in a fraction of the time."""
     OmegaConf.set_struct(cfg, False)
-    cfg.stage = OmegaConf.load(CONF / "stage" / f"{stage}.yaml")
+    found = OmegaConf.load(CONF / "stage" / f"{stage}.yaml")
+    cfg.update(found if "stage" in found else {"stage": found})
     return cfg
 
 
