@@ -36,18 +36,17 @@ TWO = Processes(devices=2)
 def stages(given: dict[str, str], processes: Processes) -> dict[str, Callable[[Path], dict]]:
     """By name, a call that fills a folder."""
     here = {"questions": given["questions"], "model": partial(load, given["model"]), "processes": processes}
-    sampling = partial(
-        sample.run, **here, generator=Local, split="train", limit=10, exclude=[], style="cot", num_samples=2,
-        temperature={"short": 1.0, "choice": 1.2}, top_p=1.0, max_new_tokens=6, batch_size=2, seed=1,
+    drawn = sample.Sampling(
+        split="train", limit=10, exclude=[], style="cot", num_samples=2, temperature={"short": 1.0, "choice": 1.2},
+        top_p=1.0, max_new_tokens=6, batch_size=2,
     )  # fmt: skip
+    sampling = partial(sample.run, **here, generator=Local, sampling=drawn, seed=1)
     scoring = partial(
         score.run, **here, rows=given["pairs"], truncate=Truncation(words=None, tokens=None, eos="uncut"),
         batch_size=3, layout="tree",
     )  # fmt: skip
-    evaluation = partial(
-        evaluate.run, **here, generator=Local, name="tiny", seed=1, split="val", styles=["direct", "cot"],
-        max_new_tokens={"direct": 3, "cot": 5}, batch_size=4, blind=False,
-    )  # fmt: skip
+    asked = evaluate.Evaluation("tiny", "val", ["direct", "cot"], {"direct": 3, "cot": 5}, batch_size=4)
+    evaluation = partial(evaluate.run, **here, generator=Local, evaluation=asked, seed=1)
     named = {"sample": sampling, "score": scoring, "evaluate": evaluation}
     return {name: lambda folder, made=made: made(out=folder) for name, made in named.items()}
 

@@ -132,9 +132,8 @@ def test_greedy_texts_do_not_depend_on_the_batch_size(questions_dir, model, tmp_
         out = tmp_path / str(size)
         out.mkdir()
         limits = {"direct": 3, "cot": 6}
-        evaluate.run(
-            str(questions_dir), model, Local, "m", 1, "test", ["direct", "cot"], limits, size, False, out
-        )  # fmt: skip
+        asked = evaluate.Evaluation("m", "test", ["direct", "cot"], limits, size)
+        evaluate.run(str(questions_dir), model, Local, asked, 1, out)
         found.append((out / "rows.jsonl").read_bytes())
     assert found[0].count(b"\n") > 8
     assert found[1:] == found[:1] * 2
@@ -214,18 +213,19 @@ def made(folder: str, questions: str, out: Path) -> None:
     for each in folders.values():
         each.mkdir()
     model = partial(load, folder)
-    sample.run(
-        questions, model, Local, "train", 8, [], "cot", num_samples=4, temperature={"short": 1.0, "choice": 1.2},
-        top_p=0.9, max_new_tokens=5, batch_size=3, seed=1, out=folders["sampled"],
+    sampling = sample.Sampling(
+        "train", 8, [], "cot", num_samples=4, temperature={"short": 1.0, "choice": 1.2}, top_p=0.9, max_new_tokens=5,
+        batch_size=3,
     )  # fmt: skip
+    sample.run(questions, model, Local, sampling, 1, folders["sampled"])
     rows = read_jsonl(folders["sampled"] / "rows.jsonl", Response)
     write_jsonl(
         folders["judged"] / "rows.jsonl",
         [replace(r, predicted=str(r.sample_id), score=float(r.sample_id < 2)) for r in rows],
     )
     pair.run(questions, str(folders["judged"]), PairingRule(), 1, folders["paired"])
-    limits = {"direct": 2, "cot": 4}
-    evaluate.run(questions, model, Local, "m", 1, "test", ["direct", "cot"], limits, 5, False, folders["evaluated"])
+    evaluation = evaluate.Evaluation("m", "test", ["direct", "cot"], {"direct": 2, "cot": 4}, 5)
+    evaluate.run(questions, model, Local, evaluation, 1, folders["evaluated"])
     asked = [q for q in read_jsonl(Path(questions) / "questions.jsonl", Question) if q.split == "train"][:8]
     examples = [Example(q.question_id, Path(questions) / q.image, prompt_text(q, "cot"), q.answers[0]) for q in asked]
     pl.seed_everything(3, verbose=False)

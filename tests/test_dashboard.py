@@ -82,8 +82,9 @@ def evaluation(questions_dir, tiny_dir, tmp_path_factory):
             stage="rationale.stages.evaluate.run", config=CONFIG, table_rows=TABLE_ROWS, **node,
         )  # fmt: skip
         return evaluate.run(
-            str(questions_dir), partial(load, str(tiny_dir)), Local, "dpo", 2, "test", ["direct", "cot"],
-            {"direct": 2, "cot": 4}, batch_size=50, blind=False, out=working, logger=logger,
+            str(questions_dir), partial(load, str(tiny_dir)), Local,
+            evaluate.Evaluation("dpo", "test", ["direct", "cot"], {"direct": 2, "cot": 4}, batch_size=50), 2,
+            out=working, logger=logger,
         )  # fmt: skip
 
     def made() -> Path:

@@ -34,7 +34,8 @@ def test_a_path_of_one_word_is_an_input_and_a_word_that_is_no_path_is_none(here)
     for name in ("mine", "local", "test", "direct"):
         folder(here / name, data="x")
     task = {"_target_": "rationale.sources.public.folder", "root": "mine", "dataset": "local"}
-    evaluate = {"_target_": "rationale.stages.evaluate.run", "split": "test", "styles": ["direct"]}
+    evaluate = {"_target_": "rationale.stages.evaluate.run"}
+    evaluate["evaluation"] = {"_target_": "rationale.stages.evaluate.Evaluation", "split": "test", "styles": ["direct"]}
     model = {"_target_": "rationale.models.vlm.load", "path": "local", "dtype": "test"}
     assert list(find_inputs({"_target_": "rationale.stages.prepare.run", "task": task})) == ["mine"]
     assert list(find_inputs({**evaluate, "questions": "mine", "model": model})) == ["mine", "local"]

@@ -67,11 +67,11 @@ def test_real_rows_go_through_every_stage_with_a_tiny_model(tiny_dir, tmp_path):
         ),
         out=made(tmp_path / "sft"),
     )  # fmt: skip
-    sample.run(
-        questions=str(questions), model=tuned, generator=Local, split="train", limit=2, exclude=[], style="cot",
-        num_samples=2, temperature={"short": 1.0}, top_p=1.0, max_new_tokens=8, batch_size=2, seed=1,
-        out=made(tmp_path / "sampled"),
+    sampling = sample.Sampling(
+        split="train", limit=2, exclude=[], style="cot", num_samples=2, temperature={"short": 1.0}, top_p=1.0,
+        max_new_tokens=8, batch_size=2,
     )  # fmt: skip
+    sample.run(str(questions), tuned, Local, sampling, 1, made(tmp_path / "sampled"))
 
     kept = [r for r in read_jsonl(rationales / "rows.jsonl", Rationale) if r.status == "kept"]
     asked = {q.question_id: q for q in read_jsonl(questions / "questions.jsonl", Question)}
@@ -100,8 +100,7 @@ def test_real_rows_go_through_every_stage_with_a_tiny_model(tiny_dir, tmp_path):
         out=made(tmp_path / "dpo"),
     )  # fmt: skip
     for name in ("sft", "dpo"):
-        evaluate.run(
-            str(questions), partial(load, str(tmp_path / name / "model")), Local, name, 1, "test",
-            ["direct", "cot"], {"direct": 4, "cot": 8}, batch_size=4, blind=False, out=made(tmp_path / f"eval_{name}"),
-        )  # fmt: skip
+        evaluation = evaluate.Evaluation(name, "test", ["direct", "cot"], {"direct": 4, "cot": 8}, batch_size=4)
+        weights = partial(load, str(tmp_path / name / "model"))
+        evaluate.run(str(questions), weights, Local, evaluation, 1, made(tmp_path / f"eval_{name}"))
         assert len(read_jsonl(tmp_path / f"eval_{name}" / "rows.jsonl", EvalRow)) == 8

@@ -378,9 +378,8 @@ def served(server, **changes):
 
 def sampled(questions, generator, out):
     out.mkdir()
-    return sample.run(
-        str(questions), None, generator, "train", None, [], "cot", 8, {"short": 0.7, "choice": 1.2}, 0.9, 50, 99, 1, out
-    )
+    sampling = sample.Sampling("train", None, [], "cot", 8, {"short": 0.7, "choice": 1.2}, 0.9, 50, 99)
+    return sample.run(str(questions), None, generator, sampling, 1, out)
 
 
 @pytest.mark.parametrize(("most", "requests"), [(8, 5), (1, 3 + 5 * 8)])
@@ -407,10 +406,8 @@ def test_an_endpoint_that_gives_the_same_response_every_time_is_refused_as_a_sam
 
 def test_a_served_model_is_evaluated_and_what_the_limit_cut_is_marked(ask_dir, tmp_path):
     with Loopback(lambda text, _: "long" if number_of(text) == 2 else None) as server:
-        evaluate.run(
-            str(ask_dir(5)), None, served(server), "api", 1, "train", ["direct", "cot"], {"direct": 4, "cot": 8}, 99,
-            False, tmp_path,
-        )  # fmt: skip
+        evaluation = evaluate.Evaluation("api", "train", ["direct", "cot"], {"direct": 4, "cot": 8}, 99)
+        evaluate.run(str(ask_dir(5)), None, served(server), evaluation, 1, tmp_path)
     rows = read_jsonl(tmp_path / "rows.jsonl", EvalRow)
     assert len(rows) == 10
     assert all(r.finished != (r.question_id == "q2") for r in rows)
@@ -420,8 +417,8 @@ def test_a_served_model_is_evaluated_and_what_the_limit_cut_is_marked(ask_dir, t
 
 def test_a_served_model_that_answers_blind_is_sent_grey_pictures(ask_dir, tmp_path):
     with Loopback() as server:
-        limits = {"direct": 4}
-        evaluate.run(str(ask_dir(2)), None, served(server), "api", 1, "train", ["direct"], limits, 99, True, tmp_path)
+        evaluation = evaluate.Evaluation("api", "train", ["direct"], {"direct": 4}, 99, blind=True)
+        evaluate.run(str(ask_dir(2)), None, served(server), evaluation, 1, tmp_path)
     sent = {body["messages"][-1]["content"][0]["image_url"]["url"].split(",")[1] for body in server.bodies}
     pictures = [Image.open(io.BytesIO(base64.b64decode(data))).convert("RGB") for data in sent]
     assert [picture.getcolors() for picture in pictures] == [[(32 * 8, (127, 127, 127))]]
@@ -437,10 +434,8 @@ def test_a_served_model_that_gives_no_answer_stops_the_stage_and_keeps_the_batch
         (tmp_path / "out").rmdir()
         (tmp_path / "again").mkdir()
         (tmp_path / "shards").rename(tmp_path / "again/shards")
-        sample.run(
-            str(tmp_path / "questions_6"), None, served(server), "train", None, [], "cot", 8, {"short": 1.0}, 0.9, 50,
-            99, 1, tmp_path / "again",
-        )  # fmt: skip
+        sampling = sample.Sampling("train", None, [], "cot", 8, {"short": 1.0}, 0.9, 50, 99)
+        sample.run(str(tmp_path / "questions_6"), None, served(server), sampling, 1, tmp_path / "again")
     assert {number_of(t): n for t, n in server.asked.items()} == {0: 1, 1: 1, 2: 1, 3: 2, 4: 2, 5: 2}
 
 

@@ -172,10 +172,8 @@ def test_the_mini_model_behind_transformers_serve_answers_as_it_does_here(transf
     rows = []
     for name, generator in (("served", served), ("local", Local)):
         (tmp_path / name).mkdir()
-        evaluate.run(
-            str(questions_dir), partial(load, str(MODEL)), generator, name, 1, "test", ["direct", "cot"],
-            {"direct": 8, "cot": 40}, 8, False, tmp_path / name,
-        )  # fmt: skip
+        evaluation = evaluate.Evaluation(name, "test", ["direct", "cot"], {"direct": 8, "cot": 40}, 8)
+        evaluate.run(str(questions_dir), partial(load, str(MODEL)), generator, evaluation, 1, tmp_path / name)
         rows.append(read_jsonl(tmp_path / name / "rows.jsonl", EvalRow))
     assert len(rows[0]) > 10
     assert {r.finished for r in rows[0]} == {True, False}

@@ -46,15 +46,9 @@ def sampled(questions_dir, model):
         "questions": str(questions_dir),
         "model": model,
         "generator": Local,
-        "split": "train",
-        "limit": 10,
-        "exclude": ["mini_form"],
-        "style": "cot",
-        "num_samples": 2,
-        "temperature": {"short": 1.0, "choice": 1.2},
-        "top_p": 1.0,
-        "max_new_tokens": 5,
-        "batch_size": 4,
+        "sampling": sample.Sampling(
+            "train", 10, ["mini_form"], "cot", 2, {"short": 1.0, "choice": 1.2}, 1.0, max_new_tokens=5, batch_size=4
+        ),
         "seed": 1,
     }
 
@@ -388,19 +382,8 @@ def test_scored_without_a_stored_reference_says_which_stage_makes_it(questions_d
 
 
 def test_evaluate_keeps_a_row_for_every_question_and_style(questions, questions_dir, model, tmp_path):
-    evaluate.run(
-        str(questions_dir),
-        model,
-        Local,
-        "tiny",
-        1,
-        "test",
-        ["direct", "cot"],
-        {"direct": 2, "cot": 4},
-        batch_size=5,
-        blind=False,
-        out=tmp_path,
-    )
+    evaluation = evaluate.Evaluation("tiny", "test", ["direct", "cot"], {"direct": 2, "cot": 4}, batch_size=5)
+    evaluate.run(str(questions_dir), model, Local, evaluation, 1, tmp_path)
     rows = read_jsonl(tmp_path / "rows.jsonl", EvalRow)
     asked = {q.question_id for q in questions if q.split == "test"}
     assert sorted((r.question_id, r.style) for r in rows) == sorted((i, s) for i in asked for s in ("direct", "cot"))
@@ -414,8 +397,8 @@ def test_an_evaluated_row_says_the_options_of_its_question(questions, questions_
     shutil.copytree(questions_dir / "images", tmp_path / "images")
     write_jsonl(tmp_path / "questions.jsonl", named)
     (tmp_path / "out").mkdir()
-    limits = {"direct": 1}
-    evaluate.run(str(tmp_path), model, Local, "tiny", 1, "val", ["direct"], limits, 8, False, tmp_path / "out")
+    evaluation = evaluate.Evaluation("tiny", "val", ["direct"], {"direct": 1}, 8)
+    evaluate.run(str(tmp_path), model, Local, evaluation, 1, tmp_path / "out")
     rows = read_jsonl(tmp_path / "out" / "rows.jsonl", EvalRow)
     assert len(rows) == len(named) > 0
     assert all(row.options == {"hint": False} for row in rows)

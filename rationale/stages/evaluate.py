@@ -15,7 +15,7 @@ from rationale.models.vlm import VLM
 from rationale.prompts import prompt_text
 from rationale.schema import EvalRow, Question, read_jsonl, to_line
 from rationale.scoring.judge import judge
-from rationale.settings import Count, Style
+from rationale.settings import Count, Style, settings
 from rationale.shards import ALONE, Processes, in_shards
 from rationale.stages.inputs import questions_by_id
 from rationale.training.dashboard import unless_ended
@@ -23,17 +23,28 @@ from rationale.training.loggers import close, dashboards
 from rationale.training.panels import evaluation_panels
 
 
+@settings
+class Evaluation:
+    """What a model is asked, and what a table calls it: `name`, which ends in `suffix` where there is one.
+
+    `blind` blanks every image: what is left is the language prior. `batch_size` counts responses.
+    """
+
+    name: str
+    split: str | None
+    styles: list[Style]
+    max_new_tokens: dict[Style, Count]
+    batch_size: Count
+    blind: bool = False
+    suffix: str | int | float | None = None
+
+
 def run(
     questions: InputPath,
     model: Callable[..., VLM],
     generator: Callable[..., Generator],
-    name: str,
+    evaluation: Evaluation,
     seed: int,
-    split: str | None,
-    styles: list[Style],
-    max_new_tokens: dict[Style, Count],
-    batch_size: Count,
-    blind: bool,
     out: Path,
     logger: Callable[[Path], list] = lambda out: [],
     processes: Processes = ALONE,
@@ -41,25 +52,27 @@ def run(
     """Greedy predictions of `generator(model)` in each style, scored; `summary.json` has accuracy and unparsed rate by
     data set.
 
-    `name` and `seed` say which row of a table this is. `blind` blanks every image: what is left is the language prior.
-    `logger` makes the loggers for a folder; what is shown is logged when all is written, so a cut run shows nothing.
+    The evaluation's name and `seed` say which row of a table this is. `logger` makes the loggers for a folder; what is
+    shown is logged when all is written, so a cut run shows nothing.
     """
-    asked = questions_by_id(questions, split)
+    asked, limits = questions_by_id(questions, evaluation.split), evaluation.max_new_tokens
     found = [q for q in asked.values() if q.kind != "open"]
     share = processes.join(out, alone=is_shared(generator))
     answer = generator(model)
     first = {q.image: len(q.question) for q in reversed(found)}  # questions about one image stay together
     ordered = sorted(found, key=lambda q: (first[q.image], q.image, q.question_id))
-    units = in_chunks([(q, style) for q in ordered for style in styles], answer.at_once or batch_size)
+    units = in_chunks(
+        [(q, style) for q in ordered for style in evaluation.styles], answer.at_once or evaluation.batch_size
+    )
 
     def example(question: Question, style: str) -> Example:
         return Example(question.question_id, Path(questions) / question.image, prompt_text(question, style), "")
 
-    answer.check([example(*u) for unit in units for u in unit], [max_new_tokens[s] for unit in units for _, s in unit])
+    answer.check([example(*u) for unit in units for u in unit], [limits[s] for unit in units for _, s in unit])
 
     def work(unit: list[tuple[Question, str]], read: Any) -> list[str]:
         examples = [example(*u) for u in unit]
-        answered = answer(examples, [max_new_tokens[style] for _, style in unit], blind=blind, read=read)
+        answered = answer(examples, [limits[style] for _, style in unit], blind=evaluation.blind, read=read)
         lines = []
         for (question, style), (reply,) in zip(unit, answered, strict=True):
             verdict = judge(question, reply.text, style)
@@ -70,7 +83,8 @@ def run(
             lines.append(to_line(row))
         return lines
 
-    rows = in_shards(out, units, work, f"evaluate {name}", share, lambda unit: answer.read([example(*u) for u in unit]))
+    label = f"evaluate {evaluation.name}"
+    rows = in_shards(out, units, work, label, share, lambda unit: answer.read([example(*u) for u in unit]))
     cells: dict[tuple[str, str], list[EvalRow]] = defaultdict(list)
     judged = read_jsonl(rows, EvalRow)
     for row in judged:
@@ -84,7 +98,8 @@ def run(
         }
         for (style, dataset), rows in sorted(cells.items())
     }
-    write_json(out / "summary.json", {"name": name, "seed": seed, "blind": blind, "split": split, "cells": summary})
+    about = {"name": evaluation.name, "seed": seed, "blind": evaluation.blind, "split": evaluation.split}
+    write_json(out / "summary.json", {**about, "cells": summary})
     loggers = logger(out)
     for dashboard in dashboards(loggers):
         shown = evaluation_panels(summary, judged, asked, Path(questions), dashboard.table_rows)

@@ -15,9 +15,26 @@ from rationale.models.vlm import VLM
 from rationale.prompts import prompt_text
 from rationale.schema import Question, Response, iter_jsonl, to_line
 from rationale.scoring.judge import judge
-from rationale.settings import Count, NonNegative, PositiveShare, Style
+from rationale.settings import Count, NonNegative, PositiveShare, Split, Style, settings
 from rationale.shards import ALONE, Processes, in_shards
 from rationale.stages.inputs import questions_by_id
+
+
+@settings
+class Sampling:
+    """Which questions are asked, and how: `limit` of a split (None: all) without the data sets in `exclude`.
+    `temperature` is by question kind, `batch_size` counts questions. `out` is where conf/ has the stage write."""
+
+    split: Split
+    limit: Count | None
+    exclude: list[str]
+    style: Style
+    num_samples: Count
+    temperature: dict[Literal["short", "choice"], NonNegative]
+    top_p: PositiveShare
+    max_new_tokens: Count
+    batch_size: Count
+    out: str = ""
 
 
 def choose(questions: list[Question], limit: int | None, seed: int) -> list[Question]:
@@ -30,38 +47,30 @@ def run(
     questions: InputPath,
     model: Callable[..., VLM],
     generator: Callable[..., Generator],
-    split: str,
-    limit: Count | None,
-    exclude: list[str],
-    style: Style,
-    num_samples: Count,
-    temperature: dict[Literal["short", "choice"], NonNegative],
-    top_p: PositiveShare,
-    max_new_tokens: Count,
-    batch_size: Count,
+    sampling: Sampling,
     seed: int,
     out: Path,
     processes: Processes = ALONE,
 ) -> dict:
-    """`num_samples` responses of `generator(model)` to each question; `temperature` is by question kind, data sets
-    named in `exclude` are left out. Writes Response rows."""
-    found = [q for q in questions_by_id(questions, split).values() if q.kind != "open" and q.dataset not in exclude]
-    asked = choose(found, limit, seed)
+    """Responses of `generator(model)` to each question. Writes Response rows."""
+    found = questions_by_id(questions, sampling.split).values()
+    found = [q for q in found if q.kind != "open" and q.dataset not in sampling.exclude]
+    asked, style = choose(found, sampling.limit, seed), sampling.style
     share = processes.join(out, alone=is_shared(generator))
     answer = generator(model)
     # One temperature a batch; prompts of like length together, so that padding is small.
     asked.sort(key=lambda q: (q.kind, len(prompt_text(q, style)), q.question_id))
-    size = answer.at_once or batch_size
+    size = answer.at_once or sampling.batch_size
     units = [c for kind in ("short", "choice") for c in in_chunks([q for q in asked if q.kind == kind], size)]
 
     def example(question: Question) -> Example:
         return Example(question.question_id, Path(questions) / question.image, prompt_text(question, style), "")
 
-    answer.check([example(q) for q in asked], [max_new_tokens] * len(asked))
+    answer.check([example(q) for q in asked], [sampling.max_new_tokens] * len(asked))
 
     def work(batch: list[Question], read: Any) -> list[str]:
-        examples = [example(q) for q in batch]
-        answered = answer(examples, max_new_tokens, num_samples, temperature[batch[0].kind], top_p, seed, read=read)
+        drawn = sampling.num_samples, sampling.temperature[batch[0].kind], sampling.top_p, seed
+        answered = answer([example(q) for q in batch], sampling.max_new_tokens, *drawn, read=read)
         return [
             to_line(Response(q.question_id, i, style, g.text, *verdict_of(q, g.text, style), g.finished, g.token_ids))
             for q, samples in zip(batch, answered, strict=True)

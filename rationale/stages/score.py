@@ -13,7 +13,7 @@ from rationale.models.encode import Encoder, in_chunks
 from rationale.models.fingerprints import context_hash, scored_with
 from rationale.models.logps import computing
 from rationale.models.prefix import layout_for
-from rationale.models.reading import candidate_logps, read_candidates, trained_logps
+from rationale.models.reading import candidate_logps, read_candidates
 from rationale.models.response import Truncation, response_example
 from rationale.models.vlm import VLM
 from rationale.prompts import prompt_text
@@ -76,16 +76,14 @@ def run(
     # Rows: responses of like length together. Tree: those of one question, which share its prefix.
     texts.sort(key=lambda t: (t[0], t[1], len(t[2]), t[2:]) if encoder.layout == "tree" else (len(t[2]), t[0], t[2:]))
 
-    whole = precision.startswith("32")
-    read = candidate_logps if whole else trained_logps
-
     def ahead(batch: list[ResponseKey]) -> Any:
         examples = [example(*key) for key in batch]
+        whole = precision.startswith("32")
         return read_candidates(vlm.model, encoder, examples) if whole else encoder.batch(examples)
 
     def work(batch: list[ResponseKey], found: Any) -> list[str]:
         with computing(precision, vlm.model.device):
-            found = read(vlm.model, encoder, [example(*key) for key in batch], found)
+            found = candidate_logps(vlm.model, encoder, [example(*key) for key in batch], found)
         return [
             to_line(ResponseLogps(*key[:4], [round(v, 6) for v in logps], contexts[key[:2]], list(key[4])))
             for key, logps in zip(batch, found, strict=True)
