@@ -8,7 +8,6 @@ from rationale.schema import LETTERS, Question, RowError
 from rationale.scoring.judge import SCORERS
 
 KINDS = ("short", "choice", "open")
-COUNTED = ("aokvqa_direct", "vqa_accuracy")  # what ten annotators wrote, of whom one may have written nothing
 
 
 @dataclass
@@ -42,13 +41,14 @@ def check(question: Question) -> None:
     where = question.question_id or "(no question_id)"
     if not question.question_id or not question.question.strip():
         raise RowError(f"{where}: empty question or question_id; complete the row or remove it")
-    stated = question.answers[:1] if question.scorer in COUNTED else question.answers
+    scorer = SCORERS.get(question.scorer)
+    if scorer is None:
+        raise RowError(f"{where}: scorer {question.scorer!r} is none of {sorted(SCORERS)}")
+    stated = question.answers[:1] if scorer.annotated else question.answers
     if not stated or any(not answer.strip() for answer in stated):
         raise RowError(f"{where}: empty answer in {question.answers!r}; annotate the row or remove it")
     if question.kind not in KINDS:
         raise RowError(f"{where}: kind {question.kind!r} is none of {list(KINDS)}")
-    if question.scorer not in SCORERS:
-        raise RowError(f"{where}: scorer {question.scorer!r} is none of {sorted(SCORERS)}")
     if len(question.choices) > len(LETTERS):
         raise RowError(f"{where}: {len(question.choices)} choices, more than letters; remove the row")
     if question.kind == "choice":
@@ -60,6 +60,6 @@ def check(question: Question) -> None:
             raise RowError(f"{where}: choices repeat: {question.choices}; each choice must differ")
     if question.kind != "open":
         try:
-            SCORERS[question.scorer](question, question.answers[0])
+            scorer.score(question, question.answers[0])
         except ValueError as error:  # what its rule needs is missing, or the gold is not of its form
             raise RowError(f"{where}: cannot be scored: {error}") from error

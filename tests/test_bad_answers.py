@@ -47,7 +47,7 @@ def test_every_scorer_judges_any_text(question, text, style):
     verdict = judge(question, text, style)
     assert 0 <= verdict.score <= 1  # NaN is not
     assert verdict.predicted is not None or verdict.score == 0
-    assert 0 <= SCORERS[question.scorer](question, text) <= 1
+    assert 0 <= SCORERS[question.scorer].score(question, text) <= 1
     key = canonical(question, verdict.predicted)
     assert (key is None) == (verdict.predicted is None)
 
@@ -141,7 +141,7 @@ def test_a_stutter_of_a_hundred_kilobytes_is_judged_in_seconds(scorer):
     question = Question("q", "d", "t", "i", "?", ["3"], "choice" if choices else "short", scorer, choices, meta)
     for piece in STUTTERS:
         text = piece * (100_000 // len(piece)) + "x"
-        for score in (partial(judge, question, text, "direct"), partial(SCORERS[scorer], question, text)):
+        for score in (partial(judge, question, text, "direct"), partial(SCORERS[scorer].score, question, text)):
             started = time.process_time()
             score()
             assert time.process_time() - started < BOUND, piece

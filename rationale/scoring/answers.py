@@ -218,10 +218,13 @@ _LABEL = re.compile(
 
 
 def behind_answer_cues(text: str) -> Iterator[str]:
-    """What follows each "answer is" for a few hundred characters, the last first; of very many the last ones only."""
-    for cue in islice(reversed(list(_CUE.finditer(text))), _MOST_CUES):
-        if not cue["right"]:
-            yield text[cue.end() : cue.end() + _LONGEST_SENTENCE]
+    """What follows each "answer is" for a few hundred characters, the last first."""
+    return (text[cue.end() : cue.end() + _LONGEST_SENTENCE] for cue in _cues(text) if not cue["right"])
+
+
+def _cues(text: str) -> Iterator[re.Match]:
+    """The last first; of very many the last ones only."""
+    return islice(reversed(list(_CUE.finditer(text))), _MOST_CUES)
 
 
 def sentences(text: str) -> list[str]:
@@ -267,12 +270,8 @@ def _line_alone(lines: list[str], options: _Options) -> str | None:
 
 
 def _cued(text: str, options: _Options) -> Iterator[str | None]:
-    """What is said to be the answer, the last first; of very many cues only the last ones are looked at."""
-    for cue in islice(reversed(list(_CUE.finditer(text))), _MOST_CUES):
-        if cue["right"]:
-            yield options.alone(cue["right"])
-        else:
-            yield options.at_head(text[cue.end() : cue.end() + options.reach])
+    for cue in _cues(text):
+        yield options.alone(cue["right"]) if cue["right"] else options.at_head(text[cue.end() :])
 
 
 def _opening(text: str, options: _Options) -> str | None:

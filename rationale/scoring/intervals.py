@@ -58,7 +58,9 @@ def paired_interval(
     a: Sequence[float], b: Sequence[float], clusters: Sequence[Hashable], num_resamples: int = 2000, seed: int = 0
 ) -> Interval:
     """Mean of a - b with a 95% bootstrap interval over clusters; a[i] and b[i] score the same question."""
-    return mean_interval(_differences(a, b), clusters, num_resamples, seed)
+    if len(a) != len(b):
+        raise ValueError(f"paired scores must align, found {len(a)} and {len(b)}")
+    return mean_interval(np.subtract(a, b, dtype=float), clusters, num_resamples, seed)
 
 
 def _aligned(scores: Sequence[float], clusters: Sequence[Hashable]) -> tuple[np.ndarray, np.ndarray]:
@@ -78,9 +80,3 @@ def _resampled_means(sums: np.ndarray, counts: np.ndarray, num: int, rng: np.ran
         drawn = rng.integers(num_clusters, size=(stop - start, num_clusters))
         means[start:stop] = sums[drawn].sum(axis=1) / counts[drawn].sum(axis=1)
     return means
-
-
-def _differences(a: Sequence[float], b: Sequence[float]) -> np.ndarray:
-    if len(a) != len(b):
-        raise ValueError(f"paired scores must align, found {len(a)} and {len(b)}")
-    return np.asarray(a, dtype=float) - np.asarray(b, dtype=float)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
@@ -11,7 +11,6 @@ from rationale.schema import Question
 from rationale.scoring import mathvista
 from rationale.scoring.answers import extract_answer, extract_choice
 from rationale.scoring.dress import normal, undressed
-from rationale.scoring.evalai import evalai_text
 from rationale.scoring.maths import canonical_value, final_value, letter_or_value, math_accuracy
 from rationale.scoring.mmmu import mmmu_open
 from rationale.scoring.rules import (
@@ -24,24 +23,6 @@ from rationale.scoring.rules import (
     vqa_accuracy,
 )
 
-__all__ = [
-    "SCORERS",
-    "Verdict",
-    "anls",
-    "aokvqa_direct",
-    "canonical",
-    "evalai_text",
-    "exact_match",
-    "is_correct",
-    "judge",
-    "math_accuracy",
-    "mmmu_open",
-    "multiple_choice",
-    "ocrbench",
-    "relaxed_accuracy",
-    "vqa_accuracy",
-]
-
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
@@ -49,6 +30,26 @@ class Verdict:
 
     predicted: str | None
     score: float
+
+
+@dataclass(frozen=True, slots=True)
+class Scorer:
+    """One benchmark's rule, of a question and a text.
+
+    `read` is what of an extracted answer is judged (a letter, a value, the text), None where that cannot be told;
+    `score` its score in [0, 1]; `key` what two answers that count as one in a vote have in common. `annotated`: the
+    answers are those of ten annotators, of whom one may have written nothing.
+    """
+
+    score: Callable[[Question, str], float]
+    read: Callable[[Question, str], str | None] = lambda question, answer: answer
+    key: Callable[[Question, str], str] = lambda question, predicted: plain_key(predicted)
+    annotated: bool = False
+
+
+def _on_golds(rule: Callable[[str, Sequence[str]], float], **more: bool) -> Scorer:
+    """Of a rule on the answer and the accepted answers alone."""
+    return Scorer(lambda question, answer: rule(answer, question.answers), **more)
 
 
 def _choice(question: Question, answer: str) -> float:
@@ -74,29 +75,50 @@ def _ocrbench(question: Question, answer: str) -> float:
     return ocrbench(answer, question.answers, formula=question.meta["dataset_name"] == "HME100k")
 
 
-SCORERS: dict[str, Callable[[Question, str], float]] = {
-    "exact": lambda question, answer: exact_match(answer, question.answers),
-    "relaxed_accuracy": lambda question, answer: relaxed_accuracy(answer, question.answers),
-    "anls": lambda question, answer: anls(answer, question.answers),
-    "vqa_accuracy": lambda question, answer: vqa_accuracy(answer, question.answers),
-    "multiple_choice": _choice,
-    "aokvqa_direct": lambda question, answer: aokvqa_direct(answer, question.answers),
-    "mathvista": _mathvista,
-    "ocrbench": _ocrbench,
-    "math": _math,
-    "mmmu": lambda question, answer: mmmu_open(answer, question.answers),
+_NUMBER = re.compile(r"([-+]?)(\d{1,3}(?:,\d{3})+|\d*)(?:\.(\d*))?(%?)", re.ASCII)
+
+
+def plain_key(predicted: str) -> str:
+    """Lower case with single spaces, numbers by value: "12.0" is "12", "1,000" is "1000"; "50%" is neither "50" nor
+    "0.5"."""
+    text = " ".join(predicted.lower().split())
+    number = _NUMBER.fullmatch(text)
+    if number is None or not (number[2] or number[3]):
+        return text
+    sign, whole, fraction, percent = number.groups(default="")
+    value = whole.replace(",", "").lstrip("0") or "0"
+    if fraction := fraction.rstrip("0"):
+        value += "." + fraction
+    return ("-" if sign == "-" and value != "0" else "") + value + percent
+
+
+def _letter_or(key: Callable[[str], str]) -> Callable[[Question, str], str]:
+    """The letter of a question with choices; of others the `key`."""
+    return lambda question, predicted: predicted.strip().upper() if question.choices else key(predicted)
+
+
+SCORERS = {
+    "exact": _on_golds(exact_match),
+    "relaxed_accuracy": _on_golds(relaxed_accuracy),
+    "anls": _on_golds(anls),
+    "vqa_accuracy": _on_golds(vqa_accuracy, annotated=True),
+    "aokvqa_direct": _on_golds(aokvqa_direct, annotated=True),
+    "mmmu": _on_golds(mmmu_open),
+    "ocrbench": Scorer(_ocrbench),
+    "multiple_choice": Scorer(
+        _choice, lambda question, answer: extract_choice(answer, question.choices), _letter_or(str.upper)
+    ),
+    "math": Scorer(
+        _math,
+        lambda question, answer: letter_or_value(answer, question.choices) if question.choices else final_value(answer),
+        _letter_or(canonical_value),
+    ),
+    "mathvista": Scorer(
+        _mathvista,
+        lambda question, answer: mathvista.read(answer, question.choices, question.meta.get("answer_type")),
+        _letter_or(plain_key),
+    ),
 }
-
-
-def _read(question: Question, answer: str) -> str | None:
-    """What the scorer is given of an extracted answer: a letter, a value, or the text; None where none can be told."""
-    if question.scorer == "mathvista":
-        return mathvista.read(answer, question.choices, question.meta.get("answer_type"))
-    if question.scorer == "multiple_choice":
-        return extract_choice(answer, question.choices)
-    if question.scorer == "math":
-        return letter_or_value(answer, question.choices) if question.choices else final_value(answer)
-    return answer
 
 
 # Ten annotators repeat each other, and samples of one question are judged by the same golds.
@@ -112,18 +134,19 @@ def judge(question: Question, text: str, style: str) -> Verdict:
     answer cannot be read is Verdict(None, 0.0): no guess is made for it. The scorer is given the answer without its
     dress, which no official scorer would take off, and the annotations in the same form.
     """
-    if question.scorer not in SCORERS:
+    scorer = SCORERS.get(question.scorer)
+    if scorer is None:
         raise ValueError(f"{question.question_id}: no scorer {question.scorer!r}; known: {sorted(SCORERS)}")
     if not question.answers:
         raise ValueError(f"{question.question_id}: no accepted answer to judge by; re-run stage=prepare")
     answer = extract_answer(text, style)
-    predicted = None if answer is None else _read(question, answer)
+    predicted = None if answer is None else scorer.read(question, answer)
     if predicted is None:
         return Verdict(None, 0.0)
     try:
         if not question.choices:
             question = replace(question, answers=[_bare(gold) for gold in question.answers])
-        return Verdict(predicted, SCORERS[question.scorer](question, predicted))
+        return Verdict(predicted, scorer.score(question, predicted))
     except ValueError as error:
         raise ValueError(f"{question.question_id}: {error}") from error
 
@@ -136,27 +159,6 @@ def is_correct(score: float) -> bool:
     return score >= 0.5
 
 
-_NUMBER = re.compile(r"([-+]?)(\d{1,3}(?:,\d{3})+|\d*)(?:\.(\d*))?(%?)", re.ASCII)
-
-
 def canonical(question: Question, predicted: str | None) -> str | None:
-    """The key under which two predictions are one answer in a vote; None (unparsed) stays None.
-
-    Letters for multiple choice, values to two decimals for `math`. Otherwise lower case with single spaces, numbers by
-    value: "12.0" is "12", "1,000" is "1000"; "50%" is neither "50" nor "0.5".
-    """
-    if predicted is None:
-        return None
-    if question.scorer == "multiple_choice" or (question.choices and question.scorer in ("math", "mathvista")):
-        return predicted.strip().upper()
-    if question.scorer == "math":
-        return canonical_value(predicted)
-    text = " ".join(predicted.lower().split())
-    number = _NUMBER.fullmatch(text)
-    if number is None or not (number[2] or number[3]):
-        return text
-    sign, whole, fraction, percent = number.groups(default="")
-    value = whole.replace(",", "").lstrip("0") or "0"
-    if fraction := fraction.rstrip("0"):
-        value += "." + fraction
-    return ("-" if sign == "-" and value != "0" else "") + value + percent
+    """The key under which two predictions are one answer in a vote; None (unparsed) stays None."""
+    return None if predicted is None else SCORERS[question.scorer].key(question, predicted)

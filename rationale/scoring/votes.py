@@ -1,4 +1,8 @@
-"""Which of many answers to one question to take: majority, a verifier's best, a weighted vote."""
+"""Which of many responses to one question to take, by its index: majority, a verifier's best, a weighted vote.
+
+An answer that is None was not parsed and has no vote; of equals the first is taken, and where none is parsed the first
+of all.
+"""
 
 from __future__ import annotations
 
@@ -7,30 +11,33 @@ import random
 from collections.abc import Callable, Sequence
 
 
-def majority(answers: Sequence[str | None]) -> str | None:
-    """The most frequent answer (self-consistency); ties go to the first seen. None is unparsed and has no vote."""
-    return answers[_majority(answers, ())]
+def majority(answers: Sequence[str | None], _: Sequence[float] = ()) -> int:
+    """The first response with the most frequent answer (self-consistency)."""
+    return _vote(answers, [1.0] * len(answers))
 
 
-def best_of(answers: Sequence[str | None], rewards: Sequence[float]) -> str | None:
-    """The answer of the response with the highest reward among the parsed ones; ties go to the first seen."""
-    return answers[_best_of(answers, rewards)]
+def best_of(answers: Sequence[str | None], rewards: Sequence[float]) -> int:
+    """The response with the highest reward."""
+    parsed = [i for i, answer in enumerate(answers) if answer is not None] or range(len(answers))
+    return max(parsed, key=rewards.__getitem__)
 
 
-def weighted_vote(answers: Sequence[str | None], rewards: Sequence[float], temperature: float = 1.0) -> str | None:
-    """The answer with the largest sum of exp(reward / temperature); ties go to the first seen.
+def weighted_vote(answers: Sequence[str | None], rewards: Sequence[float], temperature: float = 1.0) -> int:
+    """The first response with the answer that has the largest sum of exp(reward / temperature).
 
     A DPO reward is a log-ratio, mostly negative: summed as it is, each further vote would count against its answer
     and three responses at -0.5 would lose to one at -1. Exponentials are positive, so agreement always helps.
     """
-    return answers[_weighted_vote(answers, rewards, temperature)]
+    top = max(rewards)
+    return _vote(answers, [math.exp((reward - top) / temperature) for reward in rewards])
 
 
-def pass_at(n: int, c: int, k: int) -> float:
-    """Chance that k of n samples, c of them right, hold a right one: 1 - C(n - c, k) / C(n, k) (arXiv 2107.03374)."""
-    if not 0 <= c <= n or not 1 <= k <= n:
-        raise ValueError(f"expected 0 <= c <= n and 1 <= k <= n, found n={n}, c={c}, k={k}")
-    return 1 - math.comb(n - c, k) / math.comb(n, k)
+def _vote(answers: Sequence[str | None], weights: Sequence[float]) -> int:
+    totals: dict[str, float] = {}
+    for answer, weight in zip(answers, weights, strict=True):
+        if answer is not None:
+            totals[answer] = totals.get(answer, 0.0) + weight
+    return answers.index(max(totals, key=totals.__getitem__)) if totals else 0
 
 
 def verifier_curve(
@@ -58,9 +65,9 @@ def verifier_curve(
     if not all(map(math.isfinite, rewards)):
         raise ValueError(f"{question_id}: rewards {list(rewards)} are not all finite; re-run stage=score")
     methods: dict[str, Callable[..., int]] = {
-        "majority": _majority,
-        "best_of": _best_of,
-        "weighted_vote": lambda a, r: _weighted_vote(a, r, temperature),
+        "majority": majority,
+        "best_of": best_of,
+        "weighted_vote": lambda a, r: weighted_vote(a, r, temperature),
     }
     rng = random.Random(f"{seed}/{question_id}")
     orders = [rng.sample(range(num), num) for _ in range(num_subsets)]
@@ -71,26 +78,3 @@ def verifier_curve(
         for name, choose in methods.items():
             curve[name][size] = sum(correct[subset[choose(a, r)]] for subset, a, r in drawn) / len(drawn)
     return curve
-
-
-def _vote(answers: Sequence[str | None], weights: Sequence[float]) -> int:
-    """Index of the first response with the answer of largest total weight; 0 where no answer was parsed."""
-    totals: dict[str, float] = {}
-    for answer, weight in zip(answers, weights, strict=True):
-        if answer is not None:
-            totals[answer] = totals.get(answer, 0.0) + weight
-    return answers.index(max(totals, key=totals.__getitem__)) if totals else 0
-
-
-def _majority(answers: Sequence[str | None], _: Sequence[float]) -> int:
-    return _vote(answers, [1.0] * len(answers))
-
-
-def _best_of(answers: Sequence[str | None], rewards: Sequence[float]) -> int:
-    parsed = [i for i, answer in enumerate(answers) if answer is not None] or range(len(answers))
-    return max(parsed, key=rewards.__getitem__)
-
-
-def _weighted_vote(answers: Sequence[str | None], rewards: Sequence[float], temperature: float) -> int:
-    top = max(rewards)
-    return _vote(answers, [math.exp((reward - top) / temperature) for reward in rewards])

@@ -30,6 +30,6 @@ def judged_by_vote(responses: list[Response], question: Question) -> list[Respon
     """One question's responses with scores that the annotation has no part in: 1 where the answer is their most
     frequent, else 0."""
     answers = [canonical(question, r.predicted) for r in responses]
-    elected = majority(answers)
+    elected = answers[majority(answers)]
     agrees = [answer is not None and answer == elected for answer in answers]
     return [replace(r, score=float(right)) for r, right in zip(responses, agrees, strict=True)]

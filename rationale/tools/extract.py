@@ -84,7 +84,7 @@ def quick(question: Question, response: str) -> str | None:
 def scored(question: Question, extracted: str) -> float:
     """The question's own rule, for `mathvista` with the official normalisation."""
     try:
-        return SCORERS[question.scorer](question, extracted)
+        return SCORERS[question.scorer].score(question, extracted)
     except ValueError as error:
         raise RowError(f"{question.question_id}: {error}") from error
 
