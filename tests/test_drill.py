@@ -62,7 +62,7 @@ def test_add_two_takes_the_smaller_from_the_larger(seed):
 
 @pytest.mark.parametrize("seed", range(10))
 def test_two_shapes_are_counted_one_after_the_other(seed):
-    asked, said = drill.two_alike(OBJECTS, Random(seed))
+    asked, said = drill.two_shapes(OBJECTS, Random(seed))
     shapes = re.fullmatch(r"Count (\w+)s and (\w+)s\.", asked).groups()
     for shape, sentence in zip(shapes, said.removesuffix(".").split(". "), strict=True):
         start, rest = sentence.split(", ", 1)
@@ -95,12 +95,12 @@ def test_where_gives_the_column(seed):
     assert said == f"Here {color} {shape} {thing['column']}."
 
 
-@pytest.mark.parametrize("make", [drill.beside, drill.alike])
+@pytest.mark.parametrize("make", [drill.beside, drill.one_look])
 @pytest.mark.parametrize("seed", range(20))
 def test_objects_counted_are_those_asked_for(make, seed):
     asked, said = make(OBJECTS, Random(seed))
     words = asked.rstrip(".").split()
-    if make is drill.alike:
+    if make is drill.one_look:
         kept = [words[-1].removesuffix("s") in (t["color"], t["shape"]) for t in OBJECTS]
     else:
         compare = {"left": int.__lt__, "right": int.__gt__, "above": int.__lt__}[words[1]]

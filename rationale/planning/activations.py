@@ -38,9 +38,11 @@ def vision_layer(sizes: Sizes, rows: Rows, width: int) -> float:
 
 
 def saved(
-    sizes: Sizes, rows: Rows, width: int, checkpointing: bool, varlen: bool = True, autocast: bool = False
-) -> float:
-    """Bytes kept at the end of forward.
+    sizes: Sizes, rows: Rows, width: int, checkpointing: bool, varlen: bool = True, autocast: bool = False,
+    peak: bool = False,
+) -> float:  # fmt: skip
+    """Bytes kept at the end of forward; with `peak` the most in backward, which goes through one layer at a time that
+    checkpointing did not keep.
 
     With checkpointing a layer keeps its input alone; under autocast that is float32, as the weights are. Whatever lies
     before the first trained weight keeps nothing: a frozen tower and projector. Weights of the language model that are
@@ -48,30 +50,17 @@ def saved(
     the states that meet the vocabulary.
     """
     text, vision = sizes.text, sizes.vision
-    stream = FLOAT if autocast else width
-    layer = rows.tokens * text.width * stream
-    if not checkpointing:
-        layer = text_layer(sizes, rows, width, varlen) * (AUTOCAST if autocast else 1)
+    stream, cast = (FLOAT, AUTOCAST) if autocast else (width, 1)
+    whole = [text_layer(sizes, rows, width, varlen) * cast]
+    layer = rows.tokens * text.width * stream if checkpointing else whole[0]
     total = text.count * layer + rows.tokens * text.width * (FLOAT + stream) + rows.predicted * text.width * width
     if sizes.parts[VISION].trainable:
-        layer = rows.patches * vision.width * stream
-        if not checkpointing:
-            layer = vision_layer(sizes, rows, width) * (AUTOCAST if autocast else 1)
+        whole.append(vision_layer(sizes, rows, width) * cast)
+        layer = rows.patches * vision.width * stream if checkpointing else whole[1]
         total += vision.count * layer + rows.patches * width * (3 * vision.width + sizes.pixels)
     if sizes.parts[VISION].trainable or sizes.parts[PROJECTOR].trainable:
         total += rows.patches * width * (vision.width + 2 * text.width)
-    return total
-
-
-def peak(
-    sizes: Sizes, rows: Rows, width: int, checkpointing: bool, varlen: bool = True, autocast: bool = False
-) -> float:
-    """Bytes at the most: with checkpointing one layer is there whole while backward goes through it."""
-    whole = 0.0
-    if checkpointing:
-        whole = text_layer(sizes, rows, width, varlen)
-        whole = max(whole, vision_layer(sizes, rows, width)) if sizes.parts[VISION].trainable else whole
-    return saved(sizes, rows, width, checkpointing, varlen, autocast) + whole * (AUTOCAST if autocast else 1)
+    return total + max(whole) * (peak and checkpointing)
 
 
 def logits(sizes: Sizes, rows: Rows, width: int) -> tuple[float, float]:

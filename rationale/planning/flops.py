@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from rationale.models.families import LANGUAGE, PROJECTOR, VISION
-from rationale.planning.sizes import HEAD, Layers, Rows, Sizes
+from rationale.planning.sizes import HEAD, Rows, Sizes
 
 ATTENTION = "attention"  # of the language model
 
@@ -15,13 +15,12 @@ def forward(sizes: Sizes, rows: Rows) -> dict[str, float]:
     of the values), in the vision tower within each tile. The head sees response tokens alone (`models.logps`).
     Norms, activations and the softmax are left out, as is customary: they take time but hardly any operations.
     """
-    weights = {name: part.multiplied for name, part in sizes.parts.items()}
     vision, text = sizes.vision, sizes.text
+    tower, projector, language = (2 * sizes.parts[name].multiplied for name in (VISION, PROJECTOR, LANGUAGE))
     return {
-        VISION: 2 * weights[VISION] * rows.patches
-        + 4 * vision.count * vision.attention * rows.patches * rows.tile_tokens,
-        PROJECTOR: 2 * weights[PROJECTOR] * rows.patches,
-        LANGUAGE: 2 * weights[LANGUAGE] * rows.tokens,
+        VISION: (tower + 4 * vision.count * vision.attention * rows.tile_tokens) * rows.patches,
+        PROJECTOR: projector * rows.patches,
+        LANGUAGE: language * rows.tokens,
         ATTENTION: 4 * text.count * text.attention * rows.attended,
         HEAD: 2 * text.width * sizes.vocabulary * rows.predicted,
     }
@@ -51,16 +50,12 @@ def recomputed(sizes: Sizes, rows: Rows, checkpointing: bool) -> dict[str, float
     """
     once = forward(sizes, rows)
     found = {HEAD: once[HEAD]}
+    last_text, last_vision = (2 * layers.count * layers.inner * layers.width for layers in (sizes.text, sizes.vision))
     if checkpointing:
-        found[ATTENTION] = once[ATTENTION]
-        found[LANGUAGE] = once[LANGUAGE] - _last(sizes.text) * rows.tokens
-        if sizes.parts[VISION].trainable:
-            found[VISION] = once[VISION] - _last(sizes.vision) * rows.patches
+        found |= {ATTENTION: once[ATTENTION], LANGUAGE: once[LANGUAGE] - last_text * rows.tokens}
+    if checkpointing and sizes.parts[VISION].trainable:
+        found[VISION] = once[VISION] - last_vision * rows.patches
     return found
-
-
-def _last(layers: Layers) -> int:
-    return 2 * layers.count * layers.inner * layers.width
 
 
 def training(sizes: Sizes, rows: Rows, checkpointing: bool, reference: str | None) -> float:

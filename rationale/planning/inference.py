@@ -78,14 +78,12 @@ def held(sizes: Sizes, stage: Inference, batch_size: int) -> dict[str, float]:
     """
     prompts, said = stage.batch(stage.longest, batch_size)
     early, late = cache(sizes, prompts, said, stage.width)
-    passes = [activations.text_layer(sizes, prompts, stage.width, varlen=True)]
-    passes.append(activations.vision_layer(sizes, prompts, stage.width))
+    layer, scored = (activations.text_layer(sizes, rows, stage.width, varlen=True) for rows in (prompts, said))
+    last = scored + activations.logits(sizes, said, stage.width)[0]
     if stage.steps:
-        passes.append(said.rows * sizes.vocabulary * (3 * activations.FLOAT + stage.width))
-    else:
-        tile, _ = activations.logits(sizes, said, stage.width)
-        passes.append(activations.text_layer(sizes, said, stage.width, varlen=True) + tile)
-    found = {"weights": stage.width * sizes.total, "cache": early + 2 * late, "pass": max(passes)}
+        last = said.rows * sizes.vocabulary * (3 * activations.FLOAT + stage.width)
+    most = max(layer, activations.vision_layer(sizes, prompts, stage.width), last)
+    found = {"weights": stage.width * sizes.total, "cache": early + 2 * late, "pass": most}
     return found | {"total": sum(found.values())}
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, replace
 
 from rationale.planning import activations
 from rationale.planning.sizes import Rows, Sizes
 
-TRAINERS = ("cpu", "gpu", "ddp", "zero1", "zero2", "zero3", "zero3_offload")
+WITHOUT_ZERO = ("cpu", "gpu", "ddp")
+TRAINERS = (*WITHOUT_ZERO, "zero1", "zero2", "zero3", "zero3_offload")
 FLOAT = 4  # bytes
 BUCKET = 200_000_000  # numbers: reduce_bucket_size of Lightning's DeepSpeedStrategy
 LIVE = 1_000_000_000  # numbers: stage3_max_live_parameters of DeepSpeed
@@ -17,7 +18,7 @@ WHOLE = 100_000  # numbers: stage3_param_persistence_threshold of DeepSpeed
 
 @dataclass(frozen=True, slots=True)
 class Held:
-    """Bytes on a device; `host` are those of the machine's memory for this device.
+    """Bytes on a device, and of the machine's memory for it (`host`).
 
     Held all the time: `weights`, `gradients`, `optimizer` (moments, and float32 weights where the others are not),
     `reference`. In forward and backward also `activations`, `logits` and `buffers`; in the optimizer's step `step`
@@ -44,7 +45,7 @@ class Held:
 
     def scaled(self, unit: float) -> dict[str, float]:
         """All of it, in units of so many bytes."""
-        return {f.name: getattr(self, f.name) / unit for f in fields(self)} | {"total": self.total / unit}
+        return {name: number / unit for name, number in {**asdict(self), "total": self.total}.items()}
 
 
 def states(sizes: Sizes, trainer: str, devices: int, width: int, copy: bool) -> Held:
@@ -82,15 +83,13 @@ def states(sizes: Sizes, trainer: str, devices: int, width: int, copy: bool) -> 
     `initialize_optimizer_states`).
     """
     p, t = sizes.total, sizes.trainable
-    if trainer in ("cpu", "gpu", "ddp"):
+    if trainer in WITHOUT_ZERO:
         cast = 0 if width == FLOAT else width * t
         buckets = FLOAT * t if trainer == "ddp" else 0
         weights = FLOAT * t + width * (p - t) if sizes.adapted else FLOAT * p
         reference = weights if copy else 0
         return Held(weights, FLOAT * t, 2 * FLOAT * t, reference, cast + buckets, FLOAT * t, weights + reference)
-    stage, n = int(trainer[4]), devices
-    frozen = p if copy else 0
-    largest = max(sizes.numels)
+    stage, n, frozen, largest = int(trainer[4]), devices, p * copy, max(sizes.numels)
     moments, master, gradients = 2 * FLOAT * t / n, FLOAT * t / n, width * t
     step, start = 2 * FLOAT * t / n, width * (p + frozen)
     if stage < 3:
@@ -98,22 +97,20 @@ def states(sizes: Sizes, trainer: str, devices: int, width: int, copy: bool) -> 
         buffers = 2 * width * BUCKET + width * largest
         return Held(width * p, shared, moments + master, width * frozen, buffers, step, start)
     small = sum(number for number in sizes.numels if number <= WHOLE)
-    copies = 2 if copy else 1
     gathered = width * min(LIVE, p - small) + width * largest
     if trainer == "zero3_offload":
         host = (width * (p + frozen) + gradients) / n + moments + FLOAT * t / n + step
-        return Held(width * small, 0, 0, width * small * (copies - 1), width * BUCKET + gathered, 0, start, host)
+        return Held(width * small, 0, 0, width * small * copy, width * BUCKET + gathered, 0, start, host)
     held = width * (p / n + small)
     start = max(start, (width * (p + frozen)) / n + master + FLOAT * min(t, n * SUB_GROUP))
-    return Held(held, gradients / n, moments + master, held * (copies - 1), width * BUCKET + gathered, step, start)
+    return Held(held, gradients / n, moments + master, held * copy, width * BUCKET + gathered, step, start)
 
 
 def held(
     sizes: Sizes, rows: Rows, trainer: str, devices: int, width: int, checkpointing: bool, reference: str | None
 ) -> Held:
     """All that a device holds for a micro-batch of `rows`."""
-    found = states(sizes, trainer, devices, width, reference == "frozen")
-    autocast = trainer in ("cpu", "gpu", "ddp") and width < FLOAT
-    kept = activations.peak(sizes, rows, width, checkpointing, varlen=trainer != "cpu", autocast=autocast)
+    autocast = trainer in WITHOUT_ZERO and width < FLOAT
+    kept = activations.saved(sizes, rows, width, checkpointing, trainer != "cpu", autocast, peak=True)
     tile, _ = activations.logits(sizes, rows, width)
-    return Held(**{f.name: getattr(found, f.name) for f in fields(found)} | {"activations": kept, "logits": tile})
+    return replace(states(sizes, trainer, devices, width, reference == "frozen"), activations=kept, logits=tile)

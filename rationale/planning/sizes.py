@@ -28,6 +28,9 @@ class Part:
     trainable: int
     multiplied: int
 
+    def __add__(self, other: Part) -> Part:
+        return Part(self.total + other.total, self.trainable + other.trainable, self.multiplied + other.multiplied)
+
 
 @dataclass(frozen=True, slots=True)
 class Layers:
@@ -81,20 +84,18 @@ def sizes(path: str, frozen_parts: Iterable[str] = (), lora: dict[str, Any] | No
 def sizes_of(model: nn.Module) -> Sizes:
     """Of a model that is there, or on the meta device."""
     base = base_of(model)
-    held: dict[str, list[nn.Parameter]] = {part: [] for part in PARTS}
-    multiplied = dict.fromkeys(PARTS, 0)
-    for name, parameter in model.named_parameters():
-        held[part_of(model, name)].append(parameter)
+    held = dict.fromkeys(PARTS, Part(0, 0, 0))
+    for name, p in model.named_parameters():
+        held[part_of(model, name)] += Part(p.numel(), p.numel() * p.requires_grad, 0)
     for name, module in model.named_modules():
         if isinstance(module, (nn.Linear, nn.Conv2d, nn.Conv3d)):
-            multiplied[part_of(model, f"{name}.weight")] += module.weight.numel()
+            held[part_of(model, f"{name}.weight")] += Part(0, 0, module.weight.numel())
     text = base.config.get_text_config()
     heads, width = text.num_attention_heads, text.hidden_size
     each = getattr(text, "head_dim", None) or width // heads
     keys = (getattr(text, "num_key_value_heads", None) or heads) * each
     return Sizes(
-        parts={part: Part(sum(p.numel() for p in ps), sum(p.numel() for p in ps if p.requires_grad), multiplied[part])
-               for part, ps in held.items()},
+        parts=held,
         text=Layers(text.num_hidden_layers, width, heads * each, keys, text.intermediate_size),
         vision=_vision(base),
         pixels=next(m.weight[0].numel() for m in base.modules() if isinstance(m, (nn.Conv2d, nn.Conv3d))),
@@ -113,13 +114,12 @@ def part_of(model: nn.Module, name: str) -> str:
 
 def _vision(base: nn.Module) -> Layers:
     """The longest stack of layers in the vision tower; its MLP is the widest of what its matrices read."""
-    lists = [(name, module) for name, module in base.named_modules() if isinstance(module, nn.ModuleList)]
-    stacks = [module for name, module in lists if is_in(base, VISION, f"{name}.")]
-    if not stacks:
+    lists = {f"{name}.": module for name, module in base.named_modules() if isinstance(module, nn.ModuleList)}
+    stack = max((lists[name] for name in lists if is_in(base, VISION, name)), key=len, default=None)
+    if stack is None:
         raise UserError(
             f"{base.config.model_type}: no vision tower by a name that is known; add it to models/families.py"
         )
-    stack = max(stacks, key=len)
     read = [module.in_features for module in stack[0].modules() if isinstance(module, nn.Linear)]
     return Layers(len(stack), read[0], read[0], read[0], max(read))
 
@@ -152,7 +152,7 @@ class Rows:
     @property
     def tokens(self) -> int:
         """Tokens of the language model: a prompt once a row, whatever hangs on it."""
-        return self.rows * (self.prefix + self.branches * self.response)
+        return self.rows * self.prefix + self.predicted
 
     @property
     def predicted(self) -> int:
@@ -167,7 +167,5 @@ class Rows:
         A kernel that leaves out what is above the diagonal does about half; utilisation is by custom that of the whole
         square (PaLM, arXiv 2204.02311, appendix B).
         """
-        late = self.branches * self.response
-        if self.branches == 1:
-            return self.rows * (self.prefix + late) ** 2
-        return self.rows * (self.prefix**2 + late * (self.prefix + late))
+        late, whole = self.branches * self.response, self.prefix + self.branches * self.response
+        return self.rows * (whole**2 if self.branches == 1 else self.prefix**2 + late * whole)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from functools import partial
 from typing import Any, Literal
@@ -90,15 +90,19 @@ class Training:
     adapter: dict[str, Any] | None = None
 
     @property
+    def fullest(self) -> int:
+        """Examples of the fullest row, which a batch counts as one."""
+        return max(self.shared.values()) if self.bundle in ("image", "question") else 1
+
+    @property
     def own(self) -> int:
         """Examples of a row as its config has it: of the ways in `shared` the one that comes nearest."""
-        most = max(self.shared.values())
-        asked = 0 if self.layout == "rows" else most if self.bundle in ("image", "question") else 1
-        return max((number for number in self.shared.values() if number <= asked), default=most)
+        asked = 0 if self.layout == "rows" else self.fullest
+        return max((number for number in self.shared.values() if number <= asked), default=max(self.shared.values()))
 
     def rows(self, tokens: Tokens, together: int) -> tuple[Rows, int]:
         """A micro-batch, and the examples in it: at least those of one row."""
-        micro = self.micro * (max(self.shared.values()) if self.bundle in ("image", "question") else 1)
+        micro = self.micro * self.fullest
         if not together:
             return Rows(rows=micro * self.responses, **asdict(tokens)), micro
         number = max(1, micro // together)
@@ -120,10 +124,13 @@ def plan(
             for layout, together in training.shared.items():
                 cost = costs(model, training, together, reference)
                 rows, _ = training.rows(training.longest, together)
+                needs = partial(memory.held, model, rows, width=width, checkpointing=training.checkpointing,
+                                reference=reference)  # fmt: skip
                 named = {"training": training.name, "layout": layout, "reference": reference, "lora": bool(adapted)}
                 named["own"] = (together, reference) == (training.own, training.reference)
+                whole = activations.logits(model, rows, width)[1] / GIB
                 for trainer in trainers:
-                    found = outcome(model, rows, cost, trainer, hardware, width, training.checkpointing, reference)
+                    found = outcome(cost, trainer, hardware, needs, whole)
                     yield {**named, "trainer": trainer, "trainable": model.trainable, **cost, **found}
 
 
@@ -144,9 +151,8 @@ def costs(sizes: Sizes, training: Training, together: int, reference: str | None
 
 
 def outcome(
-    sizes: Sizes, rows: Rows, cost: dict[str, Any], trainer: str, hardware: Hardware, width: int, checkpointing: bool,
-    reference: str | None,
-) -> dict[str, Any]:  # fmt: skip
+    cost: dict[str, Any], trainer: str, hardware: Hardware, needs: Callable[..., memory.Held], logits_whole: float
+) -> dict[str, Any]:
     """Memory on a device in GiB, whether it fits, and hours: operations by what the devices do at the achieved share.
     `fits_on` are the numbers of devices on which it fits without the host's memory.
 
@@ -154,22 +160,19 @@ def outcome(
     for an 8B model in some 40 ms (NVLink, 450 GB/s) where a micro-batch takes a second. Offloading takes far longer
     than is said here, and two machines longer, by what their network takes.
     """
-    alone = trainer in ("cpu", "gpu")
-    devices = 1 if alone else hardware.devices
+    devices, able = (1, [1]) if trainer in ("cpu", "gpu") else (hardware.devices, hardware.counts)
     if cost["accumulate"] % devices:
         raise UserError(
             f"a step has {cost['accumulate']} micro-batches, which {devices} devices cannot share evenly; set "
             "batch.accumulate to a multiple of their number"
         )
-    needs = partial(memory.held, sizes, rows, trainer, width=width, checkpointing=checkpointing, reference=reference)
-    held, speed = needs(devices=devices), devices * hardware.speed
+    held, speed = needs(trainer=trainer, devices=devices), devices * hardware.speed
     seconds = cost["flops_per_step"] / speed
-    able = [1] if alone else hardware.counts
+    by_count = {n: needs(trainer=trainer, devices=n) for n in able}
     return {
-        "devices": devices, "held": held.scaled(GIB),
-        "logits_whole": activations.logits(sizes, rows, width)[1] / GIB,
+        "devices": devices, "held": held.scaled(GIB), "logits_whole": logits_whole,
         "fits": held.total <= hardware.usable,
-        "fits_on": [n for n in able if (found := needs(devices=n)).total <= hardware.usable and not found.host],
+        "fits_on": [n for n, found in by_count.items() if found.total <= hardware.usable and not found.host],
         "hours": cost["steps"] * seconds / 3600, "hours_validation": cost["flops_validation"] / speed / 3600,
         "examples_per_second": cost["examples_per_step"] / seconds,
     }  # fmt: skip

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import product
 from random import Random
 from types import MappingProxyType
 from typing import Any, Literal
@@ -16,19 +17,23 @@ from rationale.worlds import WORLDS, drill, split_of
 
 def png_bytes(image: Any) -> bytes:
     """A picture of Pillow as the bytes of a PNG file."""
-    buffer = io.BytesIO()
-    image.save(buffer, format="PNG")
+    image.save(buffer := io.BytesIO(), format="PNG")
     return buffer.getvalue()
 
 
-def _draw(world_name: str, split: str, seed: int, index: int, largest: Mapping[str, int]) -> tuple[dict, Random]:
-    """The index-th world of a split; drawn again until its content hash falls into that split."""
-    size = [largest[world_name]] if world_name in largest else []
-    rng = Random(f"{seed}/{world_name}/{split}/{index}")
-    while True:
-        world = WORLDS[world_name].draw_world(rng, *size)
-        if split_of(world) == split:
-            return world, rng
+def _drawn(
+    name: str, split: str, count: int, seed: int, largest: Mapping[str, int] = MappingProxyType({})
+) -> Iterator[tuple[str, dict, Random, bytes]]:
+    """Worlds of a split with their numbers, what draws on from each, and its image.
+
+    A world is drawn again until its content hash falls into that split.
+    """
+    module = WORLDS[name]
+    for index in range(count):
+        rng = Random(f"{seed}/{name}/{split}/{index}")
+        while split_of(world := module.draw_world(rng, *([largest[name]] if name in largest else []))) != split:
+            continue
+        yield f"{index:05d}", world, rng, png_bytes(module.render(world))
 
 
 def mini(
@@ -46,39 +51,27 @@ def mini(
     Test images carry questions of the held-out templates as well, under the data set name `<world>_held_out`.
     The world and the question's arguments stay in `meta`: from them `teacher=program` works out a rationale.
     """
-    for name, world_module in WORLDS.items():
-        for split, count in images.items():
-            for index in range(count):
-                world, rng = _draw(name, split, seed, index, largest)
-                data = png_bytes(world_module.render(world))
-                asked = 0
-                known = [t for t in world_module.TEMPLATES if t.hop == 2 and not t.held_out]
-                chosen = rng.sample(known, len(known))[:questions_per_image]
-                if split == "test":
-                    unseen = [t for t in world_module.TEMPLATES if t.held_out]
-                    chosen += rng.sample(unseen, min(held_out_per_image, len(unseen)))
-                for template in chosen:
-                    args = template.pick(world, rng)
-                    if args is None:
-                        continue
-                    solution = template.solve(world, args)
-                    yield (
-                        Question(
-                            question_id=f"{name}-{split}-{index:05d}-{asked}",
-                            dataset=f"{name}_held_out" if template.held_out else name,
-                            split=split,
-                            image="",
-                            question=rng.choice(template.ask).format(**args),
-                            answers=[solution.answer],
-                            kind=world_module.KIND,
-                            scorer=world_module.SCORER,
-                            choices=solution.choices,
-                            meta={"world": world, "task": name, "template": template.name, "args": args},
-                        ),
-                        data,
-                        ".png",
-                    )
-                    asked += 1
+    for (name, module), (split, count) in product(WORLDS.items(), images.items()):
+        known = [t for t in module.TEMPLATES if t.hop == 2 and not t.held_out]
+        unseen = [t for t in module.TEMPLATES if t.held_out]
+        for index, world, rng, data in _drawn(name, split, count, seed, largest):
+            chosen = rng.sample(known, len(known))[:questions_per_image]
+            if split == "test":
+                chosen += rng.sample(unseen, min(held_out_per_image, len(unseen)))
+            asked = 0
+            for template in chosen:
+                if (args := template.pick(world, rng)) is None:
+                    continue
+                solution = template.solve(world, args)
+                question = Question(
+                    question_id=f"{name}-{split}-{index}-{asked}",
+                    dataset=f"{name}_held_out" if template.held_out else name, split=split, image="",
+                    question=rng.choice(template.ask).format(**args), answers=[solution.answer], kind=module.KIND,
+                    scorer=module.SCORER, choices=solution.choices,
+                    meta={"world": world, "task": name, "template": template.name, "args": args},
+                )  # fmt: skip
+                yield question, data, ".png"
+                asked += 1
 
 
 def _open(question_id: str, world_name: str, skill: str, question: str, answer: str) -> Question:
@@ -110,11 +103,9 @@ def mini_base(
     learns to read at fixed distances from the image, and fails at any other prompt (experiments/LOG.md).
     """
     for name, module in WORLDS.items():
-        for index in range(images):
-            world, rng = _draw(name, "train", seed, index, {})
-            data = png_bytes(module.render(world))
+        readings = [t for t in module.TEMPLATES if t.hop == 1]
+        for index, world, rng, data in _drawn(name, "train", images, seed):
             rows = [("describe", rng.choice(DESCRIBE), module.listing(world, rng))]
-            readings = [t for t in module.TEMPLATES if t.hop == 1]
             for template in rng.sample(readings, min(one_hop_per_image, len(readings))):
                 args = template.pick(world, rng)
                 rows.append(("one_hop", rng.choice(template.ask).format(**args), template.solve(world, args).answer))
@@ -122,19 +113,13 @@ def mini_base(
                 a, b = rng.randint(0, 99), rng.randint(1, 40)
                 high, low = max(a % 61, b), min(a % 61, b)
                 plus = rng.random() < 0.5
-                rows.append(
-                    (
-                        "one_hop",
-                        f"What is {a} + {b}?" if plus else f"What is {high} - {low}?",
-                        str(a + b if plus else high - low),
-                    )
-                )
-            for number, (skill, asked, said) in enumerate(rows):
-                question, answer = asked, said
+                asked, answer = (f"What is {a} + {b}?", a + b) if plus else (f"What is {high} - {low}?", high - low)
+                rows.append(("one_hop", asked, str(answer)))
+            for number, (skill, question, answer) in enumerate(rows):
                 if varied:
-                    question = " ".join([*rng.choices(FILLERS, k=rng.randint(0, 5)), asked])
-                    answer = rng.choice(STARTS) + said if skill == "describe" else said
-                yield _open(f"base-{name}-{index:05d}-{number}", name, skill, question, answer), data, ".png"
+                    question = " ".join([*rng.choices(FILLERS, k=rng.randint(0, 5)), question])
+                    answer = rng.choice(STARTS) + answer if skill == "describe" else answer
+                yield _open(f"base-{name}-{index}-{number}", name, skill, question, answer), data, ".png"
 
 
 def mini_drills(
@@ -154,12 +139,10 @@ def mini_drills(
         raise UserError(f"dataset.only: no drill is called {unknown}; there are {sorted(known)}")
     drills = [d for d in drill.IN_TEXT if not only or d.__name__ in only]
     for name, module in WORLDS.items():
-        for index in range(images):
-            world, rng = _draw(name, "train", seed, index, largest)
-            data = png_bytes(module.render(world))
+        for index, world, rng, data in _drawn(name, "train", images, seed, largest):
             for number in range(described_per_image):
                 asked, said = drill.describe_and_say(module, world, rng)
                 question = " ".join([*rng.choices(FILLERS, k=rng.randint(0, 2)), asked])
-                yield _open(f"drill-{name}-{index:05d}-{number}", name, "describe", question, said), data, ".png"
+                yield _open(f"drill-{name}-{index}-{number}", name, "describe", question, said), data, ".png"
             for number in range(drills_per_image):
-                yield _open(f"text-{name}-{index:05d}-{number}", "text", "drill", *rng.choice(drills)(rng)), None, ""
+                yield _open(f"text-{name}-{index}-{number}", "text", "drill", *rng.choice(drills)(rng)), None, ""

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from functools import partial
 from random import Random
 
 from PIL import Image, ImageDraw
 
-from rationale.worlds.template import Solution, Template, World, running_count
+from rationale.worlds.template import Solution, Template, World, nothing, running_count
 
 SIZE, GRID, CELL = 64, 4, 16
 SHAPES = ("circle", "square", "triangle", "diamond")
@@ -23,11 +24,10 @@ def draw_world(rng: Random, largest: int = 7) -> World:
     """Four to `largest` objects, no two alike, in cells read row by row."""
     looks = rng.sample([(color, shape) for color in COLORS for shape in SHAPES], rng.randint(4, largest))
     cells = sorted(rng.sample(range(GRID * GRID), len(looks)))
-    objects = [
+    return {"objects": [
         {"color": color, "shape": shape, "row": cell // GRID + 1, "column": cell % GRID + 1}
         for (color, shape), cell in zip(looks, cells, strict=True)
-    ]
-    return {"objects": objects}
+    ]}  # fmt: skip
 
 
 def render(world: World) -> Image.Image:
@@ -36,16 +36,18 @@ def render(world: World) -> Image.Image:
     pen = ImageDraw.Draw(image)
     for thing in world["objects"]:
         x, y = CELL * (thing["column"] - 1) + 2, CELL * (thing["row"] - 1) + 2
-        box, color = [x, y, x + 11, y + 11], COLORS[thing["color"]]
-        if thing["shape"] == "circle":
-            pen.ellipse(box, fill=color)
-        elif thing["shape"] == "square":
-            pen.rectangle(box, fill=color)
-        elif thing["shape"] == "triangle":
-            pen.polygon([(x, y + 11), (x + 11, y + 11), (x + 5, y)], fill=color)
-        else:
-            pen.polygon([(x + 5, y), (x + 11, y + 6), (x + 6, y + 11), (x, y + 5)], fill=color)
+        draw, place = {
+            "circle": (pen.ellipse, [x, y, x + 11, y + 11]),
+            "square": (pen.rectangle, [x, y, x + 11, y + 11]),
+            "triangle": (pen.polygon, [(x, y + 11), (x + 11, y + 11), (x + 5, y)]),
+            "diamond": (pen.polygon, [(x + 5, y), (x + 11, y + 6), (x + 6, y + 11), (x, y + 5)]),
+        }[thing["shape"]]
+        draw(place, fill=COLORS[thing["color"]])
     return image
+
+
+def name_of(thing: dict) -> str:
+    return f"{thing['color']} {thing['shape']}"
 
 
 def entries(objects: list[dict]) -> list[str]:
@@ -64,50 +66,22 @@ def listing(world: World, rng: Random) -> str:
     return rng.choice((f"The objects by row and column are {text}.", f"I see {text}."))
 
 
-def _numeric_choices(answer: int) -> list[str]:
-    low = max(0, answer - answer % 4)  # a block of four that holds the answer
-    return [str(low + i) for i in range(4)]
-
-
-def _color(world: World, rng: Random) -> dict:
-    return {"c": rng.choice(list(COLORS))}
-
-
-def _shape(world: World, rng: Random) -> dict:
-    return {"s": rng.choice(SHAPES)}
-
-
-def name_of(thing: dict) -> str:
-    """What an object is called."""
-    return f"{thing['color']} {thing['shape']}"
-
-
-def _anchor(world: World, rng: Random) -> dict:
-    thing = rng.choice(world["objects"])
-    return {"c": thing["color"], "s": thing["shape"]}
-
-
-def _find(world: World, args: dict) -> dict:
-    return next(t for t in world["objects"] if t["color"] == args["c"] and t["shape"] == args["s"])
-
-
-def alike(objects: list[dict], key: str, look: str) -> tuple[int, str]:
+def count_look(objects: list[dict], key: str, look: str) -> tuple[int, str]:
     """How many objects have a color or shape, and in words the count after each."""
     count, said = running_count(entries(objects), [t[key] == look for t in objects])
     return count, f"count {look}{'' if key == 'color' else 's'}, {said}"
 
 
-def on_side(objects: list[dict], side: str, limit: int) -> tuple[int, str]:
+def count_side(objects: list[dict], side: str, limit: int) -> tuple[int, str]:
     """How many objects stand on one side of a row or column, and in words the count after each."""
     axis, sign = SIDES[side]
     count, said = running_count(entries(objects), [sign * (t[axis] - limit) > 0 for t in objects])
     return count, f"count {side} {axis} {limit}, {said}"
 
 
-def of_row(objects: list[dict], row: int) -> tuple[list[dict], str]:
-    """The objects of a row, and in words which."""
-    kept = [t for t in objects if t["row"] == row]
-    return kept, ", ".join(entries(kept))
+def in_row(objects: list[dict], row: int) -> str:
+    """Which objects a row holds, in words."""
+    return ", ".join(entries([t for t in objects if t["row"] == row]))
 
 
 def verdict(a: int, b: int) -> str:
@@ -115,19 +89,14 @@ def verdict(a: int, b: int) -> str:
     return VERDICTS[0 if a > b else 1 if a < b else 2]
 
 
-def _counted(count: int, *working: str) -> Solution:
-    return Solution(str(count), [*working, f"the count is {count}"], _numeric_choices(count))
+def _anchor(world: World, rng: Random) -> dict:
+    thing = rng.choice(world["objects"])
+    return {"c": thing["color"], "s": thing["shape"]}
 
 
-def _count_alike(world: World, key: str, look: str) -> Solution:
-    return _counted(*alike(world["objects"], key, look))
-
-
-def _relative(world: World, args: dict, side: str) -> Solution:
-    here, axis = _find(world, args), SIDES[side][0]
-    count, said = on_side(world["objects"], side, here[axis])
-    found = f"here {name_of(here)} {here[axis]}" if axis == "column" else f"here row {here[axis]} {name_of(here)}"
-    return _counted(count, found, said)
+def _place(world: World, rng: Random) -> dict:
+    thing = rng.choice(world["objects"])
+    return {"r": thing["row"], "k": thing["column"]}
 
 
 def _same_row(world: World, rng: Random) -> dict | None:
@@ -144,54 +113,61 @@ def _same_row(world: World, rng: Random) -> dict | None:
     return {"c": asked["color"], "s": asked["shape"], "choices": colors}
 
 
+def _find(world: World, args: dict) -> dict:
+    """The object that the arguments name, by its look or its place."""
+    keys = {"c": "color", "s": "shape", "r": "row", "k": "column"}
+    return next(t for t in world["objects"] if all(t[keys[k]] == args[k] for k in keys.keys() & args.keys()))
+
+
+def _counted(count: int, *working: str) -> Solution:
+    low = max(0, count - count % 4)  # the choices are a block of four that holds the answer
+    return Solution(str(count), [*working, f"the count is {count}"], [str(low + i) for i in range(4)])
+
+
+def _look(world: World, args: dict, key: str, name: str) -> Solution:
+    return _counted(*count_look(world["objects"], key, args[name]))
+
+
+def _relative(world: World, args: dict, side: str) -> Solution:
+    here, axis = _find(world, args), SIDES[side][0]
+    count, said = count_side(world["objects"], side, here[axis])
+    found = f"here {name_of(here)} {here[axis]}" if axis == "column" else f"here row {here[axis]} {name_of(here)}"
+    return _counted(count, found, said)
+
+
 def _row_mate(world: World, args: dict) -> Solution:
     here = _find(world, args)
-    held, said = of_row(world["objects"], here["row"])
-    mate = next(t for t in held if t is not here)
-    working = [f"here {said}", f"the other is the {name_of(mate)}"]
+    mate = next(t for t in world["objects"] if t["row"] == here["row"] and t is not here)
+    working = [f"here {in_row(world['objects'], here['row'])}", f"the other is the {name_of(mate)}"]
     return Solution(mate["color"], working, args["choices"])
 
 
-def _shape_at(world: World, rng: Random) -> dict:
-    thing = rng.choice(world["objects"])
-    return {"r": thing["row"], "k": thing["column"]}
-
-
-def _at(world: World, args: dict) -> dict:
-    return next(t for t in world["objects"] if t["row"] == args["r"] and t["column"] == args["k"])
-
-
-def _more_shapes(world: World, rng: Random) -> dict:
-    a, b = rng.sample(SHAPES, 2)
-    return {"a": a, "b": b}
-
-
 def _compare(world: World, args: dict) -> Solution:
-    (first, said), (second, also) = (alike(world["objects"], "shape", args[name]) for name in "ab")
+    (first, said), (second, also) = (count_look(world["objects"], "shape", args[name]) for name in "ab")
     answer = verdict(first, second)
     return Solution(answer, [said, also, f"{first} against {second} is {answer}"], list(VERDICTS))
 
 
+def _read_off(world: World, args: dict, key: str) -> Solution:
+    return Solution(str(_find(world, args)[key]))
+
+
 TEMPLATES = (
-    Template("count_color", _color, ("How many objects are {c}?", "How many {c} things are there?"),
-             lambda world, args: _count_alike(world, "color", args["c"])),
-    Template("count_shape", _shape, ("How many {s}s are there?", "What is the number of {s}s?"),
-             lambda world, args: _count_alike(world, "shape", args["s"])),
-    Template("left_of", _anchor, ("How many objects are left of the {c} {s}?",),
-             lambda world, args: _relative(world, args, "left of")),
-    Template("right_of", _anchor, ("How many objects are right of the {c} {s}?",),
-             lambda world, args: _relative(world, args, "right of")),
+    Template("count_color", lambda world, rng: {"c": rng.choice(list(COLORS))},
+             ("How many objects are {c}?", "How many {c} things are there?"), partial(_look, key="color", name="c")),
+    Template("count_shape", lambda world, rng: {"s": rng.choice(SHAPES)},
+             ("How many {s}s are there?", "What is the number of {s}s?"), partial(_look, key="shape", name="s")),
+    Template("left_of", _anchor, ("How many objects are left of the {c} {s}?",), partial(_relative, side="left of")),
+    Template("right_of", _anchor, ("How many objects are right of the {c} {s}?",), partial(_relative, side="right of")),
     Template("row_mate", _same_row, ("What color is the object in the same row as the {c} {s}?",
              "Which color stands beside the {c} {s}?"), _row_mate),
-    Template("compare", _more_shapes, ("Are there more {a}s than {b}s, or fewer?",), _compare),
-    Template("above", _anchor, ("How many objects are above the {c} {s}?",),
-             lambda world, args: _relative(world, args, "above"), held_out=True),
-    Template("color_at", _shape_at, ("What color is in row {r} column {k}?",),
-             lambda world, args: Solution(_at(world, args)["color"]), hop=1),
-    Template("shape_at", _shape_at, ("What shape is in row {r} column {k}?",),
-             lambda world, args: Solution(_at(world, args)["shape"]), hop=1),
-    Template("row_of", _anchor, ("Which row holds the {c} {s}?",),
-             lambda world, args: Solution(str(_find(world, args)["row"])), hop=1),
-    Template("number", lambda world, rng: {}, ("How many objects are there?",),
+    Template("compare", lambda world, rng: dict(zip("ab", rng.sample(SHAPES, 2), strict=True)),
+             ("Are there more {a}s than {b}s, or fewer?",), _compare),
+    Template("above", _anchor, ("How many objects are above the {c} {s}?",), partial(_relative, side="above"),
+             held_out=True),
+    Template("color_at", _place, ("What color is in row {r} column {k}?",), partial(_read_off, key="color"), hop=1),
+    Template("shape_at", _place, ("What shape is in row {r} column {k}?",), partial(_read_off, key="shape"), hop=1),
+    Template("row_of", _anchor, ("Which row holds the {c} {s}?",), partial(_read_off, key="row"), hop=1),
+    Template("number", nothing, ("How many objects are there?",),
              lambda world, args: Solution(str(len(world["objects"]))), hop=1),
 )  # fmt: skip

@@ -33,14 +33,13 @@ class ProgramTeacher:
         world, args = question.meta["world"], question.meta["args"]
         if rng.random() < self.slip:
             world = misread(world, args, rng)
-        template = next(t for t in module.TEMPLATES if t.name == question.meta["template"])
-        solution = template.solve(world, args)
-        answer = solution.answer
+        solution = next(t for t in module.TEMPLATES if t.name == question.meta["template"]).solve(world, args)
+        text = write_rationale(module.listing(world, rng), solution, answer := solution.answer, rng)
         if question.kind == "choice":
             if answer not in question.choices:  # a misread count beyond the choices: the teacher says so
-                return write_rationale(module.listing(world, rng), solution, answer, rng)
+                return text
             answer = LETTERS[question.choices.index(answer)]
-        return with_answer(write_rationale(module.listing(world, rng), solution, solution.answer, rng), answer)
+        return with_answer(text, answer)
 
 
 def misread(world: World, args: dict[str, Any], rng: Random) -> World:
@@ -55,6 +54,6 @@ def misread(world: World, args: dict[str, Any], rng: Random) -> World:
         return {**world, "objects": [t for t in world["objects"] if t is not lost]}
     items = [dict(item) for item in world["items"]]
     item = rng.choice(items)
-    key = "value" if "value" in item else "price"
+    _, key = item
     item[key] = max(1, item[key] + rng.choice((-2, -1, 1, 2)))
     return {**world, "items": items}

@@ -35,25 +35,62 @@ class Template:
     held_out: bool = False
 
 
-def no_arguments(world: World, rng: Random) -> dict[str, Any]:
-    """`pick` of a question about the whole image."""
-    return {}
-
-
 def split_of(world: World) -> str:
     """The split a world belongs to, by the hash of its content: 10% val, 20% test, 70% train, whatever the seed."""
-    digest = hashlib.sha256(json.dumps(world, sort_keys=True).encode()).digest()
-    bucket = digest[0] % 10
+    bucket = hashlib.sha256(json.dumps(world, sort_keys=True).encode()).digest()[0] % 10
     return "val" if bucket == 0 else "test" if bucket <= 2 else "train"
 
 
-def added_up(values: dict[str, int]) -> Solution:
-    """The total, by additions that reach it one name at a time."""
-    total, steps = 0, []
-    for name, value in values.items():
-        steps.append(f"{total} + {name} {value} = {total + value}")
-        total += value
-    return Solution(str(total), [f"adding up, {', '.join(steps)}"])
+def values_of(world: World) -> dict[str, int]:
+    """The value of each bar or point by colour, or the price of each item by name."""
+    return dict(item.values() for item in world["items"])
+
+
+# What a template asks about (`pick`): nothing, or one or two of the names.
+
+
+def nothing(world: World, rng: Random) -> dict[str, Any]:
+    return {}
+
+
+def one(world: World, rng: Random) -> dict[str, Any]:
+    return {"a": rng.choice(list(values_of(world)))}
+
+
+def two(world: World, rng: Random) -> dict[str, Any]:
+    return dict(zip("ab", rng.sample(list(values_of(world)), 2), strict=True))
+
+
+# Answers (`solve`) that charts and receipts share.
+
+
+def read_off(world: World, args: dict[str, Any]) -> Solution:
+    return Solution(str(values_of(world)[args["a"]]))
+
+
+def number_of(world: World, args: dict[str, Any]) -> Solution:
+    return Solution(str(len(values_of(world))))
+
+
+def total(world: World, args: dict[str, Any]) -> Solution:
+    """By additions that reach it one name at a time."""
+    reached, steps = 0, []
+    for name, value in values_of(world).items():
+        steps.append(f"{reached} + {name} {value} = {reached + value}")
+        reached += value
+    return Solution(str(reached), [f"adding up, {', '.join(steps)}"])
+
+
+def combined(world: World, args: dict[str, Any], sign: str) -> Solution:
+    return combine(values_of(world), **args, sign=sign)
+
+
+def combine(values: dict[str, int], a: str, b: str, sign: str) -> Solution:
+    """The sum of two values, or the larger less the smaller, by looking both up."""
+    first, second = (a, b) if sign == "+" else sorted((a, b), key=lambda name: -values[name])
+    result = values[first] + values[second] if sign == "+" else values[first] - values[second]
+    said = f"so {first} {values[first]} {sign} {second} {values[second]} = {result}"
+    return Solution(str(result), [looked_up(values, a, b), said])
 
 
 def running_count(things: list[str], kept: list[bool]) -> tuple[int, str]:
@@ -61,11 +98,11 @@ def running_count(things: list[str], kept: list[bool]) -> tuple[int, str]:
 
     The verdict comes first: without it a small model never learns to tell what to count (experiments/LOG.md).
     """
-    total, steps = 0, []
+    count, steps = 0, []
     for thing, keep in zip(things, kept, strict=True):
-        total += keep
-        steps.append(f"{thing} {'is' if keep else 'not'} {total}")
-    return total, ", ".join(steps)
+        count += keep
+        steps.append(f"{thing} {'is' if keep else 'not'} {count}")
+    return count, ", ".join(steps)
 
 
 def running_extremes(values: dict[str, int]) -> tuple[int, int, str]:
@@ -74,7 +111,7 @@ def running_extremes(values: dict[str, int]) -> tuple[int, int, str]:
     for name, value in values.items():
         high, low = max(high, value), min(low or value, value)
         steps.append(f"{name} {value}: {high} {low}")
-    return high, low, ", ".join(steps)
+    return high, low, f"highest and lowest, {', '.join(steps)}"
 
 
 def count_beyond(values: dict[str, int], word: str, limit: int) -> tuple[int, str]:
@@ -84,21 +121,12 @@ def count_beyond(values: dict[str, int], word: str, limit: int) -> tuple[int, st
     return count, f"count {word} {limit}, {said}"
 
 
-def combined(values: dict[str, int], a: str, b: str, sign: str) -> Solution:
-    """The sum of two values, or the larger less the smaller, by looking both up."""
-    first, second = (a, b) if sign == "+" else sorted((a, b), key=lambda name: -values[name])
-    result = values[first] + values[second] if sign == "+" else values[first] - values[second]
-    said = f"so {first} {values[first]} {sign} {second} {values[second]} = {result}"
-    return Solution(str(result), [looked_up(values, a, b), said])
-
-
 def looked_up(values: dict[str, int], *names: str) -> str:
     """The values of some names in words, as a list has them."""
     return f"here {' and '.join(f'{name} {values[name]}' for name in names)}"
 
 
 def sentence(text: str) -> str:
-    """Capital first letter, full stop last."""
     return text[:1].upper() + text[1:] + "."
 
 
@@ -108,5 +136,5 @@ CLOSINGS = ("So the answer is {}.", "That gives {}.", "The answer is therefore {
 
 def write_rationale(listing: str, solution: Solution, shown_answer: str, rng: Random) -> str:
     """A step-by-step rationale in varied wording: what is seen, the working, a closing. No answer marker yet."""
-    steps = " ".join(sentence(step) for step in solution.working)
+    steps = " ".join(map(sentence, solution.working))
     return f"{rng.choice(OPENINGS)}{listing} {steps} {rng.choice(CLOSINGS).format(shown_answer)}"

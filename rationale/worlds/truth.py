@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from itertools import pairwise, takewhile
+from itertools import pairwise, product, zip_longest
 from typing import Any
 
 from rationale.prompts import with_answer
@@ -15,16 +15,14 @@ _KEYS = {"task", "world", "args", "template"}
 
 
 class _Scripted:
-    """Stands for the `Random` of a text: chooses as the script says, the first option after its end."""
+    """Stands for the `Random` of a text: takes of each choice the option that the script says, else the first."""
 
-    def __init__(self, script: Sequence[int]):
-        self.script = script
-        self.made: list[tuple[int, int]] = []  # which option, and of how many
+    def __init__(self, script: Sequence[int] = ()):
+        self.script, self.sizes = iter(script), []
 
     def choice(self, options: Sequence[Any]) -> Any:
-        at = len(self.made)
-        self.made.append((self.script[at] if at < len(self.script) else 0, len(options)))
-        return options[self.made[-1][0]]
+        self.sizes.append(len(options))
+        return options[next(self.script, 0)]
 
 
 def has_truth(question: Question) -> bool:
@@ -37,21 +35,13 @@ def wordings(question: Question) -> list[str]:
     meta = question.meta
     module, world = WORLDS[meta["task"]], meta["world"]
     solution = next(t for t in module.TEMPLATES if t.name == meta["template"]).solve(world, meta["args"])
-    found: list[str] = []
-    script: list[int] | None = []
-    while script is not None:
-        rng = _Scripted(script)
-        text = write_rationale(module.listing(world, rng), solution, solution.answer, rng)
-        found.append(with_answer(text, question.answer))
-        script = _next(rng.made)
-    return list(dict.fromkeys(found))
 
+    def text(rng: _Scripted) -> str:
+        return with_answer(write_rationale(module.listing(world, rng), solution, solution.answer, rng), question.answer)
 
-def _next(made: list[tuple[int, int]]) -> list[int] | None:
-    """The script after this one, counting up from the last choice; None after the last script."""
-    while made and made[-1][0] + 1 == made[-1][1]:
-        made = made[:-1]
-    return [i for i, _ in made[:-1]] + [made[-1][0] + 1] if made else None
+    first = _Scripted()
+    text(first)  # whatever was chosen, the next choice has as many options
+    return list(dict.fromkeys(text(_Scripted(script)) for script in product(*map(range, first.sizes))))
 
 
 def word_spans(text: str) -> list[tuple[int, int]]:
@@ -78,7 +68,8 @@ def first_wrong_step(question: Question, text: str) -> int | None:
     if said in true:
         return None
     steps = word_steps(text)
-    return steps[min(max(_shared(said, one) for one in true), len(steps) - 1)]
+    same = (next(i for i, (a, b) in enumerate(zip_longest(said, one)) if a != b) for one in true)
+    return steps[min(max(same), len(steps) - 1)]
 
 
 def free_words(question: Question, text: str) -> set[int]:
@@ -91,8 +82,3 @@ def free_words(question: Question, text: str) -> set[int]:
 
 def _pieces(text: str) -> list[str]:
     return re.findall(r"\s*\S+", text.strip())
-
-
-def _shared(one: list[str], other: list[str]) -> int:
-    """Words that two texts begin with alike."""
-    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(one, other, strict=False)))
