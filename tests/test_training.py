@@ -14,7 +14,7 @@ import torch
 from rationale.artifacts import UserError
 from rationale.models.encode import Encoder
 from rationale.models.logps import computing, response_logps
-from rationale.models.reading import trained_logps
+from rationale.models.prefill import trained_logps
 from rationale.models.vlm import VLM, freeze, load
 from rationale.objectives.dpo import DPOTerms
 from rationale.schema import RowError
