@@ -13,6 +13,8 @@ from typing import Any
 
 PACKAGES = ("torch", "transformers", "tokenizers", "pytorch-lightning", "peft", "datasets", "deepspeed", "pillow")
 ROOT = Path(__file__).resolve().parents[1]
+# What this process has run models on, and how many processes shared its last stage.
+USED: dict[str, Any] = {"devices": [], "processes": 1}
 
 
 @cache
@@ -54,12 +56,10 @@ def machine() -> dict[str, Any]:
     torch = sys.modules.get("torch")
     if torch is None:
         return {}
-    used = getattr(sys.modules.get("rationale.models.device"), "USED", None) or ["cpu"]
-    joined = getattr(sys.modules.get("rationale.shards"), "JOINED", [1])[-1]
     distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
     onednn = {"onednn": os.environ["ONEDNN_MAX_CPU_ISA"]} if "ONEDNN_MAX_CPU_ISA" in os.environ else {}
     return {
-        "device": ", ".join(used),
+        "device": ", ".join(USED["devices"] or ["cpu"]),
         "cpu_capability": torch.backends.cpu.get_cpu_capability(), **onednn, "threads": torch.get_num_threads(),
-        "processes": torch.distributed.get_world_size() if distributed else joined,
+        "processes": torch.distributed.get_world_size() if distributed else USED["processes"],
     }  # fmt: skip

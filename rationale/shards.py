@@ -19,10 +19,10 @@ from typing import Any, Literal
 from tqdm import tqdm
 
 from rationale.artifacts import OtherEnded, PartDone, UserError, check_parent, main_process
+from rationale.provenance import USED
 from rationale.settings import Count, settings
 from rationale.stopping import REQUEUE, Stopped
 
-JOINED = [1]  # how many processes shared each stage so far, for the manifest
 STARTED: list[subprocess.Popen] = []  # the run's other processes on this machine, where this one started them
 PATIENCE = timedelta(days=30)  # that a process waits for the others at the end of its part
 
@@ -73,7 +73,7 @@ class Processes:
         `alone` leaves all to the first process, as where an endpoint answers: its limits and its budget are those of
         one.
         """
-        JOINED.append(1)
+        USED["processes"] = 1
         if alone and not main_process():
             raise PartDone
         if alone or (self.devices, self.num_nodes) == (1, 1):
@@ -97,7 +97,7 @@ class Processes:
         # none is set up twice. They meet and exchange nothing, so gloo is enough, whatever their models run on.
         store, *_ = next(rendezvous("env://", rank, world))
         group = ProcessGroupGloo(PrefixStore(str(out), store), rank, world)
-        JOINED.append(world)
+        USED["processes"] = world
         return Share(rank, world, group, STARTED)
 
 

@@ -12,7 +12,6 @@ from torch import Tensor, nn
 
 from rationale.models.batch import Batch, Example, padded
 from rationale.models.layout import rows_batch, shared_prefixes, tree_batch
-from rationale.objectives.logprobs import IGNORE
 
 IMAGE, PAD, VOCAB = 90, 0, 128
 TEXT = {
@@ -174,8 +173,7 @@ RESPONSES = [[20, 21, 22], [23], [24, 25, 26, 27, 28], [29, 30], [31, 32, 33, 34
 def both(family: Family) -> tuple[Batch, Batch]:
     """The same examples in plain rows and with shared prefixes."""
     prompts = partial(family.prompts, PROMPTS)
-    labels = padded(RESPONSES, IGNORE)
-    return rows_batch(CASES, labels, prompts, PAD), tree_batch(CASES, RESPONSES, labels, prompts, IMAGE, PAD)
+    return rows_batch(CASES, RESPONSES, prompts, PAD), tree_batch(CASES, RESPONSES, prompts, IMAGE, PAD)
 
 
 class Encoded:
@@ -187,8 +185,7 @@ class Encoded:
         self.family = family
 
     def prefixes(self, examples, row_of):
-        heads = [examples[row_of.index(row)] for row in range(max(row_of) + 1)]
-        return shared_prefixes(examples, row_of, heads, partial(self.family.prompts, PROMPTS), IMAGE, PAD, spare=1)
+        return shared_prefixes(examples, row_of, partial(self.family.prompts, PROMPTS), IMAGE, PAD, spare=1)
 
     def responses(self, examples):
         return [RESPONSES[CASES.index(e)] for e in examples]

@@ -32,7 +32,7 @@ from rationale.models.batch import PER_TOKEN, Batch, Example
 from rationale.models.encode import Encoder
 from rationale.models.local import Local
 from rationale.models.logps import response_logps
-from rationale.models.reading import candidate_logps
+from rationale.models.prefill import candidate_logps
 from rationale.models.vlm import VLM, load
 from rationale.objectives.dpo import Objective
 from rationale.pairing import PairingRule

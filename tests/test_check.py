@@ -25,7 +25,7 @@ from rationale.models.checks import num_features
 from rationale.models.encode import Encoder
 from rationale.models.generate import generate
 from rationale.models.local import Local
-from rationale.models.reading import trained_logps
+from rationale.models.prefill import trained_logps
 from rationale.models.towers import read_once
 from rationale.models.vlm import load, read_processor
 from rationale.prompts import prompt_text

@@ -12,7 +12,7 @@ from rationale.models.batch import Example
 from rationale.models.encode import Encoder
 from rationale.models.generate import decode, generate, seed_of
 from rationale.models.local import Local
-from rationale.models.reading import prefill
+from rationale.models.prefill import prefill
 
 
 def texts(groups):
@@ -160,3 +160,11 @@ def test_tokens_are_those_of_the_library_under_the_same_seed(temperature, top_p,
     assert torch.equal(ours[:, : theirs.shape[1]].clamp(min=0), theirs.masked_fill(ours[:, : theirs.shape[1]] < 0, 0))
     lengths = (ours >= 0).sum(1)
     assert len(lengths.unique()) > 1 or not temperature
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_a_model_is_left_in_the_mode_that_it_was_in(training, tiny, examples):
+    tiny.model.train(training).model.vision_tower.eval()
+    modes = [module.training for module in tiny.model.modules()]
+    generate(tiny, examples[:1], 2)
+    assert [module.training for module in tiny.model.modules()] == modes

@@ -25,12 +25,10 @@ from transformers.models.auto.processing_auto import PROCESSOR_MAPPING_NAMES
 from rationale.artifacts import UserError
 from rationale.command.cli import CONF
 from rationale.models import prefix
-from rationale.models.batch import padded
-from rationale.models.families import LANGUAGE, PARTS, PROJECTOR, VISION, is_in
+from rationale.models.families import COMPONENTS, FAMILIES, LANGUAGE, PROJECTOR, VISION, can_share, is_in
 from rationale.models.layout import rows_batch, tree_batch
 from rationale.models.vlm import VLM, configure, freeze
 from rationale.objectives.dpo import Objective
-from rationale.objectives.logprobs import IGNORE
 from rationale.training.dpo import DPOModule, PairBatch
 from rationale.training.optim import Optim, parameter_groups
 from rationale.training.sft import SFTBatch, SFTModule
@@ -53,7 +51,7 @@ def built(family: str):
     """The tiny model of a family, with shared prefixes as `load` sets them."""
     torch.manual_seed(0)
     found = EVERY[family]()
-    if prefix.can_share(found.model):
+    if can_share(found.model):
         prefix.enable(found.model)
     return found
 
@@ -61,10 +59,10 @@ def built(family: str):
 def batch_of(family, rows: list[int], responses: list[int]):
     """In the layout that `auto` means for the family."""
     examples, chosen = [CASES[i] for i in rows], [RESPONSES[i] for i in responses]
-    labels, prompts = padded(chosen, IGNORE), partial(family.prompts, PROMPTS)
+    prompts = partial(family.prompts, PROMPTS)
     if prefix.layout_for(family.model, "auto") == "rows":
-        return rows_batch(examples, labels, prompts, PAD)
-    return tree_batch(examples, chosen, labels, prompts, IMAGE, PAD)
+        return rows_batch(examples, chosen, prompts, PAD)
+    return tree_batch(examples, chosen, prompts, IMAGE, PAD)
 
 
 def moves(module: pl.LightningModule, batch: object) -> dict[str, float]:
@@ -78,7 +76,7 @@ def moves(module: pl.LightningModule, batch: object) -> dict[str, float]:
 
     TRAINER(callbacks=[Loss()]).fit(module, DataLoader([batch], batch_size=None))
     far = {name: (p.detach() - before[name]).abs().max().item() for name, p in module.policy.named_parameters()}
-    return seen | {part: max(d for name, d in far.items() if is_in(module.policy, part, name)) for part in PARTS}
+    return seen | {part: max(d for name, d in far.items() if is_in(module.policy, part, name)) for part in COMPONENTS}
 
 
 @pytest.mark.parametrize("name", CONFIGS)
@@ -110,9 +108,9 @@ def test_a_parameter_is_in_one_part_and_every_part_is_there(name):
     model = EVERY[name]().model
     held = defaultdict(set)
     for parameter, _ in model.named_parameters():
-        (part,) = [p for p in PARTS if is_in(model, p, parameter)]
+        (part,) = [p for p in COMPONENTS if is_in(model, p, parameter)]
         held[part].add(parameter)
-    assert held.keys() == set(PARTS)
+    assert held.keys() == set(COMPONENTS)
     words = ("embed_tokens", "lm_head", "image_newline")
     assert {n for names in held.values() for n in names if any(w in n for w in words)} <= held[LANGUAGE]
 
@@ -120,11 +118,13 @@ def test_a_parameter_is_in_one_part_and_every_part_is_there(name):
 @pytest.mark.parametrize("name", [name for name in EVERY if name != "gemma3"])  # its projector is no linear layer
 def test_adapters_are_in_the_part_that_they_adapt(name):
     model = EVERY[name]().model
-    part = {n.rpartition(".")[0]: next(p for p in PARTS if is_in(model, p, n)) for n, _ in model.named_parameters()}
+    part = {
+        n.rpartition(".")[0]: next(p for p in COMPONENTS if is_in(model, p, n)) for n, _ in model.named_parameters()
+    }
     adapted = get_peft_model(model, LoraConfig(r=2, target_modules="all-linear"))
     trained = [n for n, p in adapted.named_parameters() if p.requires_grad]
     found = {n: part[n.split(".lora_")[0].removeprefix("base_model.model.")] for n in trained}
-    assert set(found.values()) == set(PARTS)
+    assert set(found.values()) == set(COMPONENTS)
     freeze(adapted, [VISION])
     assert {n for n, p in adapted.named_parameters() if p.requires_grad} == {n for n in found if found[n] != VISION}
     groups = parameter_groups(adapted, Optim(lr=1e-3, part_lrs={PROJECTOR: 3e-4}))
@@ -227,4 +227,4 @@ def test_the_docs_list_every_preset_by_the_layout_that_auto_means():
     rows = re.findall(r"^\| .+ \| (`.+) \| (tree|rows) \|$", text, re.MULTILINE)
     listed = {name: layout for names, layout in rows for name in re.findall(r"`(\w+)`", names)}
     other = set(CONFIGS) - {"mini", "llava_next_llama3_8b"}
-    assert listed == {n: "tree" if config_of(n).family in prefix.FAMILIES else "rows" for n in other}
+    assert listed == {n: "tree" if FAMILIES[config_of(n).family].sharing == "tree" else "rows" for n in other}

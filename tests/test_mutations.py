@@ -78,7 +78,7 @@ MUTATIONS = {
         "models/cache.py", "own & order.tril(size - new)", "own & order.tril(size - new + 1)", CACHE
     ),
     "positions behind a cache begin one late": Mutation(
-        "models/reading.py", "read.position + present.cumsum(1) - 1)", "read.position + present.cumsum(1))", CACHE
+        "models/prefill.py", "(present.cumsum(1) - 1).clamp(min=0)", "present.cumsum(1)", CACHE
     ),
     "a label is predicted by itself": Mutation(
         "models/layout.py", "torch.arange(width - 1, length - 1)", "torch.arange(width, length)", WHOLE_SEQUENCE

@@ -25,12 +25,11 @@ from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, 
 
 from rationale.artifacts import UserError
 from rationale.models import generate, prefix
-from rationale.models.batch import Example, padded
+from rationale.models.batch import Example
 from rationale.models.layout import rows_batch, tree_batch
 from rationale.models.logps import response_logps
-from rationale.models.reading import prefill
+from rationale.models.prefill import prefill
 from rationale.models.vlm import VLM, freeze
-from rationale.objectives.logprobs import IGNORE
 from rationale.planning import activations, flops, inference, memory
 from rationale.planning.sizes import HEAD, LANGUAGE, Layers, Part, Rows, Sizes, sizes, sizes_of
 from rationale.planning.table import Hardware, Tokens
@@ -73,10 +72,9 @@ def two_responses(layout):
 
     examples = [Example("q", Path("0"), "p", "r")] * 2
     responses = [list(range(3, 83)), list(range(203, 283))]
-    labels = padded(responses, IGNORE)
     if layout == "tree":
-        return tree_batch(examples, responses, labels, prompts, IMAGE, 0)
-    return rows_batch(examples, labels, prompts, 0)
+        return tree_batch(examples, responses, prompts, IMAGE, 0)
+    return rows_batch(examples, responses, prompts, 0)
 
 
 class Kept:
@@ -252,7 +250,7 @@ def test_operations_of_scoring_are_those_that_pytorch_counts():
     model = llava().eval()
     read = prefill(model, two_prompts()).repeated(torch.tensor([0, 0, 0, 1, 1, 1]))
     tokens = torch.randint(3, 900, (6, 80))
-    given = read.then(tokens, torch.ones_like(tokens), read.position + torch.arange(80))
+    given = read.decoder_inputs(tokens, torch.ones_like(tokens))
     _, said = inference.operations(sizes_of(model), READ, SAID)
     assert said == pytest.approx(counted(lambda: model(**given)), rel=0.01)
 

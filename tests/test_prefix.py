@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from families import BUILDERS, IMAGE, both
+from families import BUILDERS, EVERY, IMAGE, both
 from peft import LoraConfig, get_peft_model
 from torch import nn
 from varlen import varlen_attn
@@ -13,9 +13,10 @@ from rationale.artifacts import UserError
 from rationale.models import prefix
 from rationale.models.batch import Example
 from rationale.models.encode import Encoder
+from rationale.models.families import FAMILIES
 from rationale.models.logps import response_logps
 from rationale.models.packed import sdpa_of_segments
-from rationale.models.prefix import FAMILIES, head_logps
+from rationale.models.prefix import head_logps
 from rationale.models.vlm import load
 from rationale.objectives.logprobs import token_logps
 
@@ -149,4 +150,5 @@ def test_no_more_logits_exist_at_a_time_than_a_tile_holds(monkeypatch):
 
 
 def test_every_family_said_to_share_is_compared():
-    assert set(FAMILIES) == set(BUILDERS)
+    assert {name for name, family in FAMILIES.items() if family.sharing == "tree"} == set(BUILDERS)
+    assert set(FAMILIES) == set(EVERY)

@@ -27,8 +27,7 @@ from rationale.models.generate import decode
 from rationale.models.layout import rows_batch
 from rationale.models.logps import response_logps
 from rationale.models.packed import sdpa_of_segments
-from rationale.models.reading import candidate_logps, prefill, read_on
-from rationale.objectives.logprobs import IGNORE
+from rationale.models.prefill import candidate_logps, extend, prefill
 
 # One with plain positions, one whose images have rows and columns; test_prefix.py compares all on one tree.
 NAMES = ("llava", "qwen2_5_vl")
@@ -200,10 +199,9 @@ def test_what_is_decoded_through_a_cache_of_prompts_is_the_most_likely_in_rows(n
     limits = data.draw(st.lists(st.integers(1, 5), min_size=len(row_of), max_size=len(row_of)))
     model, encoder = family.model, Tokens(family, tree, "rows")
     inputs, rests = encoder.prefixes(tree.examples, row_of)
-    read = read_on(model, prefill(model, inputs).repeated(torch.tensor(row_of)), rests)
+    read = extend(model, prefill(model, inputs).repeated(torch.tensor(row_of)), rests)
     tokens = decode(model, read, torch.tensor(limits), temperature=0.0, top_p=1.0)
-    labels = tokens.masked_fill(tokens < 0, IGNORE)
-    rows = rows_batch(tree.examples, labels, encoder.prompts, PAD)
+    rows = rows_batch(tree.examples, [[t for t in row if t >= 0] for row in tokens.tolist()], encoder.prompts, PAD)
     logits = model(**rows.inputs).logits.flatten(0, 1)[rows.sources[rows.mask]]
-    chosen = logits.gather(1, labels[rows.mask][:, None])[:, 0]
+    chosen = logits.gather(1, rows.labels[rows.mask][:, None])[:, 0]
     torch.testing.assert_close(chosen, logits.amax(1), atol=1e-4, rtol=0)

@@ -10,9 +10,9 @@ from families import CASES, IMAGE, IN_ROWS, PROMPTS, RESPONSES, TEXT, Family, bo
 from rationale.artifacts import UserError
 from rationale.models import prefix
 from rationale.models.batch import PER_TOKEN, continued
+from rationale.models.families import can_share, obstacle
 from rationale.models.generate import decode_alone
 from rationale.models.logps import response_logps
-from rationale.models.prefix import can_share, obstacle
 
 COMPARED = {
     "llama": lambda: t.LlamaConfig(**TEXT),

@@ -15,7 +15,7 @@ from fitting import QUIET, fit, furthest, weights
 from rationale.artifacts import UserError
 from rationale.models.encode import Encoder
 from rationale.models.logps import computing, response_logps
-from rationale.models.reading import trained_logps
+from rationale.models.prefill import trained_logps
 from rationale.models.vlm import VLM, freeze, load
 from rationale.objectives.dpo import DPOTerms, Objective
 from rationale.schema import RowError

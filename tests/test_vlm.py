@@ -13,9 +13,9 @@ from safetensors.torch import load_file, save_file
 from rationale.artifacts import UserError
 from rationale.models import vlm as loader
 from rationale.models.encode import Encoder
+from rationale.models.families import base_of
 from rationale.models.fingerprints import processor_hash
 from rationale.models.logps import response_logps
-from rationale.models.prefix import base_of
 from rationale.models.vlm import disable_dropout, freeze, load
 
 LORA = {"r": 4, "lora_alpha": 8, "target_modules": ["q_proj", "v_proj"]}

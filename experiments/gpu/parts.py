@@ -68,13 +68,13 @@ def family(name: str, device: torch.device, dtype: str) -> tuple[dict[str, Any],
     from common import PRECISIONS
     from families import CASES, EVERY, PAD, PROMPTS, RESPONSES, Encoded, both
 
-    from rationale.models.batch import padded
+    from rationale.models.families import can_copy, can_share
     from rationale.models.generate import decode
     from rationale.models.layout import rows_batch
     from rationale.models.logps import computing, response_logps
-    from rationale.models.prefix import can_copy, can_share, enable
-    from rationale.models.reading import candidate_logps, prefill
-    from rationale.objectives.logprobs import IGNORE, token_logps
+    from rationale.models.prefill import candidate_logps, prefill
+    from rationale.models.prefix import enable
+    from rationale.objectives.logprobs import token_logps
 
     torch.manual_seed(0)
     built = EVERY[name]()
@@ -90,7 +90,7 @@ def family(name: str, device: torch.device, dtype: str) -> tuple[dict[str, Any],
 
     with computing(PRECISIONS[dtype], device):
         for case, response in zip(CASES, RESPONSES, strict=True):
-            row = rows_batch([case], padded([response], IGNORE), prompts, PAD).to(device)
+            row = rows_batch([case], [response], prompts, PAD).to(device)
             with torch.no_grad():
                 logits = model(**row.inputs, use_cache=False).logits[:, -len(response) - 1 : -1]
             expected.append(token_logps(logits, row.labels)[0])

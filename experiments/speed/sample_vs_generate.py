@@ -17,7 +17,7 @@ from shapes import Shape, responses, save_images
 from rationale.models.device import moved
 from rationale.models.encode import Encoder
 from rationale.models.generate import decode
-from rationale.models.reading import prefill
+from rationale.models.prefill import prefill
 from rationale.models.vlm import load
 
 SAMPLES, NEW_TOKENS = 32, 100

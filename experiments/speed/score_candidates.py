@@ -14,7 +14,7 @@ from shapes import Shape, responses, save_images
 
 from rationale.models.batch import Example
 from rationale.models.encode import Encoder, in_chunks
-from rationale.models.reading import candidate_logps
+from rationale.models.prefill import candidate_logps
 from rationale.models.vlm import load
 
 ROWS_AT_A_TIME = 4  # of plain rows; as many as 24 GB hold make them no faster

@@ -16,8 +16,9 @@ from transformers import Idefics3Processor
 
 from rationale.artifacts import UserError
 from rationale.models.batch import Example
+from rationale.models.device import moved
 from rationale.models.encode import Encoder
-from rationale.models.prefix import base_of
+from rationale.models.families import base_of
 from rationale.models.towers import Shapes
 from rationale.models.vlm import VLM
 from rationale.schema import RowError
@@ -79,7 +80,7 @@ def num_features(model: nn.Module, inputs: dict[str, Tensor]) -> int:
     """How many tokens' embeddings the model makes of a prompt's images; their values are not computed."""
     read = base_of(model).get_image_features
     names = inspect.signature(read).parameters
-    given = {k: v.to(model.device) for k, v in inputs.items() if k in names}
+    given = moved({k: v for k, v in inputs.items() if k in names}, model.device)
     with Shapes():
         found = read(**given, return_dict=True).pooler_output
     parts = found if isinstance(found, (list, tuple)) else [found]

@@ -10,8 +10,7 @@ import torch
 from torch import Tensor
 
 from rationale.artifacts import UserError, main_process
-
-USED: list[str] = []  # devices that this process has run models on, for the manifest
+from rationale.provenance import USED
 
 
 def device_of(asked: str) -> torch.device:
@@ -44,7 +43,7 @@ def use(device: torch.device) -> torch.device:
 @cache
 def announce(device: torch.device) -> None:
     """Print on which device models run, and keep it for the manifest."""
-    USED.append("cpu" if device.type == "cpu" else str(device))
+    USED["devices"].append("cpu" if device.type == "cpu" else str(device))
     if main_process():
         print(f"device: {name_of(device)}", flush=True)
 

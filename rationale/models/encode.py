@@ -15,7 +15,6 @@ from rationale.images import open_image
 from rationale.models.batch import PER_TOKEN, Batch, Example, padded
 from rationale.models.layout import rows_batch, shared_prefixes, tree_batch
 from rationale.models.turns import Turn, special_tokens, text_ids, turn_of, user
-from rationale.objectives.logprobs import IGNORE
 from rationale.schema import RowError
 
 LAYOUTS = ("rows", "tree")
@@ -95,10 +94,8 @@ class Encoder:
 
     def prefixes(self, examples: Sequence[Example], row_of: Sequence[int]) -> tuple[dict[str, Tensor], list[list[int]]]:
         """What the prompts of a row begin with alike, and the rest of each prompt, at least a token."""
-        first = {row: e for e, row in zip(reversed(examples), reversed(row_of), strict=True)}
-        heads = [first[row] for row in sorted(first)]
         pad, image = self.tokenizer.pad_token_id, self.processor.image_token_id
-        return shared_prefixes(examples, row_of, heads, self.prompts, image, pad, spare=1)
+        return shared_prefixes(examples, row_of, self.prompts, image, pad, spare=1)
 
     def responses(self, examples: Sequence[Example]) -> list[list[int]]:
         """Token ids of each response, the end token last where it ended by itself and is not cut."""
@@ -145,11 +142,10 @@ class Encoder:
 
     def batch(self, examples: Sequence[Example]) -> Batch:
         """Rows of several examples in this encoder's layout; labels are in the order of the examples."""
-        responses = self.responses(examples)
-        labels, pad = padded(responses, IGNORE), self.tokenizer.pad_token_id
+        responses, pad = self.responses(examples), self.tokenizer.pad_token_id
         if self.layout == "tree":
-            return tree_batch(examples, responses, labels, self.prompts, self.processor.image_token_id, pad)
-        return rows_batch(examples, labels, self.prompts, pad)
+            return tree_batch(examples, responses, self.prompts, self.processor.image_token_id, pad)
+        return rows_batch(examples, responses, self.prompts, pad)
 
     def prompt_lengths(self, examples: Sequence[Example]) -> list[int]:
         """Number of tokens of each example's prompt, without its image and the chat template."""
@@ -157,17 +153,12 @@ class Encoder:
 
     def response_lengths(self, examples: Sequence[Example]) -> list[int]:
         """Number of response tokens of each example, without reading any image."""
-        limit = self.max_response_tokens
-        counts = zip(self._uncut_lengths(examples), examples, strict=True)
-        return [limit if limit is not None and n > limit else n + e.ended for n, e in counts]
+        return [len(ids) for ids in self.responses(examples)]
 
     def num_cut(self, examples: Sequence[Example]) -> int:
         """Of the examples, those whose response is longer than the limit."""
         limit = self.max_response_tokens
-        return 0 if limit is None else sum(n > limit for n in self._uncut_lengths(examples))
-
-    def _uncut_lengths(self, examples: Sequence[Example]) -> list[int]:
-        return [len(ids) for ids in self._whole(examples)]
+        return 0 if limit is None else sum(len(ids) > limit for ids in self._whole(examples))
 
     def _ids(self, texts: list[str]) -> list[list[int]]:
         return text_ids(self.tokenizer, texts)

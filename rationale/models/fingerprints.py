@@ -9,20 +9,27 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from rationale.models.prefix import has_adapter
+from rationale.models.families import has_adapter
 from rationale.models.response import Truncation
 from rationale.models.vlm import VLM
 
 
-def _digest(parts: Iterable[bytes]) -> str:
-    digest = hashlib.sha256()
+def bytes_of(tensor: Tensor) -> np.ndarray:
+    """A tensor's bytes, whatever its type and device."""
+    return tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy()
+
+
+def digest(parts: Iterable[bytes | np.ndarray]) -> str:
+    """A short hash of several byte strings, and of where one ends and the next begins."""
+    made = hashlib.sha256()
     for part in parts:
-        digest.update(len(part).to_bytes(8, "big"))
-        digest.update(part)
-    return digest.hexdigest()[:16]
+        made.update(len(part).to_bytes(8, "big"))
+        made.update(part)
+    return made.hexdigest()[:16]
 
 
 def weights_hash(model: nn.Module) -> str:
@@ -31,11 +38,10 @@ def weights_hash(model: nn.Module) -> str:
     if has_adapter(model):
         strip = ("base_model.model.", ".base_layer")
         state = {k.replace(strip[0], "").replace(strip[1], ""): v for k, v in state.items() if "lora_" not in k}
-    tensors = {name: value.detach().cpu().contiguous() for name, value in state.items()}
-    return _digest(
+    return digest(
         part
-        for name, value in sorted(tensors.items())
-        for part in (f"{name} {value.dtype} {tuple(value.shape)}".encode(), value.view(-1).view(torch.uint8).numpy())
+        for name, value in sorted(state.items())
+        for part in (f"{name} {value.dtype} {tuple(value.shape)}".encode(), bytes_of(value))
     )
 
 
@@ -51,7 +57,7 @@ def processor_hash(processor: Any) -> str:
         "images": type(processor.image_processor).__name__,
         "tokenizer": {k: v for k, v in tokenizer.items() if k not in ("padding", "truncation")},
     }  # fmt: skip
-    return _digest([json.dumps(settings, sort_keys=True, default=str).encode()])
+    return digest([json.dumps(settings, sort_keys=True, default=str).encode()])
 
 
 def scored_with(vlm: VLM, truncate: Truncation, precision: str) -> dict[str, Any]:
@@ -65,4 +71,4 @@ def scored_with(vlm: VLM, truncate: Truncation, precision: str) -> dict[str, Any
 
 def context_hash(image: Path | None, rendered: str) -> str:
     """Of one prompt: the image file's bytes and the chat template's text. Two images with one question differ."""
-    return _digest([image.read_bytes() if image else b"", rendered.encode()])
+    return digest([image.read_bytes() if image else b"", rendered.encode()])

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import torch
@@ -14,8 +15,8 @@ from rationale.models.batch import Example, rows_about
 from rationale.models.checks import end_tokens
 from rationale.models.device import forked_rng, moved, pinned
 from rationale.models.encode import Encoder
-from rationale.models.prefix import can_copy, can_share
-from rationale.models.reading import Prefilled, prefill, read_on
+from rationale.models.families import can_copy, can_share
+from rationale.models.prefill import Prefilled, extend, prefill
 from rationale.models.vlm import VLM
 
 Prompts = tuple[dict[str, Tensor], list[list[int]] | None]
@@ -77,7 +78,7 @@ def decode(
         if done[alive].float().mean() > 0.2:  # the smaller steps pay for the copy of the cache
             stay = (~done[alive]).nonzero()[:, 0]
             alive, chosen, read = alive[stay], chosen[stay], read.repeated(stay)
-        given = read.then(chosen, torch.ones_like(chosen), read.position + step)
+        given = read.decoder_inputs(chosen, torch.ones_like(chosen))
         logits = model(**given, logits_to_keep=1).logits[:, -1].float()
     return tokens
 
@@ -111,6 +112,18 @@ def read_prompts(vlm: VLM, examples: list[Example]) -> Prompts:
     return pinned(inputs, vlm.model.device), rests
 
 
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Within it the model is in evaluation mode; afterwards each of its modules is in its own again."""
+    training = [module for module in model.modules() if module.training]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True
+
+
 @torch.inference_mode()
 def generate(
     vlm: VLM,
@@ -129,19 +142,18 @@ def generate(
     share a prefix. `blind` replaces every pixel by 0, about the mean of the processor's normalisation: the language
     prior is left. `read` is what `read_prompts` gives of these examples, where that was done ahead.
     """
-    vlm.model.eval()
     encoder = Encoder(vlm.processor)
     row_of, (inputs, rests) = rows_about(examples), read or read_prompts(vlm, examples)
     inputs = moved(inputs, vlm.model.device)
     if blind:
         inputs["pixel_values"] = torch.zeros_like(inputs["pixel_values"])
     limits = torch.tensor([max_new_tokens] * len(examples) if isinstance(max_new_tokens, int) else max_new_tokens)
-    with forked_rng(vlm.model.device):
+    with evaluating(vlm.model), forked_rng(vlm.model.device):
         torch.manual_seed(seed_of(seed, *(e.question_id for e in examples)))
         if can_copy(vlm.model):
             prefix = prefill(vlm.model, inputs)
             if rests:
-                prefix = read_on(vlm.model, prefix.repeated(torch.tensor(row_of, device=vlm.model.device)), rests)
+                prefix = extend(vlm.model, prefix.repeated(torch.tensor(row_of, device=vlm.model.device)), rests)
             tokens = decode(vlm.model, prefix, limits, temperature, top_p, num_samples).cpu()
         else:
             tokens = decode_alone(vlm.model, inputs, limits, temperature, top_p, num_samples).cpu()

@@ -17,9 +17,9 @@ BRANCH_TOKENS = 2048
 Prompts = Callable[[Sequence[Example]], dict[str, Tensor]]
 
 
-def rows_batch(examples: Sequence[Example], labels: Tensor, prompts: Prompts, pad: int) -> Batch:
+def rows_batch(examples: Sequence[Example], responses: list[list[int]], prompts: Prompts, pad: int) -> Batch:
     """A row for each example. `prompts` is the processor on some examples' prompts, left-padded."""
-    inputs = prompts(examples)
+    inputs, labels = prompts(examples), padded(responses, IGNORE)
     present, width = labels != IGNORE, inputs["input_ids"].shape[1]
     for name in set(inputs) & set(PER_TOKEN):
         inputs[name] = torch.cat([inputs[name], continued(name, labels.masked_fill(~present, pad), present)], 1)
@@ -28,30 +28,25 @@ def rows_batch(examples: Sequence[Example], labels: Tensor, prompts: Prompts, pa
 
 
 def tree_batch(
-    examples: Sequence[Example],
-    responses: list[list[int]],
-    labels: Tensor,
-    prompts: Prompts,
-    image_token: int,
-    pad: int,
+    examples: Sequence[Example], responses: list[list[int]], prompts: Prompts, image_token: int, pad: int
 ) -> Batch:
     """A row for each image, in order of first appearance: what its prompts begin with alike, then a branch for each
     example with the rest of its prompt and its response (models.prefix).
 
     An image with more than BRANCH_TOKENS response tokens has several rows.
     """
-    row_of, heads = _assign(examples, responses)
-    inputs, rests = shared_prefixes(examples, row_of, heads, prompts, image_token, pad)
-    width = inputs["input_ids"].shape[1]
-    tokens, segments, depth = ([[] for _ in heads] for _ in range(3))
+    row_of = _assign(examples, responses)
+    inputs, rests = shared_prefixes(examples, row_of, prompts, image_token, pad)
+    number, width = inputs["input_ids"].shape
+    tokens, segments, depth = ([[] for _ in range(number)] for _ in range(3))
+    labels = padded(responses, IGNORE)
     sources = torch.zeros_like(labels)
     for index, (rest, response, row) in enumerate(zip(rests, responses, row_of, strict=True)):
         start = width + len(tokens[row]) + len(rest)  # of the response in its row; the token before it predicts it
         before = [start - 1 if rest else width - 1, *range(start, start + len(response) - 1)]
         sources[index, : len(response)] = torch.tensor(before[: len(response)])
         tokens[row] += rest + response
-        number = segments[row][-1] + 1 if segments[row] else 1
-        segments[row] += [number] * len(rest + response)
+        segments[row] += [max(segments[row], default=0) + 1] * len(rest + response)
         depth[row] += range(len(rest + response))
     late, branch = padded(tokens, pad), padded(segments, -1)
     first = inputs["attention_mask"] - 1  # 0 in the prefix, -1 where it is padded
@@ -63,19 +58,13 @@ def tree_batch(
 
 
 def shared_prefixes(
-    examples: Sequence[Example],
-    row_of: Sequence[int],
-    heads: Sequence[Example],
-    prompts: Prompts,
-    image_token: int,
-    pad: int,
-    spare: int = 0,
+    examples: Sequence[Example], row_of: Sequence[int], prompts: Prompts, image_token: int, pad: int, spare: int = 0
 ) -> tuple[dict[str, Tensor], list[list[int]]]:
     """The inputs of each row's prefix, left-padded: what the prompts of its examples begin with alike; and of each
-    example's prompt the rest, of at least `spare` tokens.
-
-    `row_of` is the row of each example and `heads` the first example of each row.
+    example's prompt the rest, of at least `spare` tokens. `row_of` is the row of each example, in order of appearance.
     """
+    first = dict(zip(reversed(row_of), reversed(examples), strict=True))
+    heads = [first[row] for row in sorted(first)]
     inputs = prompts(heads)
     ids = _ids(heads, inputs)
     if others := {(e.image, e.prompt): e for e in examples if (e.image, e.prompt) not in ids}:
@@ -98,20 +87,19 @@ def shared_prefixes(
     return inputs, rests
 
 
-def _assign(examples: Sequence[Example], responses: list[list[int]]) -> tuple[list[int], list[Example]]:
-    """The row of each example, and the first example of each row."""
-    rows, heads = [], []
+def _assign(examples: Sequence[Example], responses: list[list[int]]) -> list[int]:
+    """The row of each example."""
+    rows: list[int] = []
     current: dict[Path | str, int] = {}  # the row that is being filled
     filled: list[int] = []
     for example, response in zip(examples, responses, strict=True):
         row = current.get(example.about)
         if row is None or filled[row] + len(response) > BRANCH_TOKENS:
-            row = current[example.about] = len(heads)
-            heads.append(example)
+            row = current[example.about] = len(filled)
             filled.append(0)
         filled[row] += len(response)
         rows.append(row)
-    return rows, heads
+    return rows
 
 
 def _common(rows: list[list[int]]) -> list[int]:

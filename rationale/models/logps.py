@@ -9,7 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rationale.models.batch import Batch
-from rationale.models.prefix import base_of, can_share, head_logps, tree_inputs
+from rationale.models.families import base_of, can_share
+from rationale.models.prefix import head_logps, tree_inputs
 from rationale.objectives.logprobs import token_logps
 
 

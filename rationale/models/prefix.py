@@ -6,7 +6,6 @@ of responses; log-probabilities and gradients are those of separate rows.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -22,61 +21,12 @@ from transformers.masking_utils import sdpa_mask
 from rationale.artifacts import UserError, main_process
 from rationale.models.batch import PER_TOKEN, Batch
 from rationale.models.cache import SharedCache
+from rationale.models.families import base_of, can_share, obstacle
 from rationale.models.packed import Packed, kernel_for
 from rationale.objectives.logprobs import token_logps
 
 ATTENTION = "shared_prefix"
-# Models, and language models inside them, whose `tree` was compared with `rows`, values and gradients
-# (tests/test_prefix.py, tests/test_text_models.py). Others may lose our keywords on the way, or look at less than all.
-FAMILIES = (
-    "llava", "llava_next", "llava_onevision", "qwen2_vl", "qwen2_5_vl", "qwen3_vl", "smolvlm", "idefics3", "internvl",
-)  # fmt: skip
-TEXT_MODELS = ("llama", "mistral", "qwen2", "qwen3", "qwen2_vl_text", "qwen2_5_vl_text", "qwen3_vl_text")
-# Text models, not of these, whose cached prompt was copied and read on from (tests/test_reading.py): what runs through
-# their layers is a state that a response begins with.
-COPIED = ("qwen3_5_text",)
 TILE_ELEMENTS = 2**23  # of the head's float32 logits that exist at a time: 32 MB
-
-
-def has_adapter(model: nn.Module) -> bool:
-    """Whether peft's LoRA is around a model. Where nobody imported peft, which takes seconds, there is none."""
-    peft = sys.modules.get("peft")
-    return peft is not None and isinstance(model, peft.PeftModel)
-
-
-def base_of(model: nn.Module) -> nn.Module:
-    """The transformers model itself, its LoRA layers in place."""
-    return model.get_base_model() if has_adapter(model) else model
-
-
-def obstacle(model: nn.Module) -> str | None:
-    """Why this model's prefix cannot be shared, in words; None where it can.
-
-    A row of a tree is exact where every layer looks at all that came before: no window shorter than the longest row, no
-    chunks, no state that runs through the branches.
-    """
-    config = base_of(model).config
-    text = config.get_text_config()
-    window, kinds = getattr(text, "sliding_window", None), getattr(text, "layer_types", None)
-    if config.model_type not in FAMILIES:
-        return f"{config.model_type} was not compared; those that were: {', '.join(FAMILIES)}"
-    if text.model_type not in TEXT_MODELS:
-        return f"{config.model_type} with {text.model_type} inside was not compared, only with {', '.join(TEXT_MODELS)}"
-    if partial := sorted(set(kinds or ()) - {"full_attention"}):
-        return f"layers of its {text.model_type} are {' and '.join(partial)}"
-    if window is not None and not kinds and window < text.max_position_embeddings:
-        return f"its {text.model_type} looks back {window} tokens, of at most {text.max_position_embeddings}"
-    return None
-
-
-def can_share(model: nn.Module) -> bool:
-    """Whether this model's prefix can be shared."""
-    return obstacle(model) is None
-
-
-def can_copy(model: nn.Module) -> bool:
-    """Whether a prompt can be read once, without gradient, and its cache copied for every response to it."""
-    return can_share(model) or base_of(model).config.get_text_config().model_type in COPIED
 
 
 def shares(model: nn.Module) -> bool:
@@ -172,9 +122,9 @@ def own_positions(model: nn.Module, inputs: dict[str, Tensor]) -> Tensor:
 
 
 def after(positions: Tensor) -> Tensor:
-    """The position that follows a prompt in each row, (B, 1): one more than the largest on any axis."""
+    """The position that follows a prompt in each row, (B, 1) or (3, B, 1): one more than the largest on any axis."""
     largest = positions.amax(-1, keepdim=True)
-    return (largest.amax(0) if positions.ndim == 3 else largest) + 1
+    return (largest.amax(0).expand(3, -1, -1) if positions.ndim == 3 else largest) + 1
 
 
 def packed_for(base: nn.Module, batch: Batch) -> Packed | None:
@@ -195,8 +145,6 @@ def tree_inputs(model: nn.Module, batch: Batch) -> dict[str, Tensor]:
     head["attention_mask"] = (segments[:, :width] >= 0).long()
     prefix = own_positions(model, head)
     branch = after(prefix) + batch.depth[:, width:]
-    if prefix.ndim == 3:
-        branch = branch.expand(3, -1, -1)
     mask = segments.to(torch.int16)[:, None, None, :].expand(-1, 1, width, -1)
     mask.packed = packed_for(base, batch)  # no keyword: it would go to the vision tower too
     return {**batch.inputs, "attention_mask": mask, "position_ids": torch.cat([prefix, branch], -1)}

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from rationale.artifacts import UserError
-from rationale.models.prefix import has_adapter
+from rationale.models.families import has_adapter
 
 KINDS = ("frozen", "adapter_off", "scored")
 

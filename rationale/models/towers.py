@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -13,8 +12,9 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
-from rationale.models.families import BEGINNINGS, PROJECTOR, VISION
-from rationale.models.prefix import base_of, forward_replaced
+from rationale.models.families import base_of, family_of
+from rationale.models.fingerprints import bytes_of, digest
+from rationale.models.prefix import forward_replaced
 
 
 class Shapes(TorchFunctionMode):
@@ -39,11 +39,11 @@ def read_once(model: nn.Module) -> Iterator[None]:
     Nothing is changed where the projector is part of the tower's module (Qwen).
     """
     base = base_of(model)
-    starts = BEGINNINGS.get(base.config.model_type)
-    if starts is None or starts[PROJECTOR][0].startswith(starts[VISION][0]):
+    family = family_of(base)
+    if family is None or family.projector[0].startswith(family.vision):
         yield
         return
-    tower, kept = base.get_submodule(starts[VISION][0].removesuffix(".")), {}
+    tower, kept = base.get_submodule(family.vision.removesuffix(".")), {}
     plain = tower.forward
 
     def forward(*args: Any, **kwargs: Any) -> Any:
@@ -53,7 +53,10 @@ def read_once(model: nn.Module) -> Iterator[None]:
         def given(tiles: list[int]) -> list[Any]:
             return [leaf[tiles] if isinstance(leaf, Tensor) and len(leaf) == number else leaf for leaf in leaves]
 
-        keys = [_key(given([i])) for i in range(number)]
+        keys = [
+            digest(bytes_of(leaf) if isinstance(leaf, Tensor) else repr(leaf).encode() for leaf in given([i]))
+            for i in range(number)
+        ]
         if new := list({key: i for i, key in enumerate(keys) if key not in kept}.values()):
             again, named = tree_unflatten(given(new), spec)
             with torch.no_grad():
@@ -66,11 +69,3 @@ def read_once(model: nn.Module) -> Iterator[None]:
 
     with forward_replaced(tower, forward):
         yield
-
-
-def _key(leaves: list[Any]) -> str:
-    digest = hashlib.sha256()
-    for leaf in leaves:
-        known = isinstance(leaf, Tensor)
-        digest.update(leaf.cpu().contiguous().view(-1).view(torch.uint8).numpy() if known else repr(leaf).encode())
-    return digest.hexdigest()

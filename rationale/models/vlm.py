@@ -17,8 +17,8 @@ from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 
 from rationale.artifacts import InputPath, UserError
 from rationale.models.device import device_of, use
-from rationale.models.families import is_in
-from rationale.models.prefix import base_of, can_share, enable, has_adapter
+from rationale.models.families import base_of, can_share, has_adapter, is_in
+from rationale.models.prefix import enable
 from rationale.models.quantised import config_of, prepared
 
 
@@ -244,13 +244,13 @@ def disable_dropout(model: nn.Module) -> None:
                 setattr(module, name, 0.0)
 
 
-def freeze(model: nn.Module, parts: Iterable[str]) -> None:
-    """Stop gradients of every parameter of the `parts` (models.families); one that matches nothing is an error."""
-    for part in parts:
-        matched = [p for name, p in model.named_parameters() if is_in(model, part, name)]
+def freeze(model: nn.Module, components: Iterable[str]) -> None:
+    """Stop gradients of the parameters of these (models.families.is_in); one that matches nothing is an error."""
+    for component in components:
+        matched = [p for name, p in model.named_parameters() if is_in(model, component, name)]
         if not matched:
             raise UserError(
-                f"freeze: no parameter name holds {part!r}; names look like {next(iter(model.state_dict()))!r}"
+                f"freeze: no parameter name holds {component!r}; names look like {next(iter(model.state_dict()))!r}"
             )
         for parameter in matched:
             parameter.requires_grad_(False)

@@ -12,8 +12,7 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForImageTextToText
 
 from rationale.artifacts import UserError
-from rationale.models.families import LANGUAGE, PROJECTOR, VISION, is_in
-from rationale.models.prefix import base_of
+from rationale.models.families import LANGUAGE, PROJECTOR, VISION, base_of, is_in
 from rationale.models.vlm import freeze
 
 HEAD = "lm_head"

@@ -12,8 +12,8 @@ from rationale.models.checks import check_end, check_rows
 from rationale.models.encode import Encoder, in_chunks
 from rationale.models.fingerprints import context_hash, scored_with
 from rationale.models.logps import computing
+from rationale.models.prefill import candidate_logps, read_candidates
 from rationale.models.prefix import layout_for
-from rationale.models.reading import candidate_logps, read_candidates
 from rationale.models.response import Truncation, response_example
 from rationale.models.vlm import VLM
 from rationale.prompts import prompt_text

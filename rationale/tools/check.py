@@ -28,12 +28,12 @@ from rationale.models.batch import Batch, Example
 from rationale.models.checks import check_end, check_image_tokens, image_token
 from rationale.models.device import counts_memory, device_of, name_of, use
 from rationale.models.encode import Encoder
-from rationale.models.families import LANGUAGE, PROJECTOR, VISION, is_in
+from rationale.models.families import LANGUAGE, PROJECTOR, VISION, base_of, is_in
 from rationale.models.generate import generate
 from rationale.models.local import Local
 from rationale.models.logps import computing, response_logps
-from rationale.models.prefix import base_of, layout_for
-from rationale.models.reading import trained_logps
+from rationale.models.prefill import trained_logps
+from rationale.models.prefix import layout_for
 from rationale.models.response import response_example
 from rationale.models.towers import read_once
 from rationale.models.vlm import VLM, freeze

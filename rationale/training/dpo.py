@@ -14,8 +14,8 @@ from torch import Tensor
 from rationale.artifacts import UserError
 from rationale.models.batch import Batch, Example
 from rationale.models.encode import Encoder
+from rationale.models.families import base_of
 from rationale.models.logps import response_logps
-from rationale.models.prefix import base_of
 from rationale.models.reference import as_reference
 from rationale.models.vlm import VLM, disable_dropout
 from rationale.objectives.dpo import DPOTerms, Objective, PairLogps

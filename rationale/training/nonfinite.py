@@ -15,7 +15,8 @@ import torch
 
 from rationale.artifacts import write_json
 from rationale.models.batch import Example
-from rationale.models.prefix import base_of, has_adapter, shares
+from rationale.models.families import base_of, has_adapter
+from rationale.models.prefix import shares
 from rationale.models.vlm import VLM
 from rationale.training.strategy import whole_weights
 

@@ -13,33 +13,35 @@ from rationale.models.batch import Batch, Example, padded, rows_about
 from rationale.models.cache import SharedCache
 from rationale.models.device import moved, pinned
 from rationale.models.encode import Encoder
+from rationale.models.families import base_of, can_copy, can_share
 from rationale.models.logps import response_logps
-from rationale.models.prefix import after, base_of, can_copy, can_share, head_logps, own_positions, shares
+from rationale.models.prefix import after, head_logps, own_positions, shares
 
 
 @dataclass(slots=True)
 class Prefilled:
-    """Prompts that were read: their cache, the logits that follow each, its mask and the next position, (B, 1)."""
+    """Prompts that were read, and what was said after them: the cache, the logits that follow each row (R, V), its mask
+    and the next position, (R, 1), or (3, R, 1) where images have rows and columns."""
 
     cache: Any
     logits: Tensor
     mask: Tensor
     position: Tensor
-    axes: int  # of a position: 1, or 3 where images have rows and columns
 
     def repeated(self, rows: Tensor) -> Prefilled:
         """The given rows, each as often as it is named."""
         self.cache.reorder_cache(rows)
-        return Prefilled(self.cache, self.logits[rows], self.mask[rows], self.position[rows], self.axes)
+        return Prefilled(self.cache, self.logits[rows], self.mask[rows], self.position[..., rows, :])
 
-    def then(self, tokens: Tensor, present: Tensor, positions: Tensor) -> dict[str, Any]:
-        """A model's keyword arguments for `tokens` (R, n) at `positions` (R, n) after what was read; the mask grows by
-        `present` (R, n), which says what of them is no padding."""
+    def decoder_inputs(self, tokens: Tensor, present: Tensor) -> dict[str, Any]:
+        """A model's keyword arguments for `tokens` (R, n) after what was read; mask and position go on by them.
+        `present` (R, n) says what of them is no padding."""
         self.mask = torch.cat([self.mask, present.to(self.mask.dtype)], 1)
         more: dict[str, Any] = {"attention_mask": self.mask}
         if isinstance(self.cache, SharedCache):
             more = {"attention_mask": self.cache.seen(self.mask, tokens.shape[1]), "shared": self.cache}
-        at = positions if self.axes == 1 else positions.expand(3, -1, -1)
+        at = self.position + (present.cumsum(1) - 1).clamp(min=0)
+        self.position = self.position + present.sum(1, keepdim=True)
         return {"input_ids": tokens, "past_key_values": self.cache, "use_cache": True, "position_ids": at, **more}
 
 
@@ -47,19 +49,22 @@ def prefill(model: nn.Module, inputs: dict[str, Tensor]) -> Prefilled:
     """Each left-padded prompt and its image, read once."""
     positions = own_positions(model, inputs)
     out = model(**inputs, position_ids=positions, use_cache=True, logits_to_keep=1)
-    axes, mask, cache = 3 if positions.ndim == 3 else 1, inputs["attention_mask"], out.past_key_values
+    mask, cache = inputs["attention_mask"], out.past_key_values
     if shares(model):
         cache = SharedCache([(layer.keys, layer.values) for layer in cache.layers], mask.bool())
-    return Prefilled(cache, out.logits[:, -1].float(), mask, after(positions), axes)
+    return Prefilled(cache, out.logits[:, -1].float(), mask, after(positions))
 
 
-def read_on(model: nn.Module, read: Prefilled, rests: list[list[int]]) -> Prefilled:
+def extend(model: nn.Module, read: Prefilled, rests: list[list[int]]) -> Prefilled:
     """What was read, with some more tokens after each row."""
-    tokens, present = padded(rests, 0, left=True), padded([[1] * len(rest) for rest in rests], 0, left=True)
-    tokens, present = tokens.to(model.device), present.to(model.device)
-    given = read.then(tokens, present, read.position + (present.cumsum(1) - 1).clamp(min=0))
-    logits = model(**given, logits_to_keep=1).logits[:, -1].float()
-    return Prefilled(read.cache, logits, read.mask, read.position + present.sum(1, keepdim=True), read.axes)
+    given = read.decoder_inputs(*_tokens(rests, model.device, left=True))
+    read.logits = model(**given, logits_to_keep=1).logits[:, -1].float()
+    return read
+
+
+def _tokens(rows: list[list[int]], device: torch.device, left: bool = False) -> tuple[Tensor, Tensor]:
+    """Rows of one length, and what of them is no padding, both (R, n)."""
+    return padded(rows, 0, left).to(device), padded([[1] * len(row) for row in rows], 0, left).to(device)
 
 
 @torch.no_grad()
@@ -101,10 +106,9 @@ def candidate_logps(
         return trained_logps(model, encoder, examples, found)
     (inputs, rests, responses), row_of = found, torch.tensor(rows_about(examples), device=model.device)
     read = prefill(model, moved(inputs, model.device)).repeated(row_of)
-    told = [rest + response[:-1] for rest, response in zip(rests, responses, strict=True)]
-    tokens, present = padded(told, 0).to(model.device), padded([[1] * len(t) for t in told], 0).to(model.device)
-    hidden = base_of(model).model(**read.then(tokens, present, read.position + present.cumsum(1) - 1)).last_hidden_state
-    asked = [h[len(rest) - 1 :][: len(r)] for h, rest, r in zip(hidden, rests, responses, strict=True)]
+    late = [rest + response[:-1] for rest, response in zip(rests, responses, strict=True)]
+    hidden = base_of(model).model(**read.decoder_inputs(*_tokens(late, model.device))).last_hidden_state
+    predicting = [h[len(rest) - 1 :][: len(r)] for h, rest, r in zip(hidden, rests, responses, strict=True)]
     labels = torch.tensor([i for response in responses for i in response], device=model.device)
-    logps = head_logps(base_of(model).get_output_embeddings(), torch.cat(asked), labels)
+    logps = head_logps(base_of(model).get_output_embeddings(), torch.cat(predicting), labels)
     return [part.tolist() for part in logps.cpu().split([len(r) for r in responses])]

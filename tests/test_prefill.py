@@ -7,14 +7,12 @@ from functools import partial
 import torch
 from families import CASES, IMAGE, IN_ROWS, PAD, PROMPTS, RESPONSES, VOCAB, Encoded
 
-from rationale.models.batch import padded
 from rationale.models.cache import SharedCache
+from rationale.models.families import can_copy, can_share
 from rationale.models.generate import decode, decode_alone
 from rationale.models.layout import rows_batch, shared_prefixes
 from rationale.models.logps import response_logps
-from rationale.models.prefix import can_copy, can_share
-from rationale.models.reading import candidate_logps, prefill, read_on
-from rationale.objectives.logprobs import IGNORE
+from rationale.models.prefill import candidate_logps, extend, prefill
 
 
 @torch.no_grad()
@@ -38,14 +36,14 @@ def test_prompts_that_share_a_prefix_decode_as_they_do_alone(family):
         decode(family.model, prefill(family.model, family.prompts(PROMPTS, [e])), torch.tensor([6]), 0.0, 1.0)
         for e in asked
     ]
-    inputs, rests = shared_prefixes(asked, [0, 1, 0], asked[:2], partial(family.prompts, PROMPTS), IMAGE, PAD, spare=1)
-    read = read_on(family.model, prefill(family.model, inputs).repeated(torch.tensor([0, 1, 0])), rests)
+    inputs, rests = shared_prefixes(asked, [0, 1, 0], partial(family.prompts, PROMPTS), IMAGE, PAD, spare=1)
+    read = extend(family.model, prefill(family.model, inputs).repeated(torch.tensor([0, 1, 0])), rests)
     assert torch.equal(decode(family.model, read, torch.tensor([6] * 3), 0.0, 1.0), torch.cat(alone))
 
 
 @torch.no_grad()
 def test_log_probs_of_candidates_are_those_of_rows(family):
-    rows = rows_batch(CASES, padded(RESPONSES, IGNORE), partial(family.prompts, PROMPTS), PAD)
+    rows = rows_batch(CASES, RESPONSES, partial(family.prompts, PROMPTS), PAD)
     found = candidate_logps(family.model, Encoded(family), CASES)
     for own, expected, response in zip(found, response_logps(family.model, rows), RESPONSES, strict=True):
         torch.testing.assert_close(torch.tensor(own), expected[: len(response)], atol=1e-4, rtol=0)
@@ -71,7 +69,7 @@ def test_log_probs_of_candidates_that_begin_with_a_state_are_those_of_rows():
     built = IN_ROWS["qwen3_5"]()
     built.model.eval()
     assert can_copy(built.model) and not can_share(built.model)
-    rows, images = rows_batch(CASES, padded(RESPONSES, IGNORE), partial(built.prompts, PROMPTS), PAD), []
+    rows, images = rows_batch(CASES, RESPONSES, partial(built.prompts, PROMPTS), PAD), []
     tower = built.model.model.visual.register_forward_hook(lambda tower, given, out: images.append(given[0].shape[0]))
     found = candidate_logps(built.model, Encoded(built), CASES)
     tower.remove()
@@ -85,5 +83,5 @@ def test_a_cache_holds_each_prompt_once_whatever_its_samples(family):
     read = prefill(family.model, family.prompts(PROMPTS, CASES[:2])).repeated(torch.tensor([0] * 5 + [1] * 3))
     assert isinstance(read.cache, SharedCache)
     assert {len(keys) for keys, _ in read.cache.prompts} == {2}
-    family.model(**read.then(torch.full((8, 1), 7), torch.ones(8, 1), read.position))
+    family.model(**read.decoder_inputs(torch.full((8, 1), 7), torch.ones(8, 1, dtype=torch.long)))
     assert {tuple(layer.keys.shape[i] for i in (0, 2)) for layer in read.cache.layers} == {(8, 1)}
