@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from rationale.markdown import table
 from rationale.planning.sizes import Sizes
 from rationale.planning.table import Hardware
 
@@ -77,10 +78,6 @@ def others(rows: Sequence[dict[str, Any]]) -> Iterable[list[str]]:
 def short(number: float) -> str:
     """Three digits, or all before the point."""
     return f"{number:,.0f}" if number >= 1000 else f"{number:.3g}"
-
-
-def table(head: Sequence[str], lines: Iterable[Sequence[str]]) -> list[str]:
-    return [f"| {' | '.join(line)} |" for line in (head, ["---"] * len(head), *lines)]
 
 
 def parameters(sizes: Sizes) -> list[list[str]]:
