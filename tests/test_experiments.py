@@ -16,6 +16,7 @@ from xml.etree import ElementTree
 import pytest
 from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from test_configs import check, composed, with_stage
 
@@ -23,7 +24,7 @@ from rationale.artifacts import keyed
 from rationale.command.cli import CONF
 from rationale.command.jobs import jobs_of
 from rationale.reporting.figures import REWARDS
-from rationale.reporting.load import rows_of
+from rationale.reporting.specs import Report, Row
 from rationale.reporting.standing import command
 from rationale.reporting.tables import paper_cells
 
@@ -77,8 +78,8 @@ def test_every_job_of_a_script_composes_and_writes_its_own(name):
 
 
 @cache
-def report_of(name: str, scale: str = "mini") -> dict:
-    return OmegaConf.to_container(composed(*jobs(name)[-1], f"scale={scale}").report, resolve=True)
+def report_of(name: str, scale: str = "mini") -> Report:
+    return instantiate(composed(*jobs(name)[-1], f"scale={scale}").report, _convert_="all")
 
 
 @cache
@@ -89,21 +90,15 @@ def evaluated_by(job: tuple[str, ...]) -> set[str]:
 @pytest.mark.parametrize("name", SCRIPTS)
 def test_every_row_of_a_table_is_evaluated_by_its_script(name):
     evaluated = {found for job in jobs(name) for found in evaluated_by(job)}
-    report = report_of(name)
-    for table in filter(None, report["tables"].values()):
-        rows = [row for part in table["rows"] for row in (part if isinstance(part, list) else [part])]
-        assert {row["name"] for row in rows} <= evaluated
-    for claim in report["orderings"]:
-        assert {claim["better"][0], claim["worse"][0]} <= evaluated
+    assert report_of(name).tables and report_of(name).named <= evaluated
 
 
 @pytest.mark.parametrize("name", SCRIPTS)
 def test_the_paper_s_rows_that_stand_beside_ours_exist(name):
     for scale in ("mini", "paper"):
-        for table in filter(None, report_of(name, scale)["tables"].values()):
-            known = {row for row, _, _ in paper_cells(Path(table["paper"]))}
-            rows = [row for part in table["rows"] for row in (part if isinstance(part, list) else [part])]
-            assert {row["paper"] for row in rows} - {None} <= known
+        for table in report_of(name, scale).tables.values():
+            known = {row for row, _, _ in paper_cells(Path(table.paper))}
+            assert {row.paper for row in table.rows} - {None} <= known
 
 
 @pytest.mark.parametrize("name", [n for n in PAPERS if n in ("table_2", "table_3", "table_d1")])
@@ -134,14 +129,14 @@ COPIED = [
 HERE = [copied for copied in COPIED if copied[0].is_file()]
 
 
-def reported(name: str, report: str) -> dict:
-    """The settings of a report that a script makes."""
+def reported(name: str, report: str) -> Report:
+    """A report that a script makes."""
     made = (cfg for job in jobs(name) for cfg in steps(job) if "tabulate" in cfg.stage._target_)
     (stage, *_) = (cfg.stage for cfg in made if Path(cfg.stage.out).name == report)
-    return OmegaConf.to_container(stage, resolve=True)
+    return instantiate(stage.report, _convert_="all")
 
 
-def trained_for(name: str, rows: list[dict]) -> dict[str, set[str]]:
+def trained_for(name: str, rows: list[Row]) -> dict[str, set[str]]:
     """By stage, the labels of the rows whose models a stage of the script trains."""
     every = [cfg.stage for job in jobs(name) for cfg in steps(job)]
     makers = {str(stage.out): stage._target_.split(".")[-2] for stage in every}
@@ -150,7 +145,7 @@ def trained_for(name: str, rows: list[dict]) -> dict[str, set[str]]:
     }
     first: dict[str, tuple[str, str]] = {}
     for row in rows:
-        first.setdefault(models[row["name"]], (makers.get(models[row["name"]], ""), row["label"]))
+        first.setdefault(models[row.name], (makers.get(models[row.name], ""), row.label))
     return {stage: {label for maker, label in first.values() if maker == stage} for stage in ("sft", "dpo")}
 
 
@@ -161,15 +156,15 @@ def said_in(path: Path) -> set[str]:
 @pytest.mark.parametrize(("path", "name", "report"), HERE, ids=[str(path.relative_to(ROOT)) for path, *_ in HERE])
 def test_a_figure_names_the_rows_of_its_table_and_no_others(path, name, report):
     settings, texts = reported(name, report), said_in(path)
-    rows = rows_of(settings["tables"])
+    rows = settings.rows
     if path.stem in ("sft", "dpo"):
         plain = {"step", "train/loss", *REWARDS}
         assert {t for t in texts - plain if not re.fullmatch(r"[−\d.]+", t)} == trained_for(name, rows)[path.stem]
     elif path.stem == "overview":
-        assert {row["name"] for row in rows if row["paper"]} == {row["name"] for row in rows if row["label"] in texts}
+        assert {row.name for row in rows if row.paper} == {row.name for row in rows if row.label in texts}
     elif path.stem in ("verifier", "responses"):
         found = {m[1] or m[2] for text in texts if (m := re.fullmatch(r"greedy (.*)|(.*), median [\d.]+", text))}
-        labels = {name: {row["label"] for row in rows if row["name"] == name} for name in settings["compare"]}
+        labels = {name: {row.label for row in rows if row.name == name} for name in settings.compare}
         assert len(found) == len(labels) and all(found & known for known in labels.values())
     else:
         assert path.stem == "lengths"  # of no model

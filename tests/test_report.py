@@ -15,6 +15,7 @@ from rationale.hashes import fingerprint, output_hashes
 from rationale.reporting.figures import REWARDS, save, trainings
 from rationale.reporting.load import load_candidates
 from rationale.reporting.page import json_text, neighbours
+from rationale.reporting.specs import Claim, Column, Report, Row, TableSpec, VoteSpec
 from rationale.reporting.standing import standings
 from rationale.schema import EvalRow, Pair, Question, Rationale, Response, ResponseLogps, write_jsonl
 from rationale.tools.tabulate import run
@@ -115,7 +116,7 @@ def tabulate(root: Path, stale: str = "refuse") -> tuple[dict, str]:
     out.mkdir()
     paper = root / "paper.csv"
     paper.write_text("row,prompt,Avg\n④,cot,74.4\n", encoding="utf-8")
-    rows = [{"label": "④ both", "name": "sft_both", "paper": "④"}, {"label": "DPO", "name": "dpo", "paper": "⑥"}]
+    rows = [Row("④ both", "sft_both", "④"), Row("DPO", "dpo", "⑥")]
     counts = run(
         questions=str(root / "questions"),
         trained_on=str(root / "questions"),
@@ -125,16 +126,18 @@ def tabulate(root: Path, stale: str = "refuse") -> tuple[dict, str]:
         logps={side: f"{root}/seed_*/verifier_logps_{side}" for side in ("sft", "dpo")},
         pairs=f"{root}/seed_*/pairs",
         artifacts=[f"{root}/seed_*/sft_*"],
-        stale=stale,
-        title="A report",
-        average=list(DATASETS),
-        columns=[{"label": "Avg", "datasets": list(DATASETS), "paper": "Avg"}],
-        tables={"table_3": {"title": "Table 3", "caption": "", "paper": str(paper), "rows": rows}},
-        orderings=[{"claim": "c", "better": ["dpo", "cot"], "worse": ["sft_both", "cot"], "at_least": 0, "paper": 0.9}],
-        verifier={"temperature": 1.0, "num_subsets": 2, "paper": {}},
-        compare=["sft_both", "dpo"],
-        num_examples=10,
-        num_resamples=50,
+        report=Report(
+            title="A report",
+            average=list(DATASETS),
+            columns=[Column("Avg", list(DATASETS), "Avg")],
+            tables={"table_3": TableSpec("Table 3", "", str(paper), rows)},
+            orderings=[Claim("c", ("dpo", "cot"), ("sft_both", "cot"), at_least=0, paper=0.9)],
+            verifier=VoteSpec(temperature=1.0, num_subsets=2, paper={}),
+            compare=["sft_both", "dpo"],
+            stale=stale,
+            num_examples=10,
+            num_resamples=50,
+        ),
         out=out,
     )
     return counts, (out / "index.html").read_text(encoding="utf-8")

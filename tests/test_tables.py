@@ -2,10 +2,12 @@
 
 import csv
 import io
+from dataclasses import replace
 
 import pytest
 
 from rationale.artifacts import UserError
+from rationale.reporting.specs import Claim, Column, Report, Row, TableSpec, VoteSpec
 from rationale.reporting.tables import (
     Table,
     accuracy_table,
@@ -34,10 +36,18 @@ from rationale.scoring.intervals import Interval
 
 AVERAGE = ["chart", "scene"]
 COLUMNS = [
-    {"label": "chart", "datasets": ["chart"], "paper": "ChartQA"},
-    {"label": "Avg", "datasets": AVERAGE, "paper": "Avg"},
-    {"label": "held-out", "datasets": ["chart_held_out"], "paper": None},
+    Column("chart", ["chart"], "ChartQA"),
+    Column("Avg", AVERAGE, "Avg"),
+    Column("held-out", ["chart_held_out"], None),
 ]
+VOTES = VoteSpec(temperature=1.0, num_subsets=4, paper={"weighted_vote": {"chart": 0.5}})
+
+
+def report(tables=None, orderings=()):
+    return Report(
+        title="A report", average=AVERAGE, columns=COLUMNS, tables=tables or {}, orderings=list(orderings),
+        verifier=VOTES, compare=[], stale="refuse", num_examples=0, num_resamples=200,
+    )  # fmt: skip
 
 
 def run(name, seed, direct, cot):
@@ -61,9 +71,8 @@ RUNS = [
 def table(tmp_path, rows=None, runs=RUNS):
     paper = tmp_path / "paper.csv"
     paper.write_text("row,prompt,ChartQA,Avg\n①,direct,70.2,65.5\n①,cot,71.2,62.7\n", encoding="utf-8")
-    rows = rows or [{"label": "① A & B", "name": "a", "paper": "①"}, {"label": "c", "name": "c", "paper": None}]
-    spec = {"title": "Table", "caption": "Caption.", "paper": str(paper), "rows": rows}
-    return accuracy_table("table_2", spec, runs, COLUMNS, average=AVERAGE, num_resamples=200)
+    rows = rows or [Row("① A & B", "a", "①"), [Row("c", "c", None)]]  # a row may be a list of rows
+    return accuracy_table(report({"table_2": TableSpec("Table", "Caption.", str(paper), rows)}), "table_2", runs)
 
 
 def test_a_cell_pools_seeds_and_weighs_data_sets_alike(tmp_path):
@@ -119,8 +128,8 @@ def test_the_best_style_is_chosen_for_each_data_set():
 
 
 def test_a_claim_may_be_about_data_sets_of_its_own():
-    claim = {"claim": "a above b", "better": ["a", "cot"], "worse": ["b", "cot"], "at_least": 0, "paper": None}
-    made = orderings_table([claim, {**claim, "datasets": ["chart"]}], RUNS, AVERAGE, 200)
+    claim = Claim("a above b", ("a", "cot"), ("b", "cot"), at_least=0, paper=None)
+    made = orderings_table(report(orderings=[claim, replace(claim, datasets=["chart"])]), RUNS)
     # Seed 1: chart 1111 - 1100 is 50 points, scene 10 - 11 is -50.
     assert [row[2].interval.mean for row in made.rows] == [pytest.approx(0), pytest.approx(50)]
 
@@ -128,10 +137,9 @@ def test_a_claim_may_be_about_data_sets_of_its_own():
 def test_a_table_may_have_columns_and_prompts_of_its_own(tmp_path):
     paper = tmp_path / "paper.csv"
     paper.write_text("row,prompt,MMMU\n④,cot,40.1\n", encoding="utf-8")
-    rows = [{"label": "SFT", "name": "a", "paper": "④"}]
-    own = {"columns": [{"label": "scenes", "datasets": ["scene"], "paper": "MMMU"}], "prompts": ["cot"]}
-    spec = {"title": "Table", "caption": "", "paper": str(paper), "rows": rows, **own}
-    made = accuracy_table("table_4", spec, RUNS, COLUMNS, average=AVERAGE, num_resamples=10)
+    own = {"columns": [Column("scenes", ["scene"], "MMMU")], "prompts": ("cot",)}
+    spec = TableSpec("Table", "", str(paper), [Row("SFT", "a", "④")], **own)
+    made = accuracy_table(report({"table_4": spec}), "table_4", RUNS)
     assert made.header[:3] == ["model", "prompt", "scenes"]
     assert [(row[1], row[2].paper) for row in made.rows] == [("CoT", 40.1)]
 
@@ -146,10 +154,10 @@ def test_a_verdict_needs_the_whole_interval(low, high, at_least, expected):
 
 def test_orderings_of_models_that_were_not_run_say_so():
     claims = [
-        {"claim": "a above b", "better": ["a", "direct"], "worse": ["b", "direct"], "at_least": 0, "paper": 4.2},
-        {"claim": "c above b", "better": ["c", "cot"], "worse": ["b", "cot"], "at_least": 0, "paper": None},
+        Claim("a above b", ("a", "direct"), ("b", "direct"), at_least=0, paper=4.2),
+        Claim("c above b", ("c", "cot"), ("b", "cot"), at_least=0, paper=None),
     ]
-    made = orderings_table(claims, RUNS, AVERAGE, 200)
+    made = orderings_table(report(orderings=claims), RUNS)
     # a - b with the direct prompt, seed 1: chart 1100 by image (1, 1), (0, 0), scene 10 in one image.
     assert made.rows[0][2].interval.mean == pytest.approx(50)
     assert [row[-1] for row in made.rows] == ["holds", "not run"]
@@ -206,20 +214,20 @@ def candidates(rewards, seed=1):
 
 
 def test_votes_follow_the_log_ratio():
-    found = curves([candidates([-1, 3, -1, 9]), candidates([-1, -0.5, -1, 0], seed=2)], QUESTIONS, 4, 1.0)
+    found = curves([candidates([-1, 3, -1, 9]), candidates([-1, -0.5, -1, 0], seed=2)], QUESTIONS, VOTES)
     # Seed 1: exp(3) > 2 exp(-1), so 9 wins; seed 2: exp(-0.5) < 2 exp(-1), so 5 wins. Majority and 5.0 = 5: right.
     assert {seed: found["weighted_vote", 4][seed, "q"].value for seed in (1, 2)} == {1: 0, 2: 1}
     assert {seed: found["best_of", 4][seed, "q"].value for seed in (1, 2)} == {1: 0, 2: 0}
     assert {found["majority", 4][seed, "q"].value for seed in (1, 2)} == {1}
 
     greedy = {"SFT": {(s, "q"): Scored("chart", "images/a.png", 1.0) for s in (1, 2)}, "DPO": {}}
-    checked = verify(found, greedy, {"weighted_vote": {"chart": 0.5}}, 100)
+    checked = verify(found, greedy, VOTES.paper, 100)
     gain = checked.gains["chart", "weighted_vote"]
     assert gain.interval.mean == -50 and gain.paper == 0.5
     assert gain.interval.num_clusters == 1
     assert checked.greedy.keys() == {("chart", "SFT")}
-    text = to_markdown(verifier_table(checked, 4, 1.0))
-    claims = orderings_table([], [], AVERAGE, 100)
+    text = to_markdown(verifier_table(checked, VOTES))
+    claims = orderings_table(report(), [])
     add_orderings(claims, checked)
     assert [(r["claim"], r["value"], r["paper"], r["verdict"]) for r in claims.records] == [
         ("4 candidates, chart: weighted vote above majority vote", -50, 0.5, "fails"),
@@ -232,7 +240,7 @@ def test_a_candidate_without_log_probs_is_named():
     found = candidates([0, 0, 0, 0])
     del found.dpo["q", "cot", "t2", True, ()]
     with pytest.raises(RowError, match="q: response 2 of seed 1 has no log-probs under the dpo model"):
-        curves([found], QUESTIONS, 1, 1.0)
+        curves([found], QUESTIONS, VOTES)
 
 
 def test_a_text_cut_at_the_limit_and_one_that_ended_have_their_own_rewards():

@@ -26,6 +26,7 @@ import torch
 from pytorch_lightning import Callback
 from shapes import SHAPES, save_model
 
+from rationale import markdown
 from rationale.models.device import device_of
 from rationale.training.optim import Optim
 from rationale.training.plan import plan
@@ -218,8 +219,7 @@ def setup(args: argparse.Namespace) -> dict[str, Any]:
 
 def table(header: list[str], rows: list[list[Any]]) -> str:
     """Markdown."""
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join("| " + " | ".join(str(cell) for cell in line) + " |" for line in lines)
+    return "\n".join(markdown.table(header, ([str(cell) for cell in row] for row in rows)))
 
 
 def bench(

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
 from typing import Any
 
+from rationale.markdown import table
 from rationale.planning.sizes import Sizes
 from rationale.planning.table import Hardware
 
@@ -83,10 +83,6 @@ def markdown(title: str, sizes: Sizes, found: dict[str, Any], hardware: Hardware
 def short(number: float) -> str:
     """Three digits, or all before the point."""
     return f"{number:,.0f}" if number >= 1000 else f"{number:.3g}"
-
-
-def table(head: Sequence[str], lines: Iterable[Sequence[str]]) -> list[str]:
-    return [f"| {' | '.join(line)} |" for line in (head, ["---"] * len(head), *lines)]
 
 
 def way(row: dict[str, Any]) -> list[str]:

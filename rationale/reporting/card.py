@@ -10,7 +10,7 @@ import yaml
 
 from rationale.artifacts import find_inputs
 from rationale.hashes import read_manifest
-from rationale.markdown import in_markdown
+from rationale.markdown import in_markdown, table
 from rationale.provenance import git_commit, versions
 
 PAPER = "[Improve Vision Language Model Chain-of-thought Reasoning](https://arxiv.org/abs/2410.16198)"
@@ -42,7 +42,7 @@ def model_card(
         "---", yaml.safe_dump(head, sort_keys=False).strip(), "---", "",
         f"# {in_markdown(Path(arguments['out']).name)}", "",
         f"Made from `{base}` by {METHODS.get(stage, stage)}, after {PAPER}.", "", "## Data", "",
-        "| artifact | made by | rows |", "|---|---|---|", *_sources(arguments), "", "## Scores", "",
+        *table(["artifact", "made by", "rows"], _sources(arguments), rule="---"), "", "## Scores", "",
         *_scores(list(evaluations)), "## Recipe", "", "```yaml", yaml.safe_dump(_recipe(arguments)).strip(), "```", "",
         "## Training", "", *(f"- {name}: {value}" for name, value in counts.items()), "",
         f"Commit {made['commit']}; {used}.",
@@ -50,13 +50,13 @@ def model_card(
     return "\n".join(lines) + "\n"
 
 
-def _sources(arguments: dict[str, Any]) -> Iterator[str]:
-    """A line for each artifact among the arguments: its counts, as its own stage gave them."""
+def _sources(arguments: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
+    """A row for each artifact among the arguments: its counts, as its own stage gave them."""
     for path in find_inputs(arguments, digest=str):  # which they are; nothing is read
         manifest = read_manifest(Path(path)) or read_manifest(Path(path).parent)
         if manifest is not None:
             shown = ", ".join(f"{k} {v}" for k, v in manifest["counts"].items() if not isinstance(v, (dict, list)))
-            yield f"| `{path}` | {manifest['stage']} | {shown} |"
+            yield f"`{path}`", manifest["stage"], shown
 
 
 def _scores(evaluations: list[dict[str, Any]]) -> Iterator[str]:
@@ -64,20 +64,15 @@ def _scores(evaluations: list[dict[str, Any]]) -> Iterator[str]:
     if not evaluations:
         yield from ("Not evaluated when this card was written; `rationale stage=publish` writes one with scores.", "")
         return
-    columns = {
-        f"{found['name']}, {style}": {
-            cell.removeprefix(f"{style}/"): values for cell, values in found["cells"].items() if cell.startswith(style)
-        }
-        for found in evaluations
-        for style in dict.fromkeys(cell.partition("/")[0] for cell in found["cells"])
-    }
-    sets = sorted({name for column in columns.values() for name in column})
-    yield from (f"| data set | {' | '.join(map(in_markdown, columns))} |", "|---" * (len(columns) + 1) + "|")
-    for name in sets:
-        cells = (
-            f"{100 * c[name]['accuracy']:.1f} ({c[name]['questions']})" if name in c else "" for c in columns.values()
-        )
-        yield f"| {in_markdown(name)} | {' | '.join(cells)} |"
+    columns: dict[str, dict[str, str]] = {}
+    for found in evaluations:
+        for cell, values in found["cells"].items():
+            style, _, dataset = cell.partition("/")
+            text = f"{100 * values['accuracy']:.1f} ({values['questions']})"
+            columns.setdefault(f"{found['name']}, {style}", {})[dataset] = text
+    sets = sorted({dataset for column in columns.values() for dataset in column})
+    rows = ([in_markdown(dataset), *(column.get(dataset, "") for column in columns.values())] for dataset in sets)
+    yield from table(["data set", *map(in_markdown, columns)], rows, rule="---")
     yield from ("", "Accuracy in percent (questions), greedy decoding.", "")
 
 

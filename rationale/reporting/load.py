@@ -14,6 +14,7 @@ import yaml
 from rationale.artifacts import UserError
 from rationale.hashes import MANIFEST, read_manifest
 from rationale.reporting.lineage import sources_of
+from rationale.reporting.specs import flat
 from rationale.reporting.verifier import Candidates, sequence_sums
 from rationale.schema import EvalRow, Record, Response, ResponseLogps, read_jsonl
 from rationale.scoring.cells import Run
@@ -95,12 +96,6 @@ def load_metrics(folder: Path) -> dict[str, tuple[tuple[int, ...], tuple[float, 
     return {k: tuple(zip(*points, strict=True)) for k, points in kept.items() if points}
 
 
-def rows_of(tables: dict[str, Any]) -> list[dict[str, Any]]:
-    """The rows of a report's tables; a row may be a list of rows, and a table null."""
-    parts = [part for spec in tables.values() if spec is not None for part in spec["rows"]]
-    return [row for part in parts for row in (part if isinstance(part, list) else [part])]
-
-
 def unnamed(runs: Iterable[Run], named: set[str], out: Path) -> list[str]:
     """Evaluations, with their seeds, that neither `named` nor another report beside the one in `out` has a row of; each
     with the line to add to the rows of a table."""
@@ -108,7 +103,9 @@ def unnamed(runs: Iterable[Run], named: set[str], out: Path) -> list[str]:
     for path in sorted(out.parent.glob(f"[!.]*/{MANIFEST}")):
         manifest = read_manifest(path.parent)
         if manifest.get("stage") == "tabulate" and path.parent.name != own_name(out):
-            known |= {row["name"] for row in rows_of(manifest["arguments"]["tables"])}
+            asked = manifest["arguments"]
+            tables = asked.get("report", asked)["tables"]  # earlier versions had no report there, and tables of null
+            known |= {row["name"] for table in tables.values() if table for row in flat(table["rows"])}
     seeds: dict[str, list[int]] = {}
     for one in runs:
         if one.name not in known:
@@ -126,23 +123,21 @@ def own_name(out: Path) -> str:
     return out.name.removeprefix(".").rsplit(".", 2)[0]
 
 
-def sources(evals: str) -> list[dict[str, str]]:
+def sources(runs: Iterable[Run]) -> list[dict[str, str]]:
     """Where the rows of any table come from: for each evaluation with a manifest its folder (whose manifest holds the
     whole config), key, commit, and the hash of every input."""
     found = []
-    for folder in folders(evals):
-        manifest = read_manifest(folder)
-        if manifest is not None:
-            summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
+    for run in runs:
+        if (manifest := read_manifest(run.folder)) is not None:
             inputs = "; ".join(f"{path} {digest}" for path, digest in manifest["inputs"].items())
-            about = {"name": summary["name"], "seed": summary["seed"], "folder": str(folder), "inputs": inputs}
+            about = {"name": run.name, "seed": run.seed, "folder": str(run.folder), "inputs": inputs}
             found.append({**about, **{name: manifest[name] for name in ("key", "commit", "started")}})
     return found
 
 
-def facts(evals: str) -> list[tuple[str, str]]:
+def facts(runs: Iterable[Run]) -> list[tuple[str, str]]:
     """What was run, from the evaluations' manifests."""
-    manifests = [m for folder in folders(evals) if (m := read_manifest(folder))]
+    manifests = [m for run in runs if (m := read_manifest(run.folder))]
     if not manifests:
         return [("provenance", "not recorded: the evaluations carry no manifest")]
     started = sorted(m["started"][:16].replace("T", " ") for m in manifests)

@@ -1,31 +1,32 @@
-"""What a report is asked for: its tables and their rows and columns, the claims, the verifier's votes."""
+"""What a report shows: its tables with their rows and columns, its claims, the verifier's votes."""
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, NotRequired
+from dataclasses import replace
+from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, Discriminator, Tag
-from typing_extensions import TypedDict
+from pydantic import AfterValidator, Discriminator, Tag
 
-from rationale.settings import Count, Positive
+from rationale.reporting.standing import Stale, marked
+from rationale.scoring.cells import STYLES
+from rationale.settings import Count, Limit, Positive, settings
 
 Prompt = Literal["direct", "cot", "mean", "best"]
-_BOUND = ConfigDict(extra="forbid")
 
 
-class Column(TypedDict):
-    """The mean over `datasets`; `paper` is the column of the paper's CSV beside it."""
+@settings
+class Column:
+    """The unweighted mean over `datasets`; `paper` is the column of the paper's CSV beside it."""
 
-    __pydantic_config__ = _BOUND
     label: str
     datasets: list[str]
     paper: str | None
 
 
-class Row(TypedDict):
+@settings
+class Row:
     """An evaluation by its name; `paper` is the row of the paper's CSV beside it."""
 
-    __pydantic_config__ = _BOUND
     label: str
     name: str
     paper: str | None
@@ -35,39 +36,97 @@ def _kind(row: Any) -> str:
     return "rows" if isinstance(row, list) else "row"
 
 
+def flat(rows: list[Any]) -> list[Any]:
+    """Rows, where one may be a list of rows."""
+    return [row for part in rows for row in (part if isinstance(part, list) else [part])]
+
+
 Rows = list[Annotated[Annotated[Row, Tag("row")] | Annotated[list[Row], Tag("rows")], Discriminator(_kind)]]
 
 
-class TableSpec(TypedDict):
-    """A table; `paper` is the CSV of the paper's cells. `columns` and `prompts` where they are not those of all tables.
-    A row may be a list of rows."""
+@settings
+class TableSpec:
+    """A table; `paper` is the CSV of the paper's cells. `columns` where they are not those of all tables. A row may be
+    given as a list of rows."""
 
-    __pydantic_config__ = _BOUND
     title: str
     caption: str
     paper: str | None
-    rows: Rows
-    columns: NotRequired[list[Column]]
-    prompts: NotRequired[list[Prompt]]
+    rows: Annotated[Rows, AfterValidator(flat)]
+    columns: list[Column] | None = None
+    prompts: tuple[Prompt, ...] = STYLES
 
 
-class Claim(TypedDict):
+@settings
+class Claim:
     """`better` lies above `worse`, each an evaluation and a prompt, by more than `at_least` points over `datasets`, or
     those of the average; `paper` is the paper's difference."""
 
-    __pydantic_config__ = _BOUND
     claim: str
     better: tuple[str, Prompt]
     worse: tuple[str, Prompt]
     at_least: float
     paper: float | None
-    datasets: NotRequired[list[str]]
+    datasets: list[str] | None = None
 
 
-class VoteSpec(TypedDict):
+@settings
+class VoteSpec:
     """How votes are weighted and drawn; `paper` is what they gain there over the majority, by method and data set."""
 
-    __pydantic_config__ = _BOUND
     temperature: Positive
     num_subsets: Count
     paper: dict[Literal["weighted_vote", "best_of"], dict[str, float]]
+
+
+@settings
+class Report:
+    """A report. Its column Avg is over the data sets of `average`; `compare` names evaluations, before and after DPO.
+
+    What was made from a model or data that are another now is refused by `stale`, or marked. `num_examples` questions
+    can be leafed through; intervals are of `num_resamples`.
+    """
+
+    title: str
+    average: list[str]
+    columns: list[Column]
+    tables: dict[str, TableSpec]
+    orderings: list[Claim]
+    verifier: VoteSpec
+    compare: list[str]
+    stale: Stale
+    num_examples: Limit
+    num_resamples: Count
+
+    @property
+    def rows(self) -> list[Row]:
+        """The rows of all tables."""
+        return [row for table in self.tables.values() for row in table.rows]
+
+    @property
+    def labels(self) -> dict[str, str]:
+        """The label of each evaluation that a table has: of its first row."""
+        labels: dict[str, str] = {}
+        for row in self.rows:
+            labels.setdefault(row.name, row.label)
+        return labels
+
+    @property
+    def named(self) -> set[str]:
+        """The evaluations that are shown."""
+        claimed = {side[0] for claim in self.orderings for side in (claim.better, claim.worse)}
+        return {row.name for row in self.rows}.union(self.compare, claimed)
+
+    @property
+    def main_column(self) -> str:
+        """The label of the column of the average, or of the first."""
+        return next((c.label for c in self.columns if c.datasets == self.average), self.columns[0].label)
+
+    def marked(self, old: set[str]) -> Report:
+        """The same, where the rows and claims about evaluations in `old` say that they are stale."""
+        tables = {
+            name: replace(table, rows=[replace(r, label=marked(r.label)) if r.name in old else r for r in table.rows])
+            for name, table in self.tables.items()
+        }
+        claims = [replace(c, claim=marked(c.claim)) if {c.better[0], c.worse[0]} & old else c for c in self.orderings]
+        return replace(self, tables=tables, orderings=claims)

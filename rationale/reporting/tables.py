@@ -12,8 +12,10 @@ from typing import Any
 
 from rationale.artifacts import UserError
 from rationale.markdown import in_markdown
+from rationale.markdown import table as table_lines
+from rationale.reporting.specs import Report, Row
 from rationale.schema import Question, Rationale
-from rationale.scoring.cells import STYLES, Cell, Run, difference, scores_of, summary
+from rationale.scoring.cells import Cell, Run, difference, scores_of, summary
 
 Value = str | Cell
 MISSING = "–"
@@ -58,52 +60,52 @@ def record(cell: Cell, **keys: Any) -> dict[str, Any]:
 
 def paper_cells(path: Path) -> dict[tuple[str, str, str], float]:
     """The paper's numbers by (row, prompt, column) from a `paper.csv`."""
-    if not Path(path).is_file():
+    if not path.is_file():
         raise UserError(f"{path} is not there; a table's `paper` names the CSV of the paper's own cells")
-    with Path(path).open(encoding="utf-8") as file:
+    with path.open(encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     keys = ("row", "prompt")
     return {(r["row"], r["prompt"], c): float(v) for r in rows for c, v in r.items() if c not in keys and v}
 
 
-def accuracy_table(
-    name: str, spec: dict[str, Any], runs: list[Run], columns: list[dict], *, average: list[str], num_resamples: int
-) -> Table:
-    """One table of the paper: a row for each model and prompt, a cell for each of `columns`.
+def accuracy_table(report: Report, name: str, runs: list[Run]) -> Table:
+    """One table of a report: a row for each model and prompt, a cell for each column.
 
-    `spec` holds title, caption, paper (a CSV path, or null), rows of {label, name, paper}, and, where not those of
-    all tables, columns and prompts. Unparsed answers and response lengths are means over the data sets of `average`.
+    Unparsed answers and response lengths are means over the data sets of the report's average.
     """
-    paper = paper_cells(spec["paper"]) if spec["paper"] else {}
-    columns = spec.get("columns", columns)
+    spec = report.tables[name]
+    paper = paper_cells(Path(spec.paper)) if spec.paper else {}
+    columns = spec.columns or report.columns
     rows, records = [], []
-    for row in spec["rows"]:
-        for style in spec.get("prompts", STYLES):
-            scores = scores_of(runs, row["name"], style)
-            theirs = [paper.get((row["paper"], style, c["paper"])) for c in columns]
-            cells = [summary(scores, c["datasets"], num_resamples, p) for c, p in zip(columns, theirs, strict=True)]
+    for row in spec.rows:
+        for style in spec.prompts:
+            scores = scores_of(runs, row.name, style)
+            cells = [
+                summary(scores, c.datasets, report.num_resamples, paper.get((row.paper, style, c.paper)))
+                for c in columns
+            ]
             unparsed, tokens = (
-                summary(scores_of(runs, row["name"], style, value), average, 1, scale=scale)
+                summary(scores_of(runs, row.name, style, value), report.average, 1, scale=scale)
                 for value, scale in ((lambda r: float(r.predicted is None), 100), (lambda r: r.num_tokens, 1))
             )
-            keys = {"model": row["label"], "name": row["name"], "prompt": style}
-            records += [record(cell, **keys, column=c["label"]) for c, cell in zip(columns, cells, strict=True)]
+            keys = {"model": row.label, "name": row.name, "prompt": style}
+            records += [record(cell, **keys, column=c.label) for c, cell in zip(columns, cells, strict=True)]
             plain = [MISSING if c.interval is None else number(c.interval.mean) for c in (unparsed, tokens)]
-            rows.append([row["label"], PROMPTS[style], *cells, *plain])
-    header = ["model", "prompt", *(c["label"] for c in columns), "unparsed %", "tokens"]
-    return Table(name, spec["title"], f"{spec['caption']} {seeds_text(runs, spec['rows'])}", header, rows, records)
+            rows.append([row.label, PROMPTS[style], *cells, *plain])
+    header = ["model", "prompt", *(c.label for c in columns), "unparsed %", "tokens"]
+    return Table(name, spec.title, f"{spec.caption} {seeds_text(runs, spec.rows)}", header, rows, records)
 
 
-def seeds_text(runs: Iterable[Run], rows: list[dict]) -> str:
+def seeds_text(runs: Iterable[Run], rows: list[Row]) -> str:
     """How many seeds stand behind the rows, and which rows are absent."""
-    seeds = {row["name"]: sorted({run.seed for run in runs if run.name == row["name"]}) for row in rows}
+    seeds = {row.name: sorted({run.seed for run in runs if run.name == row.name}) for row in rows}
     kinds = {tuple(found) for found in seeds.values() if found}
     if len(kinds) == 1:
         (found,) = kinds
         text = f"{len(found)} {'seed' if len(found) == 1 else 'seeds'} ({', '.join(map(str, found))})."
     else:
         text = "Seeds: " + "; ".join(f"{name} {found}" for name, found in seeds.items() if found) + "."
-    absent = [row["label"] for row in rows if not seeds[row["name"]]]
+    absent = [row.label for row in rows if not seeds[row.name]]
     return text + (f" Not evaluated yet: {', '.join(absent)}." if absent else "")
 
 
@@ -122,17 +124,13 @@ def ordering(claim: str, cell: Cell, better: str, worse: str, at_least: float) -
     return [claim, f"> {at_least:g}", cell, seeds, found], record(cell, **keys)
 
 
-def orderings_table(claims: list[dict[str, Any]], runs: list[Run], average: list[str], num_resamples: int) -> Table:
-    """What the paper claims about pairs of models, each as a paired difference with a verdict.
-
-    A claim is about the mean over `average`, unless it names its own `datasets`.
-    """
+def orderings_table(report: Report, runs: list[Run]) -> Table:
+    """The claims of a report about pairs of models, each as a paired difference with a verdict."""
     rows, records = [], []
-    for claim in claims:
-        better, worse = (scores_of(runs, *claim[side]) for side in ("better", "worse"))
-        cell = summary(difference(better, worse), claim.get("datasets", average), num_resamples, claim["paper"])
-        sides = ["/".join(claim[side]) for side in ("better", "worse")]
-        row, found = ordering(claim["claim"], cell, *sides, claim["at_least"])
+    for claim in report.orderings:
+        paired = difference(scores_of(runs, *claim.better), scores_of(runs, *claim.worse))
+        cell = summary(paired, claim.datasets or report.average, report.num_resamples, claim.paper)
+        row, found = ordering(claim.claim, cell, "/".join(claim.better), "/".join(claim.worse), claim.at_least)
         rows.append(row)
         records.append(found)
     caption = (
@@ -183,12 +181,10 @@ def to_markdown(table: Table) -> str:
     def plain(value: Value) -> str:
         return in_markdown(cell_text(value) if isinstance(value, Cell) else value)
 
-    grid = [[plain(value) for value in row] for row in [table.header, *table.rows]]
-    widths = [max(3, *map(len, column)) for column in zip(*grid, strict=True)]
-    lines = ["| " + " | ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)) + " |" for row in grid]
-    lines.insert(1, "|" + "|".join("-" * (width + 2) for width in widths) + "|")
+    head, *rows = ([plain(value) for value in row] for row in [table.header, *table.rows])
     notes = "".join(f"\n- {plain(note)}\n" for note in table.notes)
-    return f"**{plain(table.title)}**\n\n" + "\n".join(lines) + f"\n\n{plain(legend(table))}\n{notes}"
+    grid = "\n".join(table_lines(head, rows, padded=True))
+    return f"**{plain(table.title)}**\n\n{grid}\n\n{plain(legend(table))}\n{notes}"
 
 
 _CIRCLED = {chr(0x2460 + i): rf"\textcircled{{{i + 1}}}" for i in range(9)}

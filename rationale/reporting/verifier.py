@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from rationale.reporting.specs import VoteSpec
 from rationale.reporting.standing import marked
 from rationale.reporting.tables import Table, ordering, record
 from rationale.schema import Question, Response, ResponseKey, ResponseLogps, RowError
@@ -48,7 +49,7 @@ def sizes_of(num: int) -> list[int]:
 
 
 def curves(
-    all_candidates: list[Candidates], questions: dict[str, Question], num_subsets: int, temperature: float
+    all_candidates: list[Candidates], questions: dict[str, Question], votes: VoteSpec
 ) -> dict[tuple[str, int], Scores]:
     """Score of the chosen response of every question and seed, by (method, N).
 
@@ -68,7 +69,9 @@ def curves(
         answers = [canonical(question, r.predicted) for r in responses]
         rewards = [reward(r, found) for r in responses]
         correct = [r.score for r in responses]
-        curve = verifier_curve(question_id, answers, rewards, correct, sizes, num_subsets, temperature=temperature)
+        curve = verifier_curve(
+            question_id, answers, rewards, correct, sizes, votes.num_subsets, temperature=votes.temperature
+        )
         for (method, size), kept in scores.items():
             kept[seed, question_id] = Scored(question.dataset, question.image, curve[method][size])
     return scores
@@ -134,7 +137,7 @@ def add_orderings(table: Table, found: Verifier, stale: bool = False) -> None:
             table.records.append(kept)
 
 
-def verifier_table(found: Verifier, num_subsets: int, temperature: float) -> Table:
+def verifier_table(found: Verifier, votes: VoteSpec) -> Table:
     """Every point of the curves; the greedy rows answer the same questions once."""
     rows, records, top = [], [], found.sizes[-1]
     for panel in found.datasets:
@@ -154,9 +157,9 @@ def verifier_table(found: Verifier, num_subsets: int, temperature: float) -> Tab
     caption = (
         "Accuracy in points of the response that a vote among N candidates of the SFT model chooses: mean over"
         " questions and seeds, Avg unweighted over data sets, 95% bootstrap interval over images. Votes weigh"
-        f" exp(r / {temperature:g}), r = log π_dpo(y) − log π_sft(y) of the whole response; the paper does not state"
-        f" its weights. Below the largest N a value is a mean over {num_subsets} random subsets. The paper's number"
-        " beside a difference is at its largest N."
+        f" exp(r / {votes.temperature:g}), r = log π_dpo(y) − log π_sft(y) of the whole response; the paper does not"
+        f" state its weights. Below the largest N a value is a mean over {votes.num_subsets} random subsets. The"
+        " paper's number beside a difference is at its largest N."
     )
     header = ["data", "method", *(f"N={size}" for size in found.sizes)]
     return Table("verifier", "The DPO model as verifier", caption, header, rows, records)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from rationale.artifacts import InputPath
 from rationale.journal import Journal
-from rationale.markdown import in_markdown
+from rationale.markdown import in_markdown, table
 from rationale.models.teachers import OneByOne, Teacher
 from rationale.replies import Meter, Reply, store
 from rationale.schema import Question, Rationale, iter_jsonl, write_jsonl
@@ -80,11 +80,9 @@ def run(
 def report(rows: Path, asked: dict[str, Question], counts: Counter, meter: Meter) -> Iterator[str]:
     """Lines of `report.md`: counts by data set and status, and examples of what was dropped, with the reason."""
     yield "# What the filter did\n"
-    yield "| data set | asked | " + " | ".join(STATUSES) + " |"
-    yield "|---" * (len(STATUSES) + 2) + "|"
-    for dataset in sorted({dataset for dataset, _ in counts}):
-        found = [counts[dataset, name] for name in STATUSES]
-        yield f"| {in_markdown(dataset)} | {sum(found)} | " + " | ".join(map(str, found)) + " |"
+    by_dataset = {d: [counts[d, name] for name in STATUSES] for d in sorted({d for d, _ in counts})}
+    lines = ([in_markdown(d), *map(str, [sum(found), *found])] for d, found in by_dataset.items())
+    yield from table(["data set", "asked", *STATUSES], lines, rule="---")
     if any(meter.tokens):
         price = "prices not known" if meter.spent is None else f"${meter.spent:.2f}"
         yield f"\n{meter.tokens[0]} input and {meter.tokens[1]} output tokens; {price}."
