@@ -31,7 +31,7 @@ mini: setup
 	@$(BIN)/python -m rationale.reporting runs/mini/report
 
 base: setup
-	$(BIN)/rationale experiment=mini_base
+	$(BIN)/rationale --config-dir experiments/mini_base/conf experiment=mini_base
 
 bench: setup
 	$(BIN)/python -m pip install --quiet --editable '.[bench]'

@@ -131,9 +131,15 @@ def test_a_stage_that_loads_the_model_refuses_another_family(stage):
 
 @pytest.mark.parametrize("stage", [stage for stage in STAGES if "\nout: " in FILES[f"stage/{stage}.yaml"]])
 def test_a_stage_writes_below_root_and_nowhere_else(stage):
-    assert str(composed("root=/elsewhere", "experiment=mini_base", f"stage={stage}").stage.out).startswith(
-        "/elsewhere/"
-    )
+    assert str(composed("root=/elsewhere", f"stage={stage}").stage.out).startswith("/elsewhere/")
+
+
+def test_every_phase_of_the_base_checkpoint_is_a_stage_that_binds():
+    own = [f"hydra.searchpath=[file://{CONF.parent}/experiments/mini_base/conf]", "experiment=mini_base"]
+    steps = composed(*own).steps
+    for step in steps:
+        check(composed(*own, *step.split()))
+    assert sum("pretrain" in step.split()[0] for step in steps) == 7
 
 
 def test_an_experiment_never_mentions_a_stage():
