@@ -50,7 +50,7 @@ def test_a_second_run_finds_everything_up_to_date(small_run):
 
 
 def test_a_training_killed_half_way_ends_with_the_weights_of_an_uncut_one(small_run, tmp_path):
-    arguments = ["experiment=mini_small", "stage=sft", "logger=csv", "sft.mixture.pretrain=32", "sft.save_every=2"]
+    arguments = ["experiment=mini_small", "stage=sft", "logger=csv", "sft.epochs=1", "sft.save_every=2"]
     shared = [f"paths.{p}={small_run}/runs/mini_small/{p}" for p in ("questions", "rationales", "pretrain_questions")]
     run(tmp_path / ".", *arguments, *shared, "seed=5")
     process = subprocess.Popen(
@@ -74,8 +74,7 @@ def test_two_processes_run_an_experiment_from_one_command(small_run, tmp_path):
     shared = [f"paths.{p}={small_run}/runs/mini_small/{p}" for p in ("questions", "rationales", "pretrain_questions")]
     steps = "steps=['stage=sft ablation=both','stage=evaluate ablation=both','stage=sft ablation=direct']"
     run(
-        tmp_path, "experiment=mini_small", "logger=csv", "sft.mixture.pretrain=32",
-        "sft.batch={micro: 4, accumulate: 2}",
+        tmp_path, "experiment=mini_small", "logger=csv", "sft.epochs=1", "sft.batch={micro: 4, accumulate: 2}",
         "trainer=zero2", "trainer.accelerator=cpu", "trainer.devices=2", "trainer.precision=32-true",
         *shared, steps,
     )  # fmt: skip
