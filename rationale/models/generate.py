@@ -16,7 +16,7 @@ from rationale.models.device import forked_rng, moved, pinned
 from rationale.models.encode import Encoder
 from rationale.models.prefix import can_copy, can_share
 from rationale.models.reading import Prefilled, prefill, read_on
-from rationale.models.vlm import VLM
+from rationale.models.vlm import VLM, evaluating
 
 Prompts = tuple[dict[str, Tensor], list[list[int]] | None]
 
@@ -129,14 +129,13 @@ def generate(
     share a prefix. `blind` replaces every pixel by 0, about the mean of the processor's normalisation: the language
     prior is left. `read` is what `read_prompts` gives of these examples, where that was done ahead.
     """
-    vlm.model.eval()
     encoder = Encoder(vlm.processor)
     row_of, (inputs, rests) = rows_about(examples), read or read_prompts(vlm, examples)
     inputs = moved(inputs, vlm.model.device)
     if blind:
         inputs["pixel_values"] = torch.zeros_like(inputs["pixel_values"])
     limits = torch.tensor([max_new_tokens] * len(examples) if isinstance(max_new_tokens, int) else max_new_tokens)
-    with forked_rng(vlm.model.device):
+    with evaluating(vlm.model), forked_rng(vlm.model.device):
         torch.manual_seed(seed_of(seed, *(e.question_id for e in examples)))
         if can_copy(vlm.model):
             prefix = prefill(vlm.model, inputs)
