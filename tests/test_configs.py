@@ -253,31 +253,30 @@ def test_a_misspelt_key_of_every_node_of_the_benchmarks_is_refused_by_the_experi
     assert not set.intersection(*(let_through(choice, f"experiment={name}") for name in EXPERIMENTS))
 
 
+def test_a_key_that_nothing_reads_is_refused_with_the_nearest_that_is_read():
+    with pytest.raises(UserError, match=r"^membr \(.*\): nothing reads it; nearest: member"):
+        check_read(composed("+membr=2"), FILES)
+
+
 @pytest.mark.parametrize(
-    ("key", "meant"),
-    [
-        ("dpo.epoch", "dpo.epochs"),
-        ("sft.reductoin", "sft.reduction"),
-        ("sft.validatoin.share", "sft.validation.share"),
-        ("membr", "member"),
-    ],
+    ("key", "meant"), [("dpo.epoch", "epochs"), ("sft.batch.micr", "micro"), ("sft.reductoin", "reduction")]
 )
-def test_a_key_that_nothing_reads_is_refused_with_the_nearest_that_is_read(key, meant):
-    with pytest.raises(UserError, match=rf"^{key} \(.*\): nothing reads it; nearest: {meant}"):
-        check_read(composed(f"+{key}=2"), FILES)
+def test_a_key_that_a_training_has_not_is_refused_by_its_stage(key, meant):
+    with pytest.raises(UserError, match=rf"^{key} \(.*\): .*; nearest: {meant}"):
+        check_bound([composed(f"stage={key[:3]}", f"+{key}=2")], FILES)
 
 
 def test_a_users_own_files_are_looked_through_like_ours(tmp_path):
     """A key is read that only another file of theirs refers to; one that nothing reads is named with its file."""
     own = "# @package _global_\nmine: {images: 3}\nsteps: []\n"
-    files = {"own": own, "bad": f"{own}dpo: {{epoch: 2}}\n", "other": "# @package _global_\nseed: ${mine.images}\n"}
+    files = {"own": own, "bad": f"{own}membr: 2\n", "other": "# @package _global_\nseed: ${mine.images}\n"}
     (tmp_path / "experiment").mkdir()
     for name, text in files.items():
         (tmp_path / f"experiment/{name}.yaml").write_text(text, encoding="utf-8")
     assert command("--config-dir", str(tmp_path), f"root={tmp_path}/runs", "experiment=own").returncode == 0
     done = command("--config-dir", str(tmp_path), f"root={tmp_path}/runs", "experiment=bad")
     assert done.returncode == 1
-    assert "dpo.epoch (experiment/bad.yaml): nothing reads it; nearest: dpo.epochs" in done.stderr
+    assert "membr (experiment/bad.yaml): nothing reads it; nearest: member" in done.stderr
 
 
 def command(*words):

@@ -215,6 +215,6 @@ def test_each_run_of_a_sweep_holds_its_metrics_by_name(swept):
 def test_each_run_of_a_sweep_ends_with_its_manifest(swept):
     for name, run in swept.items():
         manifest = json.loads(run.stored(name.replace("/", "."), "manifest.json").read_text(encoding="utf-8"))
-        assert manifest["arguments"]["objective"]["beta"] == run.config["dpo"]["objective"]["beta"]
+        assert manifest["arguments"]["settings"]["objective"]["beta"] == run.config["dpo"]["objective"]["beta"]
         assert run.summary["counts/pairs"] == manifest["counts"]["pairs"] > 0
         assert "files/model/model.safetensors" in run.artifacts[name.replace("/", ".")]

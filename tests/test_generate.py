@@ -56,6 +56,15 @@ def test_sampling_leaves_the_global_generator_alone(tiny, examples):
     assert torch.equal(torch.rand(1), expected)
 
 
+def test_the_mode_of_every_module_stays_as_it_was(tiny, examples):
+    tiny.model.train()
+    tiny.model.model.vision_tower.eval()  # as where one part is frozen
+    before = [module.training for module in tiny.model.modules()]
+    assert len({*before}) == 2
+    generate(tiny, examples[:1], max_new_tokens=1)
+    assert [module.training for module in tiny.model.modules()] == before
+
+
 def test_a_response_at_the_limit_is_not_finished(tiny, examples):
     (reply,) = generate(tiny, examples[:1], max_new_tokens=3)[0]
     assert (reply.num_tokens, reply.finished) == (3, False)

@@ -106,10 +106,11 @@ MUTATIONS = {
         "loss = (1 - epsilon) * F.logsigmoid(margin) - epsilon", "test_dpo_loss.py",
     ),
     "policy and reference are swapped in training": Mutation(
-        "training/dpo.py", "self.objective(policy, reference)", "self.objective(reference, policy)", PREFERS
+        "training/dpo.py", "objective(policy, other)", "objective(other, policy)", PREFERS
     ),
     "chosen and rejected are swapped in training": Mutation(
-        "training/dpo.py", "chosen, rejected = sequence_logps(", "rejected, chosen = sequence_logps(", PREFERS
+        "training/dpo.py", "objective.length_normalised).chunk(2)",
+        "objective.length_normalised).chunk(2)[::-1]", PREFERS,
     ),
     "the reference takes gradients": Mutation(
         "training/dpo.py", "copy.deepcopy(self.policy).requires_grad_(False)", "copy.deepcopy(self.policy)",
@@ -141,24 +142,24 @@ MUTATIONS = {
     ),
     "micro-batches of pairs weigh alike": Mutation(
         "training/dpo.py", "terms.loss.sum() / (batch.step_pairs * batch.copies)",
-        "terms.loss.mean() / self.micro_batches()", CUT,
+        "terms.loss.mean()", CUT,
     ),
     "a row in two micro-batches of a step counts twice": Mutation(
         "training/plan.py", "return step.count(indices[0])", "return 1", CUT
     ),
     "the SFT term of DPO is averaged over a micro-batch": Mutation(
-        "training/dpo.py", "rows.mask[:half], batch.step_tokens * batch.copies)", "rows.mask[:half])", CUT
+        "training/dpo.py", "mask[:half], batch.step_tokens * batch.copies)", "mask[:half])", CUT
     ),
     "the SFT term of DPO trains the rejected too": Mutation(
-        "training/dpo.py", "sft_loss(logps[:half], rows.mask[:half],", "sft_loss(logps, rows.mask,", LIKELIHOOD
+        "training/dpo.py", "sft_loss(logps[:half], mask[:half],", "sft_loss(logps, mask,", LIKELIHOOD
     ),
     "what is logged of a step is not weighted": Mutation(
         "training/step.py", "torch.as_tensor(v, device=self.device) * weight",
         "torch.as_tensor(v, device=self.device)", LOGGED,
     ),
     "the logged DPO loss weighs micro-batches alike": Mutation(
-        "training/dpo.py", "self.log_step(index, loss, half / batch.copies,", "self.log_step(index, loss, 1.0,",
-        LOGGED,
+        "training/dpo.py", "self.log_step(index, loss, len(terms.loss) / batch.copies,",
+        "self.log_step(index, loss, 1.0,", LOGGED,
     ),
     "the logged SFT loss weighs micro-batches alike": Mutation(
         "training/sft.py", "self.log_step(index, loss, tokens,", "self.log_step(index, loss, 1.0,", LOGGED

@@ -18,6 +18,8 @@ from test_training import preference
 from rationale.artifacts import UserError
 from rationale.models.encode import Encoder
 from rationale.models.vlm import load
+from rationale.objectives.dpo import Objective
+from rationale.settings import settings
 from rationale.tools import replay
 from rationale.tools.replay import replayed
 from rationale.training import sft as sft_module
@@ -200,6 +202,24 @@ def test_replay_of_finite_weights_gives_the_log_probs_and_finds_nothing(tiny, ex
     rows = [json.loads(line) for line in (out / "rows.jsonl").read_text(encoding="utf-8").splitlines()]
     assert [row["loss"] for row in rows] == pytest.approx([0.693147] * 4, abs=1e-5)  # the first loss is log 2
     assert "all finite, outputs and gradients" in (out / "replay.md").read_text(encoding="utf-8")
+
+
+@settings
+class Shifted(Objective):
+    """A loss that a field of its own moves."""
+
+    shift: float = 0.0
+
+    def __call__(self, policy, reference):
+        terms = Objective.__call__(self, policy, reference)
+        return terms._replace(loss=terms.loss + self.shift)
+
+
+def test_replay_runs_the_loss_that_was_trained_with_the_fields_of_its_own(tiny, examples):
+    module, data = preference(tiny, examples, "frozen", objective=Shifted(shift=2.0))
+    config = json.loads(json.dumps(module.objective_config()))  # as it is kept
+    found = replayed(tiny, tiny, data.recipe([0, 1]), config, None)
+    assert [row["loss"] for row in found.rows] == pytest.approx([2.693147] * 4, abs=1e-5)
 
 
 def test_what_16_bits_cannot_hold_is_finite_in_float32(tiny, examples):

@@ -11,14 +11,16 @@ import pytest
 import pytorch_lightning as pl
 import torch
 from fitting import QUIET, fit, furthest, weights
+from torch.nn.functional import logsigmoid
 
 from rationale.artifacts import UserError
 from rationale.models.encode import Encoder
 from rationale.models.logps import computing, response_logps
 from rationale.models.prefill import trained_logps
 from rationale.models.vlm import VLM, freeze, load
-from rationale.objectives.dpo import DPOTerms, Objective
+from rationale.objectives.dpo import DPOTerms, Objective, PairLogps
 from rationale.schema import RowError
+from rationale.training import dpo as dpo_module
 from rationale.training.dpo import DPOModule, dpo_data
 from rationale.training.optim import Optim
 from rationale.training.plan import plan
@@ -190,12 +192,6 @@ def test_batches_built_ahead_are_those_built_when_due(tiny, examples, tmp_path):
     assert furthest(*trained) == 0
 
 
-@pytest.mark.parametrize(("make", "word"), [(sft_data, "sft.bundle"), (dpo_data, "dpo.bundle")])
-def test_an_unknown_bundle_is_named(make, word, tiny):
-    with pytest.raises(UserError, match=f"{word}: 'heap'"):
-        make(Encoder(tiny.processor), [], partial(plan, micro_batch=1, accumulate=1, epochs=1, seed=0), bundle="heap")
-
-
 def test_the_frozen_reference_does_not_move_and_has_no_gradient(tiny, examples):
     module, data = preference(tiny, examples, "frozen")
     before = {k: v.clone() for k, v in module.frozen.state_dict().items()}
@@ -305,6 +301,36 @@ def test_the_sft_term_is_the_mean_over_the_tokens_of_the_chosen(tiny, examples):
     expected = math.log(2) + 0.5 * mean_nll(tiny, examples[:4])
     mixed = losses(*preference(tiny, examples, "frozen", objective=Objective(sft_weight=0.5)))[0]
     assert mixed == pytest.approx(expected, rel=1e-5)
+
+
+class SimPO(Objective):
+    """Meng et al., 2024, Eq. 6 without its margin: the policy alone, log-probs a token."""
+
+    needs_reference = False
+
+    def __call__(self, policy, reference):
+        assert reference is None
+        rewards = [self.beta * side for side in policy]
+        return DPOTerms(-logsigmoid(rewards[0] - rewards[1]), *(reward.detach() for reward in rewards))
+
+
+@pytest.mark.parametrize("reference", ["frozen", "scored"])
+def test_a_loss_without_a_reference_is_trained_without_one(reference, tiny, examples, monkeypatch):
+    passes, logps = [], dpo_module.response_logps
+
+    def counted(model, batch):
+        passes.append(model)
+        return logps(model, batch)
+
+    monkeypatch.setattr(dpo_module, "response_logps", counted)
+    module, data = preference(tiny, examples, reference, objective=SimPO(beta=2.0, length_normalised=True))
+    means = [-mean_nll(tiny, [side]) for side in (examples[0], replace(examples[0], response=examples[4].response))]
+    first = module.objective(PairLogps(*torch.tensor(means)[:, None]), None).loss.item()
+    assert module.measure(data.collate([0], [0]))[1]["loss"].item() == pytest.approx(first, rel=1e-4)
+    seen = losses(module, data)
+    assert seen[-1] < seen[0]
+    assert module.frozen is None and all(network is module.policy for network in passes)
+    assert len(passes) == 1 + len(data.plan.micro_batches)
 
 
 class ByChosen(Objective):

@@ -104,8 +104,10 @@ def memory_named(arguments: dict[str, Any], written: dict[str, Any]) -> Iterator
         if cause is None:
             raise
         places = (place.split(".") for place, *_ in leaves(arguments))
-        sizes = [  # a logger has the whole config
-            set_by(words, written) for words in places if words[-1] in ("batch_size", "micro") and words[0] != "logger"
+        sizes = [  # a logger has the whole config; what makes no artifact has its own batch
+            set_by(words, written)
+            for words in places
+            if words[-1] in ("batch_size", "micro") and words[0] != "logger" and "out" in arguments
         ]
         raise UserError(
             f"the device is out of memory ({str(cause).splitlines()[0]}); lower {' or '.join(sizes) or 'the batch'}. "

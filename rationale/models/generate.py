@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -17,7 +16,7 @@ from rationale.models.device import forked_rng, moved, pinned
 from rationale.models.encode import Encoder
 from rationale.models.families import can_copy, can_share
 from rationale.models.prefill import Prefilled, extend, prefill
-from rationale.models.vlm import VLM
+from rationale.models.vlm import VLM, evaluating
 
 Prompts = tuple[dict[str, Tensor], list[list[int]] | None]
 
@@ -110,18 +109,6 @@ def read_prompts(vlm: VLM, examples: list[Example]) -> Prompts:
     shared = max(row_of) + 1 < len(examples) and can_share(vlm.model)
     inputs, rests = encoder.prefixes(examples, row_of) if shared else (encoder.prompts(examples), None)
     return pinned(inputs, vlm.model.device), rests
-
-
-@contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """Within it the model is in evaluation mode; afterwards each of its modules is in its own again."""
-    training = [module for module in model.modules() if module.training]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module in training:
-            module.training = True
 
 
 @torch.inference_mode()

@@ -231,6 +231,18 @@ def read_model(
     return model
 
 
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Within, the model is in evaluation mode; afterwards every module is in its own mode again."""
+    training = [module for module in model.modules() if module.training]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True
+
+
 def disable_dropout(model: nn.Module) -> None:
     """Zero every dropout, modules and the attention rates kept as floats alike.
 
