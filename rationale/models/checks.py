@@ -41,14 +41,14 @@ def check_rows(vlm: VLM, encoder: Encoder, examples: Sequence[Example], more: Se
     check_lengths(vlm, encoder, examples, encoder.response_lengths(examples) if more is None else more)
 
 
-def check_image_tokens(vlm: VLM, encoder: Encoder, examples: Sequence[Example], limit: int = 16) -> list[int]:
+def check_image_tokens(vlm: VLM, encoder: Encoder, examples: Sequence[Example]) -> list[int]:
     """Each prompt must hold as many image tokens as the processor gives its image alone, at least one, and those of
     the first image must be as many as the model has features for it.
 
-    A chat template that leaves the image out is found on `limit` examples of different images, whose image tokens are
+    A chat template that leaves the image out is found on 16 examples of different images, whose image tokens are
     returned.
     """
-    pictured = list({e.image: e for e in examples if e.image}.values())[:limit]
+    pictured = list({e.image: e for e in examples if e.image}.values())[:16]
     if not pictured:
         return []
     image, bare = image_token(vlm), [replace(e, prompt="") for e in pictured]

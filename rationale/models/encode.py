@@ -13,11 +13,9 @@ from torch import Tensor
 from rationale.artifacts import UserError
 from rationale.images import open_image
 from rationale.models.batch import PER_TOKEN, Batch, Example, padded
-from rationale.models.layout import rows_batch, shared_prefixes, tree_batch
+from rationale.models.layout import rows_about, rows_batch, shared_prefixes, tree_batch
 from rationale.models.turns import Turn, special_tokens, text_ids, turn_of, user
 from rationale.schema import RowError
-
-LAYOUTS = ("rows", "tree")
 
 
 class Encoder:
@@ -29,8 +27,8 @@ class Encoder:
     """
 
     def __init__(self, processor: Any, max_response_tokens: int | None = None, layout: str = "rows"):
-        if layout not in LAYOUTS:
-            raise UserError(f"layout: {layout!r} is none of {list(LAYOUTS)}")
+        if layout not in ("rows", "tree"):
+            raise UserError(f"layout: {layout!r} is neither rows nor tree")
         self.processor = processor
         self.tokenizer = processor.tokenizer
         self.max_response_tokens = max_response_tokens
@@ -92,10 +90,10 @@ class Encoder:
         pads = {"input_ids": self.tokenizer.pad_token_id}
         return encoded | {name: padded(rows[name], pads.get(name, 0), left=True) for name in names}
 
-    def prefixes(self, examples: Sequence[Example], row_of: Sequence[int]) -> tuple[dict[str, Tensor], list[list[int]]]:
-        """What the prompts of a row begin with alike, and the rest of each prompt, at least a token."""
+    def prefixes(self, examples: Sequence[Example]) -> tuple[dict[str, Tensor], list[list[int]]]:
+        """What the prompts about an image begin with alike, and the rest of each prompt, at least a token."""
         pad, image = self.tokenizer.pad_token_id, self.processor.image_token_id
-        return shared_prefixes(examples, row_of, self.prompts, image, pad, spare=1)
+        return shared_prefixes(examples, rows_about(examples), self.prompts, image, pad, spare=1)
 
     def responses(self, examples: Sequence[Example]) -> list[list[int]]:
         """Token ids of each response, the end token last where it ended by itself and is not cut."""
@@ -113,7 +111,7 @@ class Encoder:
     def spans(self, examples: Sequence[Example]) -> list[list[tuple[int, int]]]:
         """Where in the response's text each of its tokens stands, from and to; the end token is left out."""
         before = self.turn.before + self.turn.lead
-        skipped, shift = len(self._ids([self.turn.before])[0]), len(before)
+        skipped, shift = len(text_ids(self.tokenizer, [self.turn.before])[0]), len(before)
         encoded = self.tokenizer(
             [before + e.response for e in examples], add_special_tokens=False, split_special_tokens=True,
             return_offsets_mapping=True,
@@ -134,9 +132,9 @@ class Encoder:
 
     def _after(self, before: str, texts: list[str]) -> list[list[int]]:
         """Token ids of each text behind `before`; alone, where its first characters would join the prompt's last."""
-        head, *found = self._ids([before, *(before + text for text in texts)])
+        head, *found = text_ids(self.tokenizer, [before, *(before + text for text in texts)])
         return [
-            ids[len(head) :] if ids[: len(head)] == head else self._ids([text])[0]
+            ids[len(head) :] if ids[: len(head)] == head else text_ids(self.tokenizer, [text])[0]
             for ids, text in zip(found, texts, strict=True)
         ]
 
@@ -149,7 +147,7 @@ class Encoder:
 
     def prompt_lengths(self, examples: Sequence[Example]) -> list[int]:
         """Number of tokens of each example's prompt, without its image and the chat template."""
-        return [len(ids) for ids in self._ids([e.prompt for e in examples])]
+        return [len(ids) for ids in text_ids(self.tokenizer, [e.prompt for e in examples])]
 
     def response_lengths(self, examples: Sequence[Example]) -> list[int]:
         """Number of response tokens of each example, without reading any image."""
@@ -159,9 +157,6 @@ class Encoder:
         """Of the examples, those whose response is longer than the limit."""
         limit = self.max_response_tokens
         return 0 if limit is None else sum(len(ids) > limit for ids in self._whole(examples))
-
-    def _ids(self, texts: list[str]) -> list[list[int]]:
-        return text_ids(self.tokenizer, texts)
 
 
 def in_chunks(items: Sequence[Any], size: int) -> list[list[Any]]:

@@ -11,11 +11,12 @@ import torch
 from torch import Tensor, nn
 from transformers import GenerationConfig, LogitsProcessorList, TemperatureLogitsWarper, TopPLogitsWarper
 
-from rationale.models.batch import Example, rows_about
+from rationale.models.batch import Example
 from rationale.models.checks import end_tokens
 from rationale.models.device import forked_rng, moved, pinned
 from rationale.models.encode import Encoder
 from rationale.models.families import can_copy, can_share
+from rationale.models.layout import rows_about
 from rationale.models.prefill import Prefilled, extend, prefill
 from rationale.models.vlm import VLM
 
@@ -106,9 +107,9 @@ def decode_alone(
 def read_prompts(vlm: VLM, examples: list[Example]) -> Prompts:
     """The prompts' text and images as the model takes them, on the CPU. Those about one image begin alike, where the
     family can share a prefix: then what each of them goes on with is beside it."""
-    encoder, row_of = Encoder(vlm.processor), rows_about(examples)
-    shared = max(row_of) + 1 < len(examples) and can_share(vlm.model)
-    inputs, rests = encoder.prefixes(examples, row_of) if shared else (encoder.prompts(examples), None)
+    encoder = Encoder(vlm.processor)
+    shared = max(rows_about(examples)) + 1 < len(examples) and can_share(vlm.model)
+    inputs, rests = encoder.prefixes(examples) if shared else (encoder.prompts(examples), None)
     return pinned(inputs, vlm.model.device), rests
 
 
