@@ -96,12 +96,9 @@ def decode_alone(
     )  # fmt: skip
     tokens = model.generate(**inputs, generation_config=config)[:, inputs["input_ids"].shape[1] :]
     ended = torch.isin(tokens, ends.to(tokens.device))
-    late = ended.cumsum(1) - ended.long() > 0  # behind the first end token
-    late |= (
-        torch.arange(tokens.shape[1], device=tokens.device)
-        >= limits.to(tokens.device).repeat_interleave(num_samples)[:, None]
-    )
-    return tokens.masked_fill(late, -1)
+    number = torch.arange(tokens.shape[1], device=tokens.device)
+    over = number >= limits.to(tokens.device).repeat_interleave(num_samples)[:, None]
+    return tokens.masked_fill(over | (ended.cumsum(1) > ended), -1)  # behind the first end token
 
 
 def read_prompts(vlm: VLM, examples: list[Example]) -> Prompts:

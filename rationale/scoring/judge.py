@@ -7,21 +7,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
-from rationale.schema import Question
-from rationale.scoring import mathvista
+from rationale.schema import Question, Rationale
+from rationale.scoring import mathvista, rules
 from rationale.scoring.answers import extract_answer, extract_choice
 from rationale.scoring.dress import normal, undressed
 from rationale.scoring.maths import canonical_value, final_value, letter_or_value, math_accuracy
 from rationale.scoring.mmmu import mmmu_open
-from rationale.scoring.rules import (
-    anls,
-    aokvqa_direct,
-    exact_match,
-    multiple_choice,
-    ocrbench,
-    relaxed_accuracy,
-    vqa_accuracy,
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +44,7 @@ def _on_golds(rule: Callable[[str, Sequence[str]], float], **more: bool) -> Scor
 
 
 def _choice(question: Question, answer: str) -> float:
-    return multiple_choice(answer, question.choices, question.answers[0])
+    return rules.multiple_choice(answer, question.choices, question.answers[0])
 
 
 def _math(question: Question, answer: str) -> float:
@@ -72,7 +63,7 @@ def _ocrbench(question: Question, answer: str) -> float:
     """`meta["dataset_name"]` is the source's name of the set that the row was taken from."""
     if "dataset_name" not in question.meta:
         raise ValueError("meta['dataset_name'] is missing, which tells formulas from text; re-run stage=prepare")
-    return ocrbench(answer, question.answers, formula=question.meta["dataset_name"] == "HME100k")
+    return rules.ocrbench(answer, question.answers, formula=question.meta["dataset_name"] == "HME100k")
 
 
 _NUMBER = re.compile(r"([-+]?)(\d{1,3}(?:,\d{3})+|\d*)(?:\.(\d*))?(%?)", re.ASCII)
@@ -98,11 +89,11 @@ def _letter_or(key: Callable[[str], str]) -> Callable[[Question, str], str]:
 
 
 SCORERS = {
-    "exact": _on_golds(exact_match),
-    "relaxed_accuracy": _on_golds(relaxed_accuracy),
-    "anls": _on_golds(anls),
-    "vqa_accuracy": _on_golds(vqa_accuracy, annotated=True),
-    "aokvqa_direct": _on_golds(aokvqa_direct, annotated=True),
+    "exact": _on_golds(rules.exact_match),
+    "relaxed_accuracy": _on_golds(rules.relaxed_accuracy),
+    "anls": _on_golds(rules.anls),
+    "vqa_accuracy": _on_golds(rules.vqa_accuracy, annotated=True),
+    "aokvqa_direct": _on_golds(rules.aokvqa_direct, annotated=True),
     "mmmu": _on_golds(mmmu_open),
     "ocrbench": Scorer(_ocrbench),
     "multiple_choice": Scorer(
@@ -157,6 +148,24 @@ def is_correct(score: float) -> bool:
     For the VQA rule that is two annotators of ten (0.6) or more.
     """
     return score >= 0.5
+
+
+def judged(question: Question, text: str, teacher: str, ending: str = "") -> Rationale:
+    """A rationale by its question's own rule: kept where its answer agrees with the annotation, else with the reason
+    why not, to which `ending` is added."""
+
+    def row(status: str, reason: str, predicted: str | None = None, score: float = 0.0) -> Rationale:
+        return Rationale(question.question_id, text, predicted, status, score, teacher, reason)
+
+    if not text.strip():
+        return row("empty", f"no text{ending}")
+    verdict = judge(question, text, "cot")
+    if verdict.predicted is None:
+        return row("unparsed", f"no answer found{ending}")
+    if is_correct(verdict.score):
+        return row("kept", "", verdict.predicted, verdict.score)
+    reason = f"answered {verdict.predicted!r}, annotated {question.answer!r}{ending}"
+    return row("disagrees", reason, verdict.predicted, verdict.score)
 
 
 def canonical(question: Question, predicted: str | None) -> str | None:

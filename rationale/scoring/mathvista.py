@@ -45,12 +45,9 @@ def mathvista(
     A gold goes through the same rounding, so that "0.50" with two decimals is met by "0.5"; the official code compares
     with the gold as it stands, which for that gold would fail every answer.
     """
-    if choices:
-        accepted = list(golds)
-        if not set(golds) <= set(choices):
-            raise ValueError(f"answer {golds[0]!r} is none of {list(choices)}; re-run stage=prepare")
-    else:
-        accepted = [_normalized_gold(gold, answer_type, precision) for gold in golds]
+    if choices and not set(golds) <= set(choices):
+        raise ValueError(f"answer {golds[0]!r} is none of {list(choices)}; re-run stage=prepare")
+    accepted = golds if choices else [_normalized_gold(gold, answer_type, precision) for gold in golds]
     return float(normalize(answer, choices, answer_type, precision) in accepted)
 
 

@@ -39,26 +39,26 @@ def _to_float(text: str) -> float | None:
         return None
 
 
-def anls(answer: str, golds: Sequence[str], threshold: float = 0.5) -> float:
-    """Average Normalized Levenshtein Similarity of one answer (arXiv 1907.00490, Eq. 1): 1 - NL where NL < tau, else 0.
+def anls(answer: str, golds: Sequence[str]) -> float:
+    """Average Normalized Levenshtein Similarity of one answer (arXiv 1907.00490, Eq. 1): 1 - NL where NL < 0.5, else 0.
 
     As the official script (rrc.cvc.uab.es) and lmms-eval 0.7.3 have it: the distance is between lower-case texts with
-    single spaces, the length is that of the longer raw text, a similarity of exactly `threshold` stands. Best over
+    single spaces, the length is that of the longer raw text, a similarity of exactly 0.5 stands. Best over
     golds.
     """
-    return max(_similarity(answer, gold, threshold) for gold in golds)
+    return max(_similarity(answer, gold) for gold in golds)
 
 
-def _similarity(answer: str, gold: str, threshold: float) -> float:
+def _similarity(answer: str, gold: str) -> float:
     a, b = " ".join(answer.lower().split()), " ".join(gold.lower().split())
     if a == b:
         return 1.0
     length = max(len(answer.upper()), len(gold.upper()))
     # The distance is at least the difference in length, so a sentence against a word needs no table.
-    if 1 - abs(len(a) - len(b)) / length < threshold:
+    if 1 - abs(len(a) - len(b)) / length < 0.5:
         return 0.0
     similarity = 1 - levenshtein(a, b) / length
-    return similarity if similarity >= threshold else 0.0
+    return similarity if similarity >= 0.5 else 0.0
 
 
 def levenshtein(a: str, b: str) -> int:
