@@ -95,10 +95,8 @@ def check_lengths(vlm: VLM, encoder: Encoder, examples: Sequence[Example], more:
         return
     images = list({e.image: None for e in examples if e.image})
     tokens = dict(zip(images, image_tokens(encoder.processor, images), strict=True))
-    around = {}  # tokens of the template, with an image and without
-    for pictured in {e.image is not None for e in examples}:
-        first = replace(next(e for e in examples if (e.image is not None) == pictured), prompt="")
-        around[pictured] = encoder.prompts([first])["input_ids"].shape[1] - tokens.get(first.image, 0)
+    bare = {e.image is not None: replace(e, prompt="") for e in examples}  # one with an image, one without
+    around = {kind: encoder.prompts([e])["input_ids"].shape[1] - tokens.get(e.image, 0) for kind, e in bare.items()}
     lengths = [
         around[e.image is not None] + tokens.get(e.image, 0) + text + added
         for e, text, added in zip(examples, encoder.prompt_lengths(examples), more, strict=True)

@@ -43,27 +43,10 @@ def _on_golds(rule: Callable[[str, Sequence[str]], float], **more: bool) -> Scor
     return Scorer(lambda question, answer: rule(answer, question.answers), **more)
 
 
-def _choice(question: Question, answer: str) -> float:
-    return rules.multiple_choice(answer, question.choices, question.answers[0])
-
-
 def _math(question: Question, answer: str) -> float:
     if question.choices:
-        return _choice(question, letter_or_value(answer, question.choices) or "")
+        return rules.multiple_choice(question, letter_or_value(answer, question.choices) or "")
     return math_accuracy(answer, question.answers)
-
-
-def _mathvista(question: Question, answer: str) -> float:
-    """MathVista's answer type and precision travel in `meta` under the source's names."""
-    kind, precision = question.meta.get("answer_type"), question.meta.get("precision")
-    return mathvista.mathvista(answer, question.answers, question.choices, kind, precision)
-
-
-def _ocrbench(question: Question, answer: str) -> float:
-    """`meta["dataset_name"]` is the source's name of the set that the row was taken from."""
-    if "dataset_name" not in question.meta:
-        raise ValueError("meta['dataset_name'] is missing, which tells formulas from text; re-run stage=prepare")
-    return rules.ocrbench(answer, question.answers, formula=question.meta["dataset_name"] == "HME100k")
 
 
 _NUMBER = re.compile(r"([-+]?)(\d{1,3}(?:,\d{3})+|\d*)(?:\.(\d*))?(%?)", re.ASCII)
@@ -95,20 +78,16 @@ SCORERS = {
     "vqa_accuracy": _on_golds(rules.vqa_accuracy, annotated=True),
     "aokvqa_direct": _on_golds(rules.aokvqa_direct, annotated=True),
     "mmmu": _on_golds(mmmu_open),
-    "ocrbench": Scorer(_ocrbench),
+    "ocrbench": Scorer(rules.ocrbench),
     "multiple_choice": Scorer(
-        _choice, lambda question, answer: extract_choice(answer, question.choices), _letter_or(str.upper)
+        rules.multiple_choice, lambda question, answer: extract_choice(answer, question.choices), _letter_or(str.upper)
     ),
     "math": Scorer(
         _math,
         lambda question, answer: letter_or_value(answer, question.choices) if question.choices else final_value(answer),
         _letter_or(canonical_value),
     ),
-    "mathvista": Scorer(
-        _mathvista,
-        lambda question, answer: mathvista.read(answer, question.choices, question.meta.get("answer_type")),
-        _letter_or(plain_key),
-    ),
+    "mathvista": Scorer(mathvista.mathvista, mathvista.read, _letter_or(plain_key)),
 }
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from rationale.schema import LETTERS
+from rationale.schema import LETTERS, Question
 from rationale.scoring.answers import extract_choice
 from rationale.scoring.dress import plain_text
 from rationale.scoring.evalai import evalai_text
@@ -97,15 +97,16 @@ def vqa_accuracy(answer: str, golds: Sequence[str]) -> float:
     return (k * min(3, k - 1) + (num - k) * min(3, k)) / (3 * num)
 
 
-def multiple_choice(answer: str, choices: Sequence[str], gold: str) -> float:
-    """1 if the option that `answer` names (letter or text) reads `gold`.
+def multiple_choice(question: Question, answer: str) -> float:
+    """1 if the option that `answer` names (letter or text) reads as the gold.
 
     A-OKVQA compares the choice's string (allenai/aokvqa `eval_predictions.py`), AI2D and ScienceQA the letter
     (VLMEvalKit); they differ only where two choices read the same, and then either is right.
     """
+    choices, gold = question.choices, question.answers[0]
     if gold not in choices:
-        raise ValueError(f"answer {gold!r} is none of {list(choices)}; re-run stage=prepare")
-    letter = extract_choice(answer, list(choices))
+        raise ValueError(f"answer {gold!r} is none of {choices}; re-run stage=prepare")
+    letter = extract_choice(answer, choices)
     return float(letter is not None and choices[LETTERS.index(letter)] == gold)
 
 
@@ -114,14 +115,17 @@ def aokvqa_direct(answer: str, golds: Sequence[str]) -> float:
     return min(1.0, sum(answer == gold for gold in golds) / 3)
 
 
-def ocrbench(answer: str, golds: Sequence[str], formula: bool = False) -> float:
+def ocrbench(question: Question, answer: str) -> float:
     """OCRBench (Yuliang-Liu/MultimodalOCR, OCRBench/example.py): 1 if the answer contains a gold.
 
     Lower case, line breaks as spaces; for formulas (its data set HME100k) the case stands and no space counts.
     VLMEvalKit has the same two rules.
     """
+    if "dataset_name" not in question.meta:
+        raise ValueError("meta['dataset_name'] is missing, which tells formulas from text; re-run stage=prepare")
+    formula = question.meta["dataset_name"] == "HME100k"
     text = _ocr_text(answer, formula)
-    return float(any(_ocr_text(gold, formula) in text for gold in golds))
+    return float(any(_ocr_text(gold, formula) in text for gold in question.answers))
 
 
 def _ocr_text(text: str, formula: bool) -> str:
