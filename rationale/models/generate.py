@@ -25,11 +25,9 @@ Prompts = tuple[dict[str, Tensor], list[list[int]] | None]
 
 @dataclass(frozen=True, slots=True)
 class Generated:
-    """One response: text, its number of tokens, and whether it ended by itself rather than at the limit.
-
-    `token_ids` are its tokens, the end left out, where its text would have others. A served response has none, nor has
-    one with the mark of an image: read again, a model would look for the image.
-    """
+    """One response, and whether it ended by itself rather than at the limit. `token_ids` are its tokens, the end left
+    out, where its text would have others; none of a served response, nor where one marks an image, for read again, a
+    model would look for the image."""
 
     text: str
     num_tokens: int
