@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
-from rationale.schema import Question, Rationale
+from rationale.schema import Question
 from rationale.scoring import mathvista, rules
 from rationale.scoring.answers import extract_answer, extract_choice
 from rationale.scoring.dress import normal, undressed
@@ -127,24 +127,6 @@ def is_correct(score: float) -> bool:
     For the VQA rule that is two annotators of ten (0.6) or more.
     """
     return score >= 0.5
-
-
-def judged(question: Question, text: str, teacher: str, ending: str = "") -> Rationale:
-    """A rationale by its question's own rule: kept where its answer agrees with the annotation, else with the reason
-    why not, to which `ending` is added."""
-
-    def row(status: str, reason: str, predicted: str | None = None, score: float = 0.0) -> Rationale:
-        return Rationale(question.question_id, text, predicted, status, score, teacher, reason)
-
-    if not text.strip():
-        return row("empty", f"no text{ending}")
-    verdict = judge(question, text, "cot")
-    if verdict.predicted is None:
-        return row("unparsed", f"no answer found{ending}")
-    if is_correct(verdict.score):
-        return row("kept", "", verdict.predicted, verdict.score)
-    reason = f"answered {verdict.predicted!r}, annotated {question.answer!r}{ending}"
-    return row("disagrees", reason, verdict.predicted, verdict.score)
 
 
 def canonical(question: Question, predicted: str | None) -> str | None:

@@ -13,7 +13,7 @@ from rationale.prompts import ANSWER_MARKER, SUFFIXES
 from rationale.question_checks import check
 from rationale.schema import LETTERS, Pair, Question, Rationale, RowError, check_writable, from_dict
 from rationale.scoring.answers import extract_answer, extract_choice
-from rationale.scoring.judge import judged
+from rationale.scoring.judged import judged
 from rationale.sources.exchange import FORMS, Row
 from rationale.sources.outgoing import cot_row, direct_row, pair_row, text_of, with_marks
 

@@ -12,7 +12,7 @@ from rationale.markdown import in_markdown
 from rationale.models.teachers import OneByOne, Teacher
 from rationale.replies import Meter, Reply, store
 from rationale.schema import Question, Rationale, iter_jsonl, write_jsonl
-from rationale.scoring.judge import judged
+from rationale.scoring.judged import judged
 from rationale.settings import Count
 from rationale.stages.inputs import questions_by_id
 
