@@ -75,6 +75,8 @@ def padded(rows: Sequence[Sequence[int]], value: int, left: bool = False) -> Ten
     return torch.tensor([fill + row if left else row + fill for fill, row in filled], dtype=torch.long)
 
 
-def continued(name: str, tokens: Tensor, present: Tensor) -> Tensor:
-    """What a per-token input of a processor is on the text that follows the prompt: (B, R)."""
-    return {"input_ids": tokens, "attention_mask": present.long()}.get(name, torch.zeros_like(tokens))
+def continued(inputs: dict[str, Tensor], tokens: Tensor, present: Tensor) -> dict[str, Tensor]:
+    """A processor's outputs with the text that follows the prompts: `tokens` (B, R), which are none where not `present`."""
+    more = {"input_ids": tokens, "attention_mask": present.long()}
+    names, other = inputs.keys() & set(PER_TOKEN), torch.zeros_like(tokens)
+    return inputs | {name: torch.cat([inputs[name], more.get(name, other)], 1) for name in names}

@@ -38,8 +38,7 @@ def rows_batch(examples: Sequence[Example], responses: list[list[int]], prompts:
     """A row for each example. `prompts` is the processor on some examples' prompts, left-padded."""
     inputs, labels = prompts(examples), padded(responses, IGNORE)
     present, width = labels != IGNORE, inputs["input_ids"].shape[1]
-    for name in set(inputs) & set(PER_TOKEN):
-        inputs[name] = torch.cat([inputs[name], continued(name, labels.masked_fill(~present, pad), present)], 1)
+    inputs = continued(inputs, labels.masked_fill(~present, pad), present)
     length = width + labels.shape[1]
     return Batch(inputs, labels, torch.arange(len(labels))[:, None] * length + torch.arange(width - 1, length - 1))
 
@@ -64,8 +63,7 @@ def tree_batch(
         depth[row] += range(len(rest + response))
     late, branch = padded(tokens, pad), padded(segments, -1)
     first = inputs["attention_mask"] - 1  # 0 in the prefix, -1 where it is padded
-    for name in set(inputs) & set(PER_TOKEN):
-        inputs[name] = torch.cat([inputs[name], continued(name, late, branch > 0)], 1)
+    inputs = continued(inputs, late, branch > 0)
     sources += torch.tensor(row_of)[:, None] * inputs["input_ids"].shape[1]
     steps = torch.cat([torch.zeros_like(first), padded(depth, 0)], 1)
     return Batch(inputs, labels, sources, torch.cat([first, branch], 1), steps, width)
@@ -77,8 +75,7 @@ def shared_prefixes(
     """The inputs of each row's prefix, left-padded: what the prompts of its examples begin with alike; and of each
     example's prompt the rest, of at least `spare` tokens. `row_of` is the row of each example, in order of appearance.
     """
-    first = dict(zip(reversed(row_of), reversed(examples), strict=True))
-    heads = [first[row] for row in sorted(first)]
+    heads = [examples[row_of.index(row)] for row in range(max(row_of) + 1)]
     inputs = prompts(heads)
     ids = _ids(heads, inputs)
     if others := {(e.image, e.prompt): e for e in examples if (e.image, e.prompt) not in ids}:
