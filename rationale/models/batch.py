@@ -76,7 +76,7 @@ def padded(rows: Sequence[Sequence[int]], value: int, left: bool = False) -> Ten
 
 
 def continued(inputs: dict[str, Tensor], tokens: Tensor, present: Tensor) -> dict[str, Tensor]:
-    """A processor's outputs with the text that follows the prompts: `tokens` (B, R), which are none where not `present`."""
+    """A processor's outputs with the text that follows the prompts: `tokens` (B, R), padding where not `present`."""
     more = {"input_ids": tokens, "attention_mask": present.long()}
     names, other = inputs.keys() & set(PER_TOKEN), torch.zeros_like(tokens)
     return inputs | {name: torch.cat([inputs[name], more.get(name, other)], 1) for name in names}
