@@ -11,7 +11,7 @@ import transformers as t
 from torch import Tensor, nn
 
 from rationale.models.batch import Batch, Example, padded
-from rationale.models.layout import rows_batch, shared_prefixes, tree_batch
+from rationale.models.layout import rows_about, rows_batch, shared_prefixes, tree_batch
 
 IMAGE, PAD, VOCAB = 90, 0, 128
 TEXT = {
@@ -184,8 +184,10 @@ class Encoded:
     def __init__(self, family):
         self.family = family
 
-    def prefixes(self, examples, row_of):
-        return shared_prefixes(examples, row_of, partial(self.family.prompts, PROMPTS), IMAGE, PAD, spare=1)
+    def prefixes(self, examples):
+        return shared_prefixes(
+            examples, rows_about(examples), partial(self.family.prompts, PROMPTS), IMAGE, PAD, spare=1
+        )
 
     def responses(self, examples):
         return [RESPONSES[CASES.index(e)] for e in examples]

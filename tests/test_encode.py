@@ -118,5 +118,5 @@ def test_an_image_with_many_responses_has_several_rows(tiny, examples, monkeypat
 
 
 def test_an_unknown_layout_is_named(tiny):
-    with pytest.raises(UserError, match=r"layout: 'bush' is none of \['rows', 'tree'\]"):
+    with pytest.raises(UserError, match=r"layout: 'bush' is neither rows nor tree"):
         Encoder(tiny.processor, layout="bush")

@@ -35,9 +35,8 @@ from rationale.artifacts import UserError
 from rationale.command.cli import CONF
 from rationale.models.batch import Example
 from rationale.models.checks import check_end, check_rows, log_unfollowed
-from rationale.models.encode import Encoder
+from rationale.models.encode import Encoder, special_tokens, turn_of
 from rationale.models.families import obstacle
-from rationale.models.turns import special_tokens, turn_of
 from rationale.models.vlm import VLM, configure, load
 from rationale.schema import RowError
 

@@ -6,9 +6,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from rationale.schema import Question
 from rationale.scoring.maths import final_value, math_accuracy, value
 from rationale.scoring.mathvista import mathvista, normalize, read
 from rationale.scoring.mmmu import mmmu_open
+
+
+def question(golds, choices, answer_type, precision=None):
+    meta = {"answer_type": answer_type, "precision": precision}
+    return Question("q1", "toy", "val", "a.png", "?", golds, scorer="mathvista", choices=choices, meta=meta)
+
 
 VALUES = [
     ("12", 12),
@@ -199,7 +206,7 @@ def test_mathvista_normalizes_an_extracted_answer(extraction, choices, answer_ty
     ],
 )
 def test_mathvista_compares_to_the_letter(answer, gold, answer_type, precision, score):
-    assert mathvista(answer, [gold], [], answer_type, precision) == score
+    assert mathvista(question([gold], [], answer_type, precision), answer) == score
 
 
 # The five responses that MathVista's extractor is shown (prompts/ext_ans.py), and what it is to extract; the rule reads
@@ -230,7 +237,7 @@ FRACTIONS = ["3/11", "8/11", "6/11", "3/5"]
     ],
 )  # fmt: skip
 def test_mathvista_reads_by_rule(response, choices, answer_type, extracted):
-    assert read(response, choices, answer_type) == extracted
+    assert read(question(["?"], choices, answer_type), response) == extracted
 
 
 # MMMU eval_utils.py parse_open_response and eval_open, run on these.

@@ -21,10 +21,10 @@ from torch import Tensor
 from varlen import varlen_attn
 
 from rationale.models import layout, prefix
-from rationale.models.batch import Example, padded, rows_about
+from rationale.models.batch import Example, padded
 from rationale.models.encode import Encoder
 from rationale.models.generate import decode
-from rationale.models.layout import rows_batch
+from rationale.models.layout import rows_about, rows_batch
 from rationale.models.logps import response_logps
 from rationale.models.packed import sdpa_of_segments
 from rationale.models.prefill import candidate_logps, extend, prefill
@@ -198,7 +198,7 @@ def test_what_is_decoded_through_a_cache_of_prompts_is_the_most_likely_in_rows(n
     family, row_of = family_of(name), rows_about(tree.examples)
     limits = data.draw(st.lists(st.integers(1, 5), min_size=len(row_of), max_size=len(row_of)))
     model, encoder = family.model, Tokens(family, tree, "rows")
-    inputs, rests = encoder.prefixes(tree.examples, row_of)
+    inputs, rests = encoder.prefixes(tree.examples)
     read = extend(model, prefill(model, inputs).repeated(torch.tensor(row_of)), rests)
     tokens = decode(model, read, torch.tensor(limits), temperature=0.0, top_p=1.0)
     rows = rows_batch(tree.examples, [[t for t in row if t >= 0] for row in tokens.tolist()], encoder.prompts, PAD)

@@ -9,7 +9,7 @@ from families import CASES, IMAGE, IN_ROWS, PROMPTS, RESPONSES, TEXT, Family, bo
 
 from rationale.artifacts import UserError
 from rationale.models import prefix
-from rationale.models.batch import PER_TOKEN, continued
+from rationale.models.batch import continued
 from rationale.models.families import can_share, obstacle
 from rationale.models.generate import decode_alone
 from rationale.models.logps import response_logps
@@ -92,8 +92,7 @@ def not_shared(name: str) -> Family:
 
 def then(inputs, tokens):
     """A row's inputs with more tokens (1, n) after it."""
-    more = {n: continued(n, tokens, torch.ones_like(tokens)) for n in inputs.keys() & set(PER_TOKEN)}
-    return inputs | {name: torch.cat([inputs[name], late], 1) for name, late in more.items()}
+    return continued(inputs, tokens, torch.ones_like(tokens))
 
 
 def alone(family, example, response):

@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from rationale.models.device import moved
 from rationale.objectives.logprobs import IGNORE
 
 PER_TOKEN = ("input_ids", "attention_mask", "token_type_ids", "mm_token_type_ids")  # processor outputs (B, T)
@@ -62,18 +63,9 @@ class Batch:
 
     def to(self, device: torch.device) -> Batch:
         """The batch on another device; Lightning calls this."""
-        inputs = {name: value.to(device, non_blocking=True) for name, value in self.inputs.items()}
-        rest = (
-            t if t is None else t.to(device, non_blocking=True)
-            for t in (self.labels, self.sources, self.segments, self.depth)
-        )
-        return Batch(inputs, *rest, self.width)
-
-
-def rows_about(examples: Sequence[Example]) -> list[int]:
-    """The number of the row that each example can share with the others about its image, in order of appearance."""
-    numbers: dict[Path | str, int] = {}
-    return [numbers.setdefault(example.about, len(numbers)) for example in examples]
+        rest = (self.labels, self.sources, self.segments, self.depth)
+        there = (t if t is None else t.to(device, non_blocking=True) for t in rest)
+        return Batch(moved(self.inputs, device), *there, self.width)
 
 
 def padded(rows: Sequence[Sequence[int]], value: int, left: bool = False) -> Tensor:
@@ -83,6 +75,8 @@ def padded(rows: Sequence[Sequence[int]], value: int, left: bool = False) -> Ten
     return torch.tensor([fill + row if left else row + fill for fill, row in filled], dtype=torch.long)
 
 
-def continued(name: str, tokens: Tensor, present: Tensor) -> Tensor:
-    """What a per-token input of a processor is on the text that follows the prompt: (B, R)."""
-    return {"input_ids": tokens, "attention_mask": present.long()}.get(name, torch.zeros_like(tokens))
+def continued(inputs: dict[str, Tensor], tokens: Tensor, present: Tensor) -> dict[str, Tensor]:
+    """A processor's outputs with the text that follows the prompts: `tokens` (B, R), padding where not `present`."""
+    more = {"input_ids": tokens, "attention_mask": present.long()}
+    names, other = inputs.keys() & set(PER_TOKEN), torch.zeros_like(tokens)
+    return inputs | {name: torch.cat([inputs[name], more.get(name, other)], 1) for name in names}

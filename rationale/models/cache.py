@@ -16,27 +16,22 @@ class SharedCache(DynamicCache):
     """Prompts, and what each of several rows has said after its own.
 
     `prompts` are the keys and values of every layer, each (B, heads, P, width), and `present` (B, P) which tokens are
-    no padding; `row_of` (R,) is the prompt of every row. The layers hold what the rows said, (R,
-    heads, T, width). Memory, and what a step reads of it, grow with B x P + R x T, not with R x (P + T).
+    no padding; `row_of` (R,) is the prompt of every row. The layers hold what the rows said, (R, heads, T, width).
+    Memory, and what a step reads of it, grow with B x P + R x T, not with R x (P + T).
     """
 
     def __init__(self, prompts: list[tuple[Tensor, Tensor]], present: Tensor):
         super().__init__()
-        self.prompts, self.hidden = prompts, ~present
-        self.padded = bool(self.hidden.any())
+        self.prompts, self.present = prompts, present
+        self.hidden = None if present.all() else ~present[:, None, None]
         self.layers = [_Growing() for _ in prompts]
         self.layer_class_to_replicate = None
         self._rows(torch.arange(len(present), device=present.device))
 
-    @property
-    def width(self) -> int:
-        """Tokens of a prompt, padding included."""
-        return self.hidden.shape[1]
-
     def _rows(self, row_of: Tensor) -> None:
         """Takes the prompt of every row, and gives every row a place beside the others of its prompt."""
         self.row_of = row_of
-        counts = torch.bincount(row_of, minlength=len(self.hidden))
+        counts = torch.bincount(row_of, minlength=len(self.present))
         order, first = row_of.argsort(stable=True), counts.cumsum(0) - counts
         number = torch.empty_like(row_of)  # among the rows of a prompt
         number[order] = torch.arange(len(row_of), device=row_of.device) - first[row_of[order]]
@@ -53,7 +48,7 @@ class SharedCache(DynamicCache):
 
         `mask` (R, P + T) says which tokens of prompt and row are no padding. A padded token sees itself alone.
         """
-        own = mask[:, None, self.width :].bool()
+        own = mask[:, None, self.present.shape[1] :].bool()
         size = own.shape[2]
         order = torch.ones(size, size, dtype=torch.bool, device=mask.device)[-new:]
         seen = own & order.tril(size - new) | torch.eye(size, dtype=torch.bool, device=mask.device)[-new:]
@@ -73,13 +68,11 @@ class SharedCache(DynamicCache):
         beside = folded.new_zeros(len(keys) * self.most, *folded.shape[1:])
         beside[self.place] = folded
         beside = beside.view(len(keys), self.most, *folded.shape[1:]).transpose(1, 2).flatten(2, 3)
-        hidden = self.hidden[:, None, None] if self.padded else None
-        early, early_sum = _attention(beside, keys, values, hidden, scale)
+        early, early_sum = _attention(beside, keys, values, self.hidden, scale)
         early, early_sum = (
             t.unflatten(2, (self.most, -1)).transpose(1, 2).flatten(0, 1)[self.place] for t in (early, early_sum)
         )
-        own = ~seen.repeat(1, 1, groups // heads, 1)
-        late, late_sum = _attention(folded, key, value, own, scale)
+        late, late_sum = _attention(folded, key, value, ~seen.repeat(1, 1, groups // heads, 1), scale)
         share = (early_sum - late_sum).sigmoid()
         out = late + share * (early - late)
         return out.to(query.dtype).view(rows, groups, new, width).transpose(1, 2).contiguous()

@@ -41,14 +41,11 @@ def check_rows(vlm: VLM, encoder: Encoder, examples: Sequence[Example], more: Se
     check_lengths(vlm, encoder, examples, encoder.response_lengths(examples) if more is None else more)
 
 
-def check_image_tokens(vlm: VLM, encoder: Encoder, examples: Sequence[Example], limit: int = 16) -> list[int]:
+def check_image_tokens(vlm: VLM, encoder: Encoder, examples: Sequence[Example]) -> list[int]:
     """Each prompt must hold as many image tokens as the processor gives its image alone, at least one, and those of
-    the first image must be as many as the model has features for it.
-
-    A chat template that leaves the image out is found on `limit` examples of different images, whose image tokens are
-    returned.
-    """
-    pictured = list({e.image: e for e in examples if e.image}.values())[:limit]
+    the first image must be as many as the model has features for it. Looked at are 16 examples of different images,
+    whose image tokens are returned."""
+    pictured = list({e.image: e for e in examples if e.image}.values())[:16]
     if not pictured:
         return []
     image, bare = image_token(vlm), [replace(e, prompt="") for e in pictured]
@@ -83,8 +80,7 @@ def num_features(model: nn.Module, inputs: dict[str, Tensor]) -> int:
     given = moved({k: v for k, v in inputs.items() if k in names}, model.device)
     with Shapes():
         found = read(**given, return_dict=True).pooler_output
-    parts = found if isinstance(found, (list, tuple)) else [found]
-    return sum(part.numel() // part.shape[-1] for part in parts)
+    return sum(f.numel() // f.shape[-1] for f in (found if isinstance(found, (list, tuple)) else [found]))
 
 
 def check_lengths(vlm: VLM, encoder: Encoder, examples: Sequence[Example], more: Sequence[int]) -> None:
@@ -95,16 +91,14 @@ def check_lengths(vlm: VLM, encoder: Encoder, examples: Sequence[Example], more:
         return
     images = list({e.image: None for e in examples if e.image})
     tokens = dict(zip(images, image_tokens(encoder.processor, images), strict=True))
-    around = {}  # tokens of the template, with an image and without
-    for pictured in {e.image is not None for e in examples}:
-        first = replace(next(e for e in examples if (e.image is not None) == pictured), prompt="")
-        around[pictured] = encoder.prompts([first])["input_ids"].shape[1] - tokens.get(first.image, 0)
+    # The first with an image and the first without, whose tokens are the template's.
+    bare = {e.image is not None: replace(e, prompt="") for e in reversed(examples)}
+    around = {kind: encoder.prompts([e])["input_ids"].shape[1] - tokens.get(e.image, 0) for kind, e in bare.items()}
     lengths = [
         around[e.image is not None] + tokens.get(e.image, 0) + text + added
         for e, text, added in zip(examples, encoder.prompt_lengths(examples), more, strict=True)
     ]
-    long = [(e.question_id, n) for e, n in zip(examples, lengths, strict=True) if n > limit]
-    if long:
+    if long := [(e.question_id, n) for e, n in zip(examples, lengths, strict=True) if n > limit]:
         raise RowError(
             f"{long[0][0]}: {long[0][1]} tokens with its image and response, and {vlm.source} reads {limit} "
             f"(max_position_embeddings); {len(long)} of {len(examples)} rows are longer. Take them out, shorten their "

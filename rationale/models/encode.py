@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -13,11 +14,55 @@ from torch import Tensor
 from rationale.artifacts import UserError
 from rationale.images import open_image
 from rationale.models.batch import PER_TOKEN, Batch, Example, padded
-from rationale.models.layout import rows_batch, shared_prefixes, tree_batch
-from rationale.models.turns import Turn, special_tokens, text_ids, turn_of, user
+from rationale.models.layout import rows_about, rows_batch, shared_prefixes, tree_batch
 from rationale.schema import RowError
 
-LAYOUTS = ("rows", "tree")
+_WORD = "Paris"  # stands for any text: templates hold no such word
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """What a chat template writes around a response: `before` is the text of the prompt's end that is no special token,
+    `lead` the space between the generation prompt and the response, `end` the special token that follows."""
+
+    before: str
+    lead: str
+    end: str
+
+
+def user(prompt: str, image: bool) -> dict[str, Any]:
+    """One user turn: an image, or none, then the text."""
+    return {"role": "user", "content": [{"type": "image"}] * image + [{"type": "text", "text": prompt}]}
+
+
+def turn_of(processor: Any) -> Turn:
+    """Read from what the template makes of an answered question and of one that is not answered yet.
+
+    Where the tokens of the two do not begin alike, as LLaVA-OneVision's and Llama 3's for LLaVA-NeXT, a response
+    follows the generation prompt: what a model is asked with is what it is trained on. Where no special token follows
+    the response, the tokenizer's end token does.
+    """
+    asked = processor.apply_chat_template([user(_WORD, False)], add_generation_prompt=True)
+    answer = {"role": "assistant", "content": [{"type": "text", "text": _WORD}]}
+    head, _, tail = processor.apply_chat_template([user(_WORD, False), answer]).rpartition(_WORD)
+    special = special_tokens(processor.tokenizer)
+    ends = [token for token in special if tail.lstrip().startswith(token)]
+    last = max((asked.rfind(token) + len(token) for token in special if token in asked), default=0)
+    before, lead = asked[last:], head.removeprefix(asked) if head.startswith(asked) else ""
+    alone, joined = text_ids(processor.tokenizer, [before, before + lead + _WORD])
+    if not lead.isspace() or joined[: len(alone)] != alone:
+        lead = ""
+    return Turn(before, lead, max(ends, key=len, default=processor.tokenizer.eos_token))
+
+
+def text_ids(tokenizer: Any, texts: list[str]) -> list[list[int]]:
+    """Token ids of texts in which nothing is a special token, whatever they spell."""
+    return tokenizer(texts, add_special_tokens=False, split_special_tokens=True)["input_ids"] if texts else []
+
+
+def special_tokens(tokenizer: Any) -> dict[str, int]:
+    """The id of each special token. Added tokens that are not special, as Qwen's <think>, are words like others."""
+    return {token.content: id for id, token in tokenizer.added_tokens_decoder.items() if token.special}
 
 
 class Encoder:
@@ -29,8 +74,8 @@ class Encoder:
     """
 
     def __init__(self, processor: Any, max_response_tokens: int | None = None, layout: str = "rows"):
-        if layout not in LAYOUTS:
-            raise UserError(f"layout: {layout!r} is none of {list(LAYOUTS)}")
+        if layout not in ("rows", "tree"):
+            raise UserError(f"layout: {layout!r} is neither rows nor tree")
         self.processor = processor
         self.tokenizer = processor.tokenizer
         self.max_response_tokens = max_response_tokens
@@ -92,10 +137,10 @@ class Encoder:
         pads = {"input_ids": self.tokenizer.pad_token_id}
         return encoded | {name: padded(rows[name], pads.get(name, 0), left=True) for name in names}
 
-    def prefixes(self, examples: Sequence[Example], row_of: Sequence[int]) -> tuple[dict[str, Tensor], list[list[int]]]:
-        """What the prompts of a row begin with alike, and the rest of each prompt, at least a token."""
+    def prefixes(self, examples: Sequence[Example]) -> tuple[dict[str, Tensor], list[list[int]]]:
+        """What the prompts about an image begin with alike, and the rest of each prompt, at least a token."""
         pad, image = self.tokenizer.pad_token_id, self.processor.image_token_id
-        return shared_prefixes(examples, row_of, self.prompts, image, pad, spare=1)
+        return shared_prefixes(examples, rows_about(examples), self.prompts, image, pad, spare=1)
 
     def responses(self, examples: Sequence[Example]) -> list[list[int]]:
         """Token ids of each response, the end token last where it ended by itself and is not cut."""
@@ -113,7 +158,7 @@ class Encoder:
     def spans(self, examples: Sequence[Example]) -> list[list[tuple[int, int]]]:
         """Where in the response's text each of its tokens stands, from and to; the end token is left out."""
         before = self.turn.before + self.turn.lead
-        skipped, shift = len(self._ids([self.turn.before])[0]), len(before)
+        skipped, shift = len(text_ids(self.tokenizer, [self.turn.before])[0]), len(before)
         encoded = self.tokenizer(
             [before + e.response for e in examples], add_special_tokens=False, split_special_tokens=True,
             return_offsets_mapping=True,
@@ -134,9 +179,9 @@ class Encoder:
 
     def _after(self, before: str, texts: list[str]) -> list[list[int]]:
         """Token ids of each text behind `before`; alone, where its first characters would join the prompt's last."""
-        head, *found = self._ids([before, *(before + text for text in texts)])
+        head, *found = text_ids(self.tokenizer, [before, *(before + text for text in texts)])
         return [
-            ids[len(head) :] if ids[: len(head)] == head else self._ids([text])[0]
+            ids[len(head) :] if ids[: len(head)] == head else text_ids(self.tokenizer, [text])[0]
             for ids, text in zip(found, texts, strict=True)
         ]
 
@@ -149,7 +194,7 @@ class Encoder:
 
     def prompt_lengths(self, examples: Sequence[Example]) -> list[int]:
         """Number of tokens of each example's prompt, without its image and the chat template."""
-        return [len(ids) for ids in self._ids([e.prompt for e in examples])]
+        return [len(ids) for ids in text_ids(self.tokenizer, [e.prompt for e in examples])]
 
     def response_lengths(self, examples: Sequence[Example]) -> list[int]:
         """Number of response tokens of each example, without reading any image."""
@@ -159,9 +204,6 @@ class Encoder:
         """Of the examples, those whose response is longer than the limit."""
         limit = self.max_response_tokens
         return 0 if limit is None else sum(len(ids) > limit for ids in self._whole(examples))
-
-    def _ids(self, texts: list[str]) -> list[list[int]]:
-        return text_ids(self.tokenizer, texts)
 
 
 def in_chunks(items: Sequence[Any], size: int) -> list[list[Any]]:

@@ -10,11 +10,12 @@ import torch
 from torch import Tensor, nn
 from transformers import GenerationConfig, LogitsProcessorList, TemperatureLogitsWarper, TopPLogitsWarper
 
-from rationale.models.batch import Example, rows_about
+from rationale.models.batch import Example
 from rationale.models.checks import end_tokens
 from rationale.models.device import forked_rng, moved, pinned
 from rationale.models.encode import Encoder
 from rationale.models.families import can_copy, can_share
+from rationale.models.layout import rows_about
 from rationale.models.prefill import Prefilled, extend, prefill
 from rationale.models.vlm import VLM, evaluating
 
@@ -23,11 +24,9 @@ Prompts = tuple[dict[str, Tensor], list[list[int]] | None]
 
 @dataclass(frozen=True, slots=True)
 class Generated:
-    """One response: text, its number of tokens, and whether it ended by itself rather than at the limit.
-
-    `token_ids` are its tokens, the end left out, where its text would have others. A served response has none, nor has
-    one with the mark of an image: read again, a model would look for the image.
-    """
+    """One response, and whether it ended by itself rather than at the limit. `token_ids` are its tokens, the end left
+    out, where its text would have others; none of a served response, nor where one marks an image, for read again, a
+    model would look for the image."""
 
     text: str
     num_tokens: int
@@ -94,20 +93,17 @@ def decode_alone(
     )  # fmt: skip
     tokens = model.generate(**inputs, generation_config=config)[:, inputs["input_ids"].shape[1] :]
     ended = torch.isin(tokens, ends.to(tokens.device))
-    late = ended.cumsum(1) - ended.long() > 0  # behind the first end token
-    late |= (
-        torch.arange(tokens.shape[1], device=tokens.device)
-        >= limits.to(tokens.device).repeat_interleave(num_samples)[:, None]
-    )
-    return tokens.masked_fill(late, -1)
+    number = torch.arange(tokens.shape[1], device=tokens.device)
+    over = number >= limits.to(tokens.device).repeat_interleave(num_samples)[:, None]
+    return tokens.masked_fill(over | (ended.cumsum(1) > ended), -1)  # behind the first end token
 
 
 def read_prompts(vlm: VLM, examples: list[Example]) -> Prompts:
     """The prompts' text and images as the model takes them, on the CPU. Those about one image begin alike, where the
     family can share a prefix: then what each of them goes on with is beside it."""
-    encoder, row_of = Encoder(vlm.processor), rows_about(examples)
-    shared = max(row_of) + 1 < len(examples) and can_share(vlm.model)
-    inputs, rests = encoder.prefixes(examples, row_of) if shared else (encoder.prompts(examples), None)
+    encoder = Encoder(vlm.processor)
+    shared = max(rows_about(examples)) + 1 < len(examples) and can_share(vlm.model)
+    inputs, rests = encoder.prefixes(examples) if shared else (encoder.prompts(examples), None)
     return pinned(inputs, vlm.model.device), rests
 
 

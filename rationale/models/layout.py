@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from itertools import takewhile
 from pathlib import Path
 
 import torch
@@ -17,12 +18,27 @@ BRANCH_TOKENS = 2048
 Prompts = Callable[[Sequence[Example]], dict[str, Tensor]]
 
 
+def rows_about(examples: Sequence[Example], sizes: Sequence[int] | None = None) -> list[int]:
+    """The number of the row that each example shares with the others about its image, in order of appearance. With
+    `sizes`, the tokens of their responses, a row holds at most BRANCH_TOKENS; without, any number."""
+    rows: list[int] = []
+    current: dict[Path | str, int] = {}  # the row that is being filled
+    filled: list[int] = []
+    for example, size in zip(examples, sizes or [0] * len(examples), strict=True):
+        row = current.get(example.about)
+        if row is None or filled[row] + size > BRANCH_TOKENS:
+            row = current[example.about] = len(filled)
+            filled.append(0)
+        filled[row] += size
+        rows.append(row)
+    return rows
+
+
 def rows_batch(examples: Sequence[Example], responses: list[list[int]], prompts: Prompts, pad: int) -> Batch:
     """A row for each example. `prompts` is the processor on some examples' prompts, left-padded."""
     inputs, labels = prompts(examples), padded(responses, IGNORE)
     present, width = labels != IGNORE, inputs["input_ids"].shape[1]
-    for name in set(inputs) & set(PER_TOKEN):
-        inputs[name] = torch.cat([inputs[name], continued(name, labels.masked_fill(~present, pad), present)], 1)
+    inputs = continued(inputs, labels.masked_fill(~present, pad), present)
     length = width + labels.shape[1]
     return Batch(inputs, labels, torch.arange(len(labels))[:, None] * length + torch.arange(width - 1, length - 1))
 
@@ -31,11 +47,8 @@ def tree_batch(
     examples: Sequence[Example], responses: list[list[int]], prompts: Prompts, image_token: int, pad: int
 ) -> Batch:
     """A row for each image, in order of first appearance: what its prompts begin with alike, then a branch for each
-    example with the rest of its prompt and its response (models.prefix).
-
-    An image with more than BRANCH_TOKENS response tokens has several rows.
-    """
-    row_of = _assign(examples, responses)
+    example with the rest of its prompt and its response (models.prefix)."""
+    row_of = rows_about(examples, [len(response) for response in responses])
     inputs, rests = shared_prefixes(examples, row_of, prompts, image_token, pad)
     number, width = inputs["input_ids"].shape
     tokens, segments, depth = ([[] for _ in range(number)] for _ in range(3))
@@ -50,8 +63,7 @@ def tree_batch(
         depth[row] += range(len(rest + response))
     late, branch = padded(tokens, pad), padded(segments, -1)
     first = inputs["attention_mask"] - 1  # 0 in the prefix, -1 where it is padded
-    for name in set(inputs) & set(PER_TOKEN):
-        inputs[name] = torch.cat([inputs[name], continued(name, late, branch > 0)], 1)
+    inputs = continued(inputs, late, branch > 0)
     sources += torch.tensor(row_of)[:, None] * inputs["input_ids"].shape[1]
     steps = torch.cat([torch.zeros_like(first), padded(depth, 0)], 1)
     return Batch(inputs, labels, sources, torch.cat([first, branch], 1), steps, width)
@@ -63,8 +75,7 @@ def shared_prefixes(
     """The inputs of each row's prefix, left-padded: what the prompts of its examples begin with alike; and of each
     example's prompt the rest, of at least `spare` tokens. `row_of` is the row of each example, in order of appearance.
     """
-    first = dict(zip(reversed(row_of), reversed(examples), strict=True))
-    heads = [first[row] for row in sorted(first)]
+    heads = [examples[row_of.index(row)] for row in range(max(row_of) + 1)]
     inputs = prompts(heads)
     ids = _ids(heads, inputs)
     if others := {(e.image, e.prompt): e for e in examples if (e.image, e.prompt) not in ids}:
@@ -72,8 +83,8 @@ def shared_prefixes(
     prefixes = []
     for number, head in enumerate(heads):
         held = [ids[e.image, e.prompt] for e, row in zip(examples, row_of, strict=True) if row == number]
-        common = _common(held)
-        prefixes.append(common[: min(len(common), min(map(len, held)) - spare)])
+        same = sum(1 for _ in takewhile(lambda column: len(set(column)) == 1, zip(*held, strict=False)))
+        prefixes.append(held[0][: min(same, min(map(len, held)) - spare)])
         if image_token in held[0][len(prefixes[-1]) :]:
             raise UserError(
                 f"{head.question_id}: the chat template puts the image after the prompt's text, so different prompts "
@@ -85,31 +96,6 @@ def shared_prefixes(
         inputs[name] = padded(left, pad if name == "input_ids" else 0, left=True)
     rests = [ids[e.image, e.prompt][len(prefixes[row]) :] for e, row in zip(examples, row_of, strict=True)]
     return inputs, rests
-
-
-def _assign(examples: Sequence[Example], responses: list[list[int]]) -> list[int]:
-    """The row of each example."""
-    rows: list[int] = []
-    current: dict[Path | str, int] = {}  # the row that is being filled
-    filled: list[int] = []
-    for example, response in zip(examples, responses, strict=True):
-        row = current.get(example.about)
-        if row is None or filled[row] + len(response) > BRANCH_TOKENS:
-            row = current[example.about] = len(filled)
-            filled.append(0)
-        filled[row] += len(response)
-        rows.append(row)
-    return rows
-
-
-def _common(rows: list[list[int]]) -> list[int]:
-    """The longest beginning that all rows have."""
-    same = 0
-    for column in zip(*rows, strict=False):
-        if len(set(column)) > 1:
-            break
-        same += 1
-    return rows[0][:same]
 
 
 def _ids(examples: Iterable[Example], encoded: dict[str, Tensor]) -> dict[tuple[Path | None, str], list[int]]:

@@ -52,11 +52,9 @@ class Local:
         log_unfollowed(self.vlm)
 
     def check(self, examples: list[Example], max_new_tokens: Sequence[int]) -> None:
-        """Refuse prompts that the model cannot read, or not with so many tokens after them."""
         check_rows(self.vlm, Encoder(self.vlm.processor), examples, max_new_tokens)
 
-    def read(self, examples: list[Example]) -> Prompts | None:
-        """What a call takes as `read`: what the CPU has to do, and can do ahead, in another thread."""
+    def read(self, examples: list[Example]) -> Prompts:
         return read_prompts(self.reader, examples)
 
     def __call__(self, examples: list[Example], *arguments: Any, **options: Any) -> list[list[Generated]]:

@@ -9,11 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from rationale.models.batch import Batch, Example, padded, rows_about
+from rationale.models.batch import Batch, Example, padded
 from rationale.models.cache import SharedCache
 from rationale.models.device import moved, pinned
 from rationale.models.encode import Encoder
 from rationale.models.families import base_of, can_copy, can_share
+from rationale.models.layout import rows_about
 from rationale.models.logps import response_logps
 from rationale.models.prefix import after, head_logps, own_positions, shares
 
@@ -87,7 +88,7 @@ def read_candidates(model: nn.Module, encoder: Encoder, examples: Sequence[Examp
     by_state = can_copy(model) and not can_share(model)
     if not (by_state or (encoder.layout == "tree" and shares(model))):
         return encoder.batch(examples)
-    inputs, rests = encoder.prefixes(examples, rows_about(examples))
+    inputs, rests = encoder.prefixes(examples)
     return pinned(inputs, model.device), rests, encoder.responses(examples)
 
 

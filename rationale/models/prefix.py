@@ -40,10 +40,9 @@ def layout_for(model: nn.Module, asked: str) -> str:
     if asked == "rows" or shares(model):
         return "tree" if asked == "auto" else asked
     name, why = base_of(model).config.model_type, obstacle(model)
-    if asked == "tree" and why is not None:
-        raise UserError(f"{name}: its prefix cannot be shared ({why}); set layout=rows")
     if asked == "tree":
-        raise UserError("layout=tree needs model.attention=sdpa; set that, or layout=rows")
+        cannot = f"{name}: its prefix cannot be shared ({why}); set layout=rows"
+        raise UserError(cannot if why else "layout=tree needs model.attention=sdpa; set that, or layout=rows")
     if main_process():
         print(f"layout: rows, because {why or 'a shared prefix needs model.attention=sdpa'}", flush=True)
     return "rows"

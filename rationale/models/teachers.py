@@ -38,11 +38,8 @@ class Teacher(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class RecordedTeacher:
-    """Replays the rationale that the data carry in `meta["rationale"]`.
-
-    A recorded text without an answer line gets one only where it states the annotated answer itself; otherwise it
-    stays without and the filter counts it as unparsed. The answer is looked for as a whole word or number.
-    """
+    """Replays the rationale that the data carry in `meta["rationale"]`. A text without an answer line gets one where it
+    states the annotated answer, as a whole word or number; otherwise the filter counts it as unparsed."""
 
     name: str = "recorded"
 

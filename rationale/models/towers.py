@@ -34,10 +34,8 @@ class Shapes(TorchFunctionMode):
 
 @contextmanager
 def read_once(model: nn.Module) -> Iterator[None]:
-    """Within it the tower reads no image, or tile of one, a second time, and no gradient goes into it.
-
-    Nothing is changed where the projector is part of the tower's module (Qwen).
-    """
+    """Within it the tower reads no image, or tile of one, a second time, and no gradient goes into it. Nothing is
+    changed where the projector is part of the tower's module (Qwen)."""
     base = base_of(model)
     family = family_of(base)
     if family is None or family.projector[0].startswith(family.vision):

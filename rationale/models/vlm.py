@@ -36,11 +36,8 @@ class VLM:
         return self.processor.tokenizer
 
     def save(self, folder: Path, weights: dict[str, Tensor] | None = None) -> None:
-        """A plain transformers folder that `from_pretrained` loads anywhere; LoRA weights are merged in.
-
-        The adapter itself goes to `adapter/` beside the folder, for peft. `weights` is the model's state dict where the
-        model itself holds it only in part (ZeRO-3).
-        """
+        """A plain transformers folder that `from_pretrained` loads anywhere; LoRA weights are merged in, and for peft
+        the adapter goes to `adapter/` beside it. `weights` is the state dict where the model holds a part (ZeRO-3)."""
         model = self.model
         if has_adapter(model):
             model = self._apart(weights)
@@ -54,11 +51,8 @@ class VLM:
         self.processor.save_pretrained(folder)
 
     def _apart(self, weights: dict[str, Tensor] | None) -> Any:
-        """The LoRA model once more, on the CPU, so that merging leaves `model` as it is; never quantised.
-
-        Adapters are added to the weights that training started from, not to their 4-bit approximation: that would
-        keep its error for good.
-        """
+        """The LoRA model once more, on the CPU, so that merging leaves `model` as it is. Adapters are added to the
+        weights that training started from: their 4-bit approximation would keep its error for good."""
         if self.start is None:
             return _with_weights(self.model, weights or _on_cpu(self.model))
         import peft
@@ -244,10 +238,8 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 
 
 def disable_dropout(model: nn.Module) -> None:
-    """Zero every dropout, modules and the attention rates kept as floats alike.
-
-    The preference loss compares two passes; noise in either would make the first loss differ from log 2.
-    """
+    """Zero every dropout, modules and rates kept as floats alike: the preference loss compares two passes, and with
+    noise in either the first loss would differ from log 2."""
     for module in model.modules():
         if isinstance(module, nn.Dropout):
             module.p = 0.0

@@ -21,26 +21,22 @@ class Interval:
     num_clusters: int
 
 
-def mean_interval(
-    scores: Sequence[float], clusters: Sequence[Hashable], num_resamples: int = 2000, seed: int = 0
-) -> Interval:
+def mean_interval(scores: Sequence[float], clusters: Sequence[Hashable], num_resamples: int = 2000) -> Interval:
     """Mean score with a 95% percentile bootstrap over clusters.
 
     clusters[i] names the image of question i: questions about one image rise and fall together, so whole images are
     drawn. The order of the questions does not matter.
     """
-    return macro_interval([(scores, clusters)], num_resamples, seed)
+    return macro_interval([(scores, clusters)], num_resamples)
 
 
-def macro_interval(
-    groups: Iterable[tuple[Sequence[float], Sequence[Hashable]]], num_resamples: int = 2000, seed: int = 0
-) -> Interval:
+def macro_interval(groups: Iterable[tuple[Sequence[float], Sequence[Hashable]]], num_resamples: int = 2000) -> Interval:
     """Unweighted mean over groups (data sets) of their mean scores, with a 95% percentile bootstrap.
 
     A group is its scores and their clusters, aligned. Images are drawn within each group, so a large data set weighs
     no more than a small one, in the mean and in every resample.
     """
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(0)
     means, drawn, num, num_clusters = [], [], 0, 0
     for group in groups:
         scores, index = _aligned(*group)
@@ -55,12 +51,12 @@ def macro_interval(
 
 
 def paired_interval(
-    a: Sequence[float], b: Sequence[float], clusters: Sequence[Hashable], num_resamples: int = 2000, seed: int = 0
+    a: Sequence[float], b: Sequence[float], clusters: Sequence[Hashable], num_resamples: int = 2000
 ) -> Interval:
     """Mean of a - b with a 95% bootstrap interval over clusters; a[i] and b[i] score the same question."""
     if len(a) != len(b):
         raise ValueError(f"paired scores must align, found {len(a)} and {len(b)}")
-    return mean_interval(np.subtract(a, b, dtype=float), clusters, num_resamples, seed)
+    return mean_interval(np.subtract(a, b, dtype=float), clusters, num_resamples)
 
 
 def _aligned(scores: Sequence[float], clusters: Sequence[Hashable]) -> tuple[np.ndarray, np.ndarray]:

@@ -8,20 +8,11 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 
 from rationale.schema import Question
-from rationale.scoring import mathvista
+from rationale.scoring import mathvista, rules
 from rationale.scoring.answers import extract_answer, extract_choice
 from rationale.scoring.dress import normal, undressed
 from rationale.scoring.maths import canonical_value, final_value, letter_or_value, math_accuracy
 from rationale.scoring.mmmu import mmmu_open
-from rationale.scoring.rules import (
-    anls,
-    aokvqa_direct,
-    exact_match,
-    multiple_choice,
-    ocrbench,
-    relaxed_accuracy,
-    vqa_accuracy,
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,27 +43,10 @@ def _on_golds(rule: Callable[[str, Sequence[str]], float], **more: bool) -> Scor
     return Scorer(lambda question, answer: rule(answer, question.answers), **more)
 
 
-def _choice(question: Question, answer: str) -> float:
-    return multiple_choice(answer, question.choices, question.answers[0])
-
-
 def _math(question: Question, answer: str) -> float:
     if question.choices:
-        return _choice(question, letter_or_value(answer, question.choices) or "")
+        return rules.multiple_choice(question, letter_or_value(answer, question.choices) or "")
     return math_accuracy(answer, question.answers)
-
-
-def _mathvista(question: Question, answer: str) -> float:
-    """MathVista's answer type and precision travel in `meta` under the source's names."""
-    kind, precision = question.meta.get("answer_type"), question.meta.get("precision")
-    return mathvista.mathvista(answer, question.answers, question.choices, kind, precision)
-
-
-def _ocrbench(question: Question, answer: str) -> float:
-    """`meta["dataset_name"]` is the source's name of the set that the row was taken from."""
-    if "dataset_name" not in question.meta:
-        raise ValueError("meta['dataset_name'] is missing, which tells formulas from text; re-run stage=prepare")
-    return ocrbench(answer, question.answers, formula=question.meta["dataset_name"] == "HME100k")
 
 
 _NUMBER = re.compile(r"([-+]?)(\d{1,3}(?:,\d{3})+|\d*)(?:\.(\d*))?(%?)", re.ASCII)
@@ -98,26 +72,22 @@ def _letter_or(key: Callable[[str], str]) -> Callable[[Question, str], str]:
 
 
 SCORERS = {
-    "exact": _on_golds(exact_match),
-    "relaxed_accuracy": _on_golds(relaxed_accuracy),
-    "anls": _on_golds(anls),
-    "vqa_accuracy": _on_golds(vqa_accuracy, annotated=True),
-    "aokvqa_direct": _on_golds(aokvqa_direct, annotated=True),
+    "exact": _on_golds(rules.exact_match),
+    "relaxed_accuracy": _on_golds(rules.relaxed_accuracy),
+    "anls": _on_golds(rules.anls),
+    "vqa_accuracy": _on_golds(rules.vqa_accuracy, annotated=True),
+    "aokvqa_direct": _on_golds(rules.aokvqa_direct, annotated=True),
     "mmmu": _on_golds(mmmu_open),
-    "ocrbench": Scorer(_ocrbench),
+    "ocrbench": Scorer(rules.ocrbench),
     "multiple_choice": Scorer(
-        _choice, lambda question, answer: extract_choice(answer, question.choices), _letter_or(str.upper)
+        rules.multiple_choice, lambda question, answer: extract_choice(answer, question.choices), _letter_or(str.upper)
     ),
     "math": Scorer(
         _math,
         lambda question, answer: letter_or_value(answer, question.choices) if question.choices else final_value(answer),
         _letter_or(canonical_value),
     ),
-    "mathvista": Scorer(
-        _mathvista,
-        lambda question, answer: mathvista.read(answer, question.choices, question.meta.get("answer_type")),
-        _letter_or(plain_key),
-    ),
+    "mathvista": Scorer(mathvista.mathvista, mathvista.read, _letter_or(plain_key)),
 }
 
 

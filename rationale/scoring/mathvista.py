@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from rationale.schema import LETTERS
+from rationale.schema import LETTERS, Question
 from rationale.scoring.dress import boxed
 from rationale.scoring.maths import final_value, letter_or_value, value
 from rationale.scoring.rules import levenshtein
@@ -37,20 +37,18 @@ def normalize(extraction: str, choices: Sequence[str], answer_type: str, precisi
     return extraction
 
 
-def mathvista(
-    answer: str, golds: Sequence[str], choices: Sequence[str], answer_type: str, precision: float | None
-) -> float:
-    """1 if the normalised answer is a gold, to the letter (`safe_equal`).
+def mathvista(question: Question, answer: str) -> float:
+    """1 if the normalised answer is a gold, to the letter (`safe_equal`). Answer type and precision are in `meta` under
+    the source's names.
 
     A gold goes through the same rounding, so that "0.50" with two decimals is met by "0.5"; the official code compares
     with the gold as it stands, which for that gold would fail every answer.
     """
-    if choices:
-        accepted = list(golds)
-        if not set(golds) <= set(choices):
-            raise ValueError(f"answer {golds[0]!r} is none of {list(choices)}; re-run stage=prepare")
-    else:
-        accepted = [_normalized_gold(gold, answer_type, precision) for gold in golds]
+    golds, choices = question.answers, question.choices
+    answer_type, precision = question.meta.get("answer_type"), question.meta.get("precision")
+    if choices and not set(golds) <= set(choices):
+        raise ValueError(f"answer {golds[0]!r} is none of {choices}; re-run stage=prepare")
+    accepted = golds if choices else [_normalized_gold(gold, answer_type, precision) for gold in golds]
     return float(normalize(answer, choices, answer_type, precision) in accepted)
 
 
@@ -65,13 +63,14 @@ def _normalized_gold(gold: str, answer_type: str, precision: float | None) -> st
     return normalized
 
 
-def read(text: str, choices: list[str], answer_type: str) -> str | None:
+def read(question: Question, text: str) -> str | None:
     """The answer as MathVista's GPT-4 extractor would hand it on, read by rule; None where it cannot be told.
 
     With choices a letter: the one named, by letter, text or value, else that of the only nearest choice where more than
     half of the characters agree. The official rule takes the nearest however far it is, and "8/11" for "8/12": a guess.
     Numbers come by value, lists from their last brackets.
     """
+    choices, answer_type = question.choices, question.meta.get("answer_type")
     if choices:
         return letter_or_value(text, choices) or _nearest(text, choices)
     if answer_type == "list":

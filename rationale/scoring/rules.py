@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from rationale.schema import LETTERS
+from rationale.schema import LETTERS, Question
 from rationale.scoring.answers import extract_choice
 from rationale.scoring.dress import plain_text
 from rationale.scoring.evalai import evalai_text
@@ -39,26 +39,26 @@ def _to_float(text: str) -> float | None:
         return None
 
 
-def anls(answer: str, golds: Sequence[str], threshold: float = 0.5) -> float:
-    """Average Normalized Levenshtein Similarity of one answer (arXiv 1907.00490, Eq. 1): 1 - NL where NL < tau, else 0.
+def anls(answer: str, golds: Sequence[str]) -> float:
+    """Average Normalized Levenshtein Similarity of one answer (arXiv 1907.00490, Eq. 1): 1 - NL where NL < 0.5, else 0.
 
     As the official script (rrc.cvc.uab.es) and lmms-eval 0.7.3 have it: the distance is between lower-case texts with
-    single spaces, the length is that of the longer raw text, a similarity of exactly `threshold` stands. Best over
+    single spaces, the length is that of the longer raw text, a similarity of exactly 0.5 stands. Best over
     golds.
     """
-    return max(_similarity(answer, gold, threshold) for gold in golds)
+    return max(_similarity(answer, gold) for gold in golds)
 
 
-def _similarity(answer: str, gold: str, threshold: float) -> float:
+def _similarity(answer: str, gold: str) -> float:
     a, b = " ".join(answer.lower().split()), " ".join(gold.lower().split())
     if a == b:
         return 1.0
     length = max(len(answer.upper()), len(gold.upper()))
     # The distance is at least the difference in length, so a sentence against a word needs no table.
-    if 1 - abs(len(a) - len(b)) / length < threshold:
+    if 1 - abs(len(a) - len(b)) / length < 0.5:
         return 0.0
     similarity = 1 - levenshtein(a, b) / length
-    return similarity if similarity >= threshold else 0.0
+    return similarity if similarity >= 0.5 else 0.0
 
 
 def levenshtein(a: str, b: str) -> int:
@@ -97,15 +97,16 @@ def vqa_accuracy(answer: str, golds: Sequence[str]) -> float:
     return (k * min(3, k - 1) + (num - k) * min(3, k)) / (3 * num)
 
 
-def multiple_choice(answer: str, choices: Sequence[str], gold: str) -> float:
-    """1 if the option that `answer` names (letter or text) reads `gold`.
+def multiple_choice(question: Question, answer: str) -> float:
+    """1 if the option that `answer` names (letter or text) reads as the gold.
 
     A-OKVQA compares the choice's string (allenai/aokvqa `eval_predictions.py`), AI2D and ScienceQA the letter
     (VLMEvalKit); they differ only where two choices read the same, and then either is right.
     """
+    choices, gold = question.choices, question.answers[0]
     if gold not in choices:
-        raise ValueError(f"answer {gold!r} is none of {list(choices)}; re-run stage=prepare")
-    letter = extract_choice(answer, list(choices))
+        raise ValueError(f"answer {gold!r} is none of {choices}; re-run stage=prepare")
+    letter = extract_choice(answer, choices)
     return float(letter is not None and choices[LETTERS.index(letter)] == gold)
 
 
@@ -114,14 +115,17 @@ def aokvqa_direct(answer: str, golds: Sequence[str]) -> float:
     return min(1.0, sum(answer == gold for gold in golds) / 3)
 
 
-def ocrbench(answer: str, golds: Sequence[str], formula: bool = False) -> float:
+def ocrbench(question: Question, answer: str) -> float:
     """OCRBench (Yuliang-Liu/MultimodalOCR, OCRBench/example.py): 1 if the answer contains a gold.
 
     Lower case, line breaks as spaces; for formulas (its data set HME100k) the case stands and no space counts.
     VLMEvalKit has the same two rules.
     """
+    if "dataset_name" not in question.meta:
+        raise ValueError("meta['dataset_name'] is missing, which tells formulas from text; re-run stage=prepare")
+    formula = question.meta["dataset_name"] == "HME100k"
     text = _ocr_text(answer, formula)
-    return float(any(_ocr_text(gold, formula) in text for gold in golds))
+    return float(any(_ocr_text(gold, formula) in text for gold in question.answers))
 
 
 def _ocr_text(text: str, formula: bool) -> str:
