@@ -46,7 +46,7 @@ def examples(
     images: dict[str, Path],
     questions: dict[str, Question],
     rationales: dict[str, Rationale],
-    pairs: dict[str, Pair],
+    pairs: list[Pair],
     runs: list[Run],
     *,
     compare: dict[str, str],
@@ -58,6 +58,7 @@ def examples(
     goes to the others.
     """
     rows = _predictions(runs, compare)
+    pairs = {pair.question_id: pair for pair in reversed(pairs)}  # a question's first
     kinds: dict[str, list[str]] = {"pair": sorted(pairs), "fixes": [], "breaks": [], "other": []}
     for question_id in sorted({question_id for _, _, question_id in rows}):
         kinds[_change(rows, list(compare), question_id)].append(question_id)
@@ -133,14 +134,11 @@ class Section:
 
 def sections(tables: list[Table], drawings: list[Drawing], counts: list[Table]) -> list[Section]:
     """The parts of the page in their order; a part without content is left out."""
-    by_name = {drawing.name: drawing for drawing in drawings}
 
     def drawn(*names: str) -> list[Drawing]:
-        return [by_name[name] for name in names if name in by_name]
+        return [drawing for drawing in drawings if drawing.name in names]
 
-    curves = [table for table in tables if table.name == "verifier"]
-    found = [Section(table.name, table.title, [], [table]) for table in tables if table not in curves]
-    found += [Section(table.name, table.title, drawn("verifier"), [table]) for table in curves]
+    found = [Section(t.name, t.title, drawn("verifier") if t.name == "verifier" else [], [t]) for t in tables]
     found += [
         Section("length", "Length", drawn("lengths", "responses"), []),
         Section("training", "Training", drawn("sft", "dpo"), []),
