@@ -67,6 +67,12 @@ class Hashes:
             partial.unlink(missing_ok=True)
 
 
+def remembered(folder: Path) -> Hashes:
+    """What is remembered of the files of a run that a folder is of: in the nearest `.hashes` above."""
+    places = [above / ".hashes" for above in folder.absolute().parents]
+    return Hashes(next((place for place in places if place.is_file()), places[0]))
+
+
 def read_manifest(folder: Path) -> dict[str, Any] | None:
     """The manifest of a whole artifact, or None where there is none."""
     path = Path(folder) / MANIFEST

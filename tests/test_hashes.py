@@ -14,7 +14,7 @@ from test_configs import STAGES, composed, options
 from rationale import hashes
 from rationale.artifacts import InputPath, find_inputs, keyed, path_parameters, produce
 from rationale.command.runs import call
-from rationale.hashes import Hashes, fingerprint
+from rationale.hashes import Hashes, fingerprint, remembered
 
 
 @pytest.fixture
@@ -44,7 +44,8 @@ def test_a_path_of_one_word_is_an_input_and_a_word_that_is_no_path_is_none(here)
 def test_a_pattern_of_one_word_is_an_input_where_a_path_is(here):
     folder(here / "eval_sft", rows="x")
     target = {"_target_": "rationale.tools.tabulate.run"}
-    assert list(find_inputs({**target, "artifacts": ["eval_*"], "title": "eval*"})) == ["eval_sft"]
+    report = {"_target_": "rationale.reporting.specs.Report", "title": "eval*"}
+    assert list(find_inputs({**target, "artifacts": ["eval_*"], "report": report})) == ["eval_sft"]
 
 
 def given(rows: InputPath, style: str) -> None:
@@ -149,7 +150,7 @@ def test_a_second_look_reads_no_file(here, settled, monkeypatch):
     monkeypatch.setattr(hashes, "sha256_file", lambda path: pytest.fail(f"read {path}"))
     assert fingerprint(data, Hashes(here / ".hashes")) == before
     (here / "data").rename(here / "moved")
-    assert fingerprint(here / "moved", Hashes(here / ".hashes")) == before
+    assert fingerprint(here / "moved", remembered(here / "moved/seed_1/eval")) == before
 
 
 def test_a_file_of_the_same_size_and_time_is_read_again(here, settled):

@@ -111,7 +111,7 @@ def experiment(tmp_path) -> Path:
     return root
 
 
-def tabulate(root: Path, stale: str = "refuse") -> tuple[dict, str]:
+def tabulate(root: Path, stale: str = "refuse", pairs: str = "seed_*/pairs") -> tuple[dict, str]:
     out = root / "report"
     out.mkdir()
     paper = root / "paper.csv"
@@ -124,7 +124,7 @@ def tabulate(root: Path, stale: str = "refuse") -> tuple[dict, str]:
         evals=f"{root}/seed_*/eval/*",
         candidates=f"{root}/seed_*/candidates",
         logps={side: f"{root}/seed_*/verifier_logps_{side}" for side in ("sft", "dpo")},
-        pairs=f"{root}/seed_*/pairs",
+        pairs=f"{root}/{pairs}",
         artifacts=[f"{root}/seed_*/sft_*"],
         report=Report(
             title="A report",
@@ -366,6 +366,12 @@ def test_two_folders_of_candidates_or_log_probs_that_nothing_tells_apart_are_ref
     logps = {side: f"{experiment}/**/verifier_logps_{side}" for side in ("sft", "dpo")}
     with pytest.raises(UserError, match="candidates are both of 2"):
         load_candidates(f"{experiment}/**/candidates", logps)
+
+
+def test_two_folders_of_pairs_of_one_seed_are_refused(experiment):
+    shutil.copytree(experiment / "seed_1/pairs", experiment / "seed_1/again/pairs")
+    with pytest.raises(UserError, match=r"seed_1/pairs and .*seed_1/again/pairs are both of 1"):
+        tabulate(experiment, pairs="seed_1/**/pairs")
 
 
 def test_the_same_data_gives_the_same_page(experiment):

@@ -221,9 +221,9 @@ def test_a_variant_is_in_the_path_of_what_hangs_on_dpo_and_of_nothing_else():
 
 
 def test_the_tables_of_a_variant_show_its_own_dpo():
-    stage = composed("stage=tabulate", "variant=v").stage
-    assert stage.compare[1] == "dpo_v"
-    assert [(r.name, r.label) for r in stage.tables.table_3.rows] == [("sft_both", "SFT ④"), ("dpo_v", "DPO ⑥_v")]
+    report = composed("stage=tabulate", "variant=v").stage.report
+    assert report.compare[1] == "dpo_v"
+    assert [(r.name, r.label) for r in report.tables.table_3.rows] == [("sft_both", "SFT ④"), ("dpo_v", "DPO ⑥_v")]
 
 
 @pytest.mark.parametrize("variant", ["a/b", "'a b'", "'*'"])

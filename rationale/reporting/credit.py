@@ -10,10 +10,10 @@ from statistics import fmean
 
 import numpy as np
 
-from rationale.reporting.tables import MISSING, Table, cell_text
+from rationale.reporting.tables import Table, cell_text
 from rationale.schema import Question, Response, ResponseKey, ResponseLogps, RowError
 from rationale.scoring.cells import Cell
-from rationale.scoring.intervals import Interval, mean_interval
+from rationale.scoring.intervals import mean_interval
 from rationale.scoring.judge import is_correct
 from rationale.worlds.truth import first_wrong_step, free_words, has_truth, word_spans, word_steps
 
@@ -42,7 +42,7 @@ class Credited:
     @property
     def word_credit(self) -> list[float]:
         """The credit of each word: the sum of its tokens'."""
-        return _sums(self.token_words, self.rewards, len(self.steps))
+        return np.bincount(self.token_words, self.rewards, len(self.steps)).tolist()
 
     @property
     def token_steps(self) -> list[int]:
@@ -149,13 +149,6 @@ def _worst_steps(rows: np.ndarray, steps: Sequence[int]) -> np.ndarray:
     return (rows @ np.eye(max(steps) + 1)[list(steps)]).argmin(axis=1)
 
 
-def _sums(groups: Sequence[int], values: Sequence[float], num: int) -> list[float]:
-    sums = [0.0] * num
-    for group, value in zip(groups, values, strict=True):
-        sums[group] += value
-    return sums
-
-
 LABELS = {
     "strong": "has a strongly negative token",
     "until_step": "first strongly negative token in the first wrong step or before",
@@ -192,8 +185,11 @@ def credit_table(all_found: Iterable[Credited], threshold: float, seed: int, num
             spans = {
                 c: mean_interval([scale * v for v in vs], images, num_resamples) for c, vs in columns.items() if vs
             }
-            rows.append([panel, label, *(_text(spans.get(c)) for c in ("value", "chance", "difference"))])
-            records += [_record(panel, name, column, span) for column, span in spans.items()]
+            rows.append([panel, label, *(cell_text(Cell(spans.get(c), {})) for c in ("value", "chance", "difference"))])
+            for column, span in spans.items():
+                numbers = {key: round(getattr(span, key), 4) for key in ("mean", "low", "high")}
+                counts = {"num": span.num, "num_images": span.num_clusters}
+                records.append({"data": panel, "quantity": name, "of": column, **numbers, **counts})
     caption = (
         f"{len(wrong)} wrong responses whose first departure from every true rationale is known; n counts those that a"
         " row is about, brackets hold 95% bootstrap intervals over images. Shares in points, credit in thousandths of a"
@@ -203,12 +199,3 @@ def credit_table(all_found: Iterable[Credited], threshold: float, seed: int, num
     )
     header = ["data", "quantity", "here", "chance", "difference"]
     return Table("credit", "Credit and the first wrong step", caption, header, rows, records)
-
-
-def _text(span: Interval | None) -> str:
-    return MISSING if span is None else cell_text(Cell(span, {}))
-
-
-def _record(panel: str, name: str, column: str, span: Interval) -> dict[str, str | float]:
-    numbers = {key: round(getattr(span, key), 4) for key in ("mean", "low", "high")}
-    return {"data": panel, "quantity": name, "of": column, **numbers, "num": span.num, "num_images": span.num_clusters}

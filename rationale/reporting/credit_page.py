@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from random import Random
 
 from matplotlib import font_manager
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -16,7 +15,7 @@ from rationale.images import open_image
 from rationale.prompts import question_text
 from rationale.reporting.credit import EVERYTHING, Credited
 from rationale.reporting.figures import COLORS
-from rationale.reporting.page import data_uri, filled
+from rationale.reporting.page import data_uri, equal_shares, filled
 from rationale.reporting.tables import Table
 from rationale.scoring.judge import is_correct
 
@@ -61,25 +60,12 @@ def kind_of(found: Credited) -> str:
 
 
 def drawn(all_found: Sequence[Credited], num: int, seed: int) -> tuple[list[tuple[str, Credited]], dict[str, int]]:
-    """`num` responses by kind, in equal shares as far as they reach, and how many there are of each kind.
-
-    Drawn from all by seed; no question is shown twice.
-    """
+    """`num` responses by kind, in equal shares and no question twice, and how many there are of each kind."""
     kinds: dict[str, list[Credited]] = {kind: [] for kind in KINDS}
     for found in all_found:
         kinds[kind_of(found)].append(found)
     counts = {kind: len(found) for kind, found in kinds.items() if found}
-    orders = {kind: Random(f"{seed}/credit/{kind}").sample(kinds[kind], count) for kind, count in counts.items()}
-    shown: list[tuple[str, Credited]] = []
-    seen: set[str] = set()
-    while len(shown) < num and any(orders.values()):
-        for kind, order in orders.items():
-            while order and order[-1].question.question_id in seen:
-                order.pop()
-            if order and len(shown) < num:
-                shown.append((kind, order.pop()))
-                seen.add(shown[-1][1].question.question_id)
-    return sorted(shown, key=lambda pair: list(KINDS).index(pair[0])), counts
+    return equal_shares(kinds, num, f"{seed}/credit", lambda found: found.question.question_id), counts
 
 
 def words_of(found: Credited) -> list[Word]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import colorsys
 import io
 import re
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import cycle
@@ -20,7 +21,7 @@ from matplotlib.lines import Line2D
 from rationale.reporting.tables import Table
 from rationale.reporting.verifier import METHODS, Verifier
 from rationale.schema import Question, Rationale
-from rationale.scoring.cells import Run
+from rationale.scoring.cells import STYLES, Run
 
 REWARDS = {
     "reward margin": "rewards/margins",
@@ -81,28 +82,24 @@ def save(drawing: Drawing, path: Path) -> None:
 
 def overview_figure(tables: Iterable[Table], column: str) -> Drawing:
     """One column of the accuracy tables, ours with intervals beside the paper's: a dot a model and prompt."""
-    cells = {}
-    for table in tables:
-        for r in table.records:
-            if r.get("column") == column and r["num"] and r["paper"] is not None:
-                cells.setdefault((r["name"], r["prompt"]), r)  # a model that stands in two tables is one dot
-    models = list(dict.fromkeys(name for name, _ in cells))
+    cells, models = {}, {}
+    for r in (r for table in tables for r in table.records):
+        if r.get("column") == column and r["num"] and r["paper"] is not None:
+            cells.setdefault((r["name"], r["prompt"]), r)  # a model that stands in two tables is one dot
+            models.setdefault(r["name"], r["model"])
 
     def draw(axes: Sequence[Axes]) -> None:
-        for ax, title in zip(axes, ("here, in miniature", "the paper, 8B"), strict=True):
-            for color, prompt, side in zip(COLORS[:2], ("direct", "cot"), (-0.12, 0.12), strict=True):
-                for x, model in enumerate(models):
-                    if (r := cells.get((model, prompt))) is None:
-                        continue
-                    ours = ax is axes[0]
-                    y = r["value"] if ours else r["paper"]
-                    error = [[y - r["low"]], [r["high"] - y]] if ours else None
-                    label = f"{prompt} prompt" if x == 0 else None
-                    ax.errorbar(x + side, y, error, fmt="o", color=color, markersize=5, capsize=2, label=label)
-                    ax.annotate(f"{y:.1f}", (x + side, y), (0, 8), textcoords="offset points", ha="center", fontsize=7)
+        for ax, title, key in zip(axes, ("here, in miniature", "the paper, 8B"), ("value", "paper"), strict=True):
+            for color, prompt, side in zip(COLORS[:2], STYLES, (-0.12, 0.12), strict=True):
+                for x, r in enumerate(cells.get((model, prompt)) for model in models):
+                    if r is not None:
+                        y, label = r[key], f"{prompt} prompt" if x == 0 else None
+                        error = [[y - r["low"]], [r["high"] - y]] if key == "value" else None
+                        ax.errorbar(x + side, y, error, fmt="o", color=color, markersize=5, capsize=2, label=label)
+                        at = {"xy": (x + side, y), "xytext": (0, 8), "textcoords": "offset points"}
+                        ax.annotate(f"{y:.1f}", **at, ha="center", fontsize=7)
             ax.set_title(title)
-            labels = {name: r["model"] for (name, _), r in reversed(cells.items())}
-            ax.set_xticks(range(len(models)), [labels[name] for name in models])
+            ax.set_xticks(range(len(models)), models.values())
             ax.set_xlim(-0.6, len(models) - 0.4)
             ax.margins(y=0.18)
         axes[0].set_ylabel(f"{column} accuracy, points")
@@ -217,22 +214,18 @@ Logged = list[tuple[str, dict[str, Curve]]]
 
 def trainings(sft: Logged, dpo: Logged) -> list[Drawing]:
     """Loss of SFT, and rewards of DPO, as logged during training, by label; a label may stand for several seeds."""
-    about = {
-        "sft": ("SFT loss", "Mean over the tokens of the logged batch, nats."),
-        "dpo": ("DPO rewards", "Means of the logged batch. A reward is beta times the log-ratio to the SFT model."),
-    }
+    loss = "SFT loss", "Mean over the tokens of the logged batch, nats."
+    rewards = "DPO rewards", "Means of the logged batch. A reward is beta times the log-ratio to the SFT model."
     found = []
-    for name, runs, keys in (("sft", sft, {"train/loss": "train/loss"}), ("dpo", dpo, REWARDS)):
-        panels = {title: _by_label(runs, key) for title, key in keys.items()}
-        if panels := {title: series for title, series in panels.items() if series}:
-            title, caption = about[name]
-            found.append(Drawing(name, title, f"{caption} One line a seed.", curve_figure(name, panels)))
+    for name, runs, keys, (title, about) in (
+        ("sft", sft, {"train/loss": "train/loss"}, loss),
+        ("dpo", dpo, REWARDS, rewards),
+    ):
+        panels: dict[str, dict[str, list[Curve]]] = defaultdict(lambda: defaultdict(list))
+        for panel, key in keys.items():
+            for label, logged in runs:
+                if key in logged:
+                    panels[panel][label].append(logged[key])
+        if panels:
+            found.append(Drawing(name, title, f"{about} One line a seed.", curve_figure(name, panels)))
     return found
-
-
-def _by_label(runs: Logged, key: str) -> dict[str, list[Curve]]:
-    series: dict[str, list[Curve]] = {}
-    for label, logged in runs:
-        if key in logged:
-            series.setdefault(label, []).append(logged[key])
-    return series

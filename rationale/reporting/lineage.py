@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rationale.hashes import MANIFEST, fingerprint, read_manifest, sha256_file
+from rationale.hashes import MANIFEST, fingerprint, read_manifest
 
 Digest = Callable[[Path], str]  # of a file
 
@@ -29,7 +29,7 @@ def moved(path: Path, folder: Path, manifest: dict[str, Any]) -> Path:
     return now / path.relative_to(then) if path.is_relative_to(then) else path
 
 
-def inputs_of(folder: Path, manifest: dict[str, Any], digest: Digest = sha256_file) -> Iterator[Input]:
+def inputs_of(folder: Path, manifest: dict[str, Any], digest: Digest) -> Iterator[Input]:
     """The inputs of an artifact as they are now; a run that was moved is found by where they lie to each other."""
     for name, expected in manifest["inputs"].items():
         place = moved(Path(name), folder, manifest)
@@ -39,12 +39,13 @@ def inputs_of(folder: Path, manifest: dict[str, Any], digest: Digest = sha256_fi
         yield Input(name, place, state)
 
 
-def sources_of(folder: Path, manifest: dict[str, Any]) -> Iterator[tuple[Path, dict[str, Any]]]:
+def sources_of(folder: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
     """The artifacts, with their manifests, that the inputs of an artifact lie in, whether or not the inputs are there.
 
     Only those that stand where they were made, seen from `folder`: one that was brought from elsewhere, as a base
     checkpoint is, is taken as it is.
     """
+    manifest = read_manifest(folder) or {"inputs": {}}
     for name in manifest["inputs"]:
         place = moved(Path(name), folder, manifest)
         source = next((p for p in (place, *place.parents) if (p / MANIFEST).is_file()), None)
@@ -53,15 +54,13 @@ def sources_of(folder: Path, manifest: dict[str, Any]) -> Iterator[tuple[Path, d
             yield source, found
 
 
-def lineage(folder: Path, digest: Digest = sha256_file) -> Iterator[tuple[list[Path], Input]]:
+def lineage(folder: Path, digest: Digest) -> Iterator[tuple[list[Path], Input]]:
     """Every input of an artifact and of all that it was made from, the nearest first, each with the artifacts on the
     way: the one that it went into, what was made of that, and so on to `folder`."""
-    manifest = read_manifest(folder)
-    queue = [([folder], manifest)] if manifest else []
-    seen = {folder}
-    for way, manifest in queue:
+    ways, seen = [[folder]], {folder}
+    for way in ways:
+        manifest = read_manifest(way[0]) or {"inputs": {}}
         yield from ((way, found) for found in inputs_of(way[0], manifest, digest))
-        for source, found in sources_of(way[0], manifest):
-            if source not in seen:
-                seen.add(source)
-                queue.append(([source, *way], found))
+        new = dict.fromkeys(source for source, _ in sources_of(way[0]) if source not in seen)
+        seen.update(new)
+        ways += [[source, *way] for source in new]

@@ -6,18 +6,20 @@ import csv
 import json
 import re
 from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from rationale.artifacts import UserError
-from rationale.hashes import MANIFEST, read_manifest
+from rationale.hashes import read_manifest
 from rationale.reporting.lineage import sources_of
 from rationale.reporting.specs import flat
 from rationale.reporting.verifier import Candidates, sequence_sums
 from rationale.schema import EvalRow, Record, Response, ResponseLogps, read_jsonl
 from rationale.scoring.cells import Run
+from rationale.stages.inputs import need
 
 
 def folders(pattern: str) -> list[Path]:
@@ -36,9 +38,7 @@ def seed_of(folder: Path) -> int:
 
 def rows(folder: Path, kind: type[Record], file: str = "rows.jsonl") -> list[Record]:
     """The rows of an artifact that a pattern found."""
-    if not (folder / file).is_file():
-        raise UserError(f"{folder} has no {file}; remove the folder or re-run the stage that makes it")
-    return read_jsonl(folder / file, kind)
+    return read_jsonl(need(str(folder), file), kind)
 
 
 def load_runs(pattern: str) -> list[Run]:
@@ -76,20 +76,26 @@ def once(found: list[Path], key: Callable[[Path], Any]) -> dict[Any, Path]:
     return kept
 
 
-def trainings_of(runs: Iterable[Run], labels: dict[str, str]) -> dict[str, list[tuple[str, Path]]]:
+Logged = dict[str, tuple[tuple[int, ...], tuple[float, ...]]]  # steps and values of each quantity
+Training = tuple[str, Path, Logged]  # label, folder, what was logged
+
+
+def trainings_of(runs: Iterable[Run], labels: dict[str, str]) -> dict[str, list[Training]]:
     """By stage (sft, dpo): the trainings whose models were evaluated for the rows that `labels` names, each once and
     under its row's label. An evaluation leads to them by its manifest's inputs."""
     found: dict[Path, tuple[str, str]] = {}
     for name, label in labels.items():
         for run in runs:
-            manifest = read_manifest(run.folder) if run.name == name else None
-            for source, made in sources_of(run.folder, manifest) if manifest else ():
+            for source, made in sources_of(run.folder) if run.name == name else ():
                 found.setdefault(source, (made["stage"], label))
-    return {s: [(label, path) for path, (stage, label) in found.items() if stage == s] for s in ("sft", "dpo")}
+    return {
+        stage: [(label, path, load_metrics(path)) for path, (made_by, label) in found.items() if made_by == stage]
+        for stage in ("sft", "dpo")
+    }
 
 
-def load_metrics(folder: Path) -> dict[str, tuple[tuple[int, ...], tuple[float, ...]]]:
-    """(steps, values) of each quantity that a training logged."""
+def load_metrics(folder: Path) -> Logged:
+    """What a training logged."""
     path = folder / "metrics" / "metrics.csv"
     logged = list(csv.DictReader(path.read_text(encoding="utf-8").splitlines())) if path.is_file() else []
     kept = {k: [(int(r["step"]), float(r[k])) for r in logged if r[k]] for k in (logged[0] if logged else {})}
@@ -100,9 +106,9 @@ def unnamed(runs: Iterable[Run], named: set[str], out: Path) -> list[str]:
     """Evaluations, with their seeds, that neither `named` nor another report beside the one in `out` has a row of; each
     with the line to add to the rows of a table."""
     known = set(named)
-    for path in sorted(out.parent.glob(f"[!.]*/{MANIFEST}")):
-        manifest = read_manifest(path.parent)
-        if manifest.get("stage") == "tabulate" and path.parent.name != own_name(out):
+    for folder in folders(f"{out.parent}/*"):
+        manifest = read_manifest(folder) or {}
+        if manifest.get("stage") == "tabulate" and folder.name != own_name(out):
             asked = manifest["arguments"]
             tables = asked.get("report", asked)["tables"]  # earlier versions had no report there, and tables of null
             known |= {row["name"] for table in tables.values() if table for row in flat(table["rows"])}
@@ -110,12 +116,11 @@ def unnamed(runs: Iterable[Run], named: set[str], out: Path) -> list[str]:
     for one in runs:
         if one.name not in known:
             seeds.setdefault(one.name, []).append(one.seed)
-    return [f"{name} (seeds {', '.join(map(str, found))}): {_row(name)}" for name, found in sorted(seeds.items())]
-
-
-def _row(name: str) -> str:
-    row = {"label": name, "name": name, "paper": None}
-    return "- " + yaml.safe_dump(row, default_flow_style=True, sort_keys=False, width=1000).strip()
+    dumped = partial(yaml.safe_dump, default_flow_style=True, sort_keys=False, width=1000)
+    return [
+        f"{name} (seeds {', '.join(map(str, found))}): - {dumped({'label': name, 'name': name, 'paper': None}).strip()}"
+        for name, found in sorted(seeds.items())
+    ]
 
 
 def own_name(out: Path) -> str:

@@ -7,11 +7,11 @@ import hashlib
 import html
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import quote
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
@@ -25,6 +25,7 @@ from rationale.schema import EvalRow, Pair, Question, Rationale
 from rationale.scoring.cells import STYLES, Cell, Run
 from rationale.scoring.judge import is_correct
 
+T = TypeVar("T")
 _TYPES = {".png": "image/png", ".jpg": "image/jpeg", ".jpeg": "image/jpeg", ".webp": "image/webp", ".gif": "image/gif"}
 
 
@@ -46,7 +47,7 @@ def examples(
     images: dict[str, Path],
     questions: dict[str, Question],
     rationales: dict[str, Rationale],
-    pairs: dict[str, Pair],
+    pairs: list[Pair],
     runs: list[Run],
     *,
     compare: dict[str, str],
@@ -54,19 +55,13 @@ def examples(
 ) -> list[dict[str, Any]]:
     """`num` questions to leaf through: pairs, what the second of `compare` fixes and breaks in CoT, and the rest.
 
-    `images` are the files by question. The first seed speaks; each kind gets an equal share, and what one kind lacks
-    goes to the others.
+    `images` are the files by question. The first seed speaks.
     """
     rows = _predictions(runs, compare)
+    pairs = {pair.question_id: pair for pair in reversed(pairs)}  # a question's first
     kinds: dict[str, list[str]] = {"pair": sorted(pairs), "fixes": [], "breaks": [], "other": []}
     for question_id in sorted({question_id for _, _, question_id in rows}):
         kinds[_change(rows, list(compare), question_id)].append(question_id)
-    drawn = {kind: Random(f"examples/{kind}").sample(ids, len(ids)) for kind, ids in kinds.items()}
-    chosen: list[tuple[str, str]] = []
-    while len(chosen) < num and any(drawn.values()):
-        chosen += [(kind, ids.pop()) for kind, ids in drawn.items() if ids]
-    order = list(kinds)
-    chosen = sorted(chosen[:num], key=lambda found: order.index(found[0]))
     return [
         {
             "kind": kind, "id": i, "dataset": questions[i].dataset, "split": questions[i].split,
@@ -79,8 +74,25 @@ def examples(
                 for label in compare for style in STYLES if (row := rows.get((label, style, i)))
             ],
         }
-        for kind, i in chosen
+        for kind, i in equal_shares(kinds, num, "examples", lambda question_id: question_id)
     ]  # fmt: skip
+
+
+def equal_shares(kinds: dict[str, list[T]], num: int, seed: str, once: Callable[[T], str]) -> list[tuple[str, T]]:
+    """`num` of several kinds, in that order, drawn by seed in equal shares: what one kind lacks goes to the others.
+
+    Of those for which `once` is the same, one is drawn.
+    """
+    drawn = {kind: Random(f"{seed}/{kind}").sample(found, len(found)) for kind, found in kinds.items()}
+    chosen: dict[str, tuple[str, T]] = {}
+    while len(chosen) < num and any(drawn.values()):
+        for kind, found in drawn.items():
+            while found and once(found[-1]) in chosen:
+                found.pop()
+            if found and len(chosen) < num:
+                one = found.pop()
+                chosen[once(one)] = kind, one
+    return sorted(chosen.values(), key=lambda one: list(kinds).index(one[0]))
 
 
 def _predictions(runs: list[Run], compare: dict[str, str]) -> dict[tuple[str, str, str], EvalRow]:
@@ -133,14 +145,11 @@ class Section:
 
 def sections(tables: list[Table], drawings: list[Drawing], counts: list[Table]) -> list[Section]:
     """The parts of the page in their order; a part without content is left out."""
-    by_name = {drawing.name: drawing for drawing in drawings}
 
     def drawn(*names: str) -> list[Drawing]:
-        return [by_name[name] for name in names if name in by_name]
+        return [drawing for drawing in drawings if drawing.name in names]
 
-    curves = [table for table in tables if table.name == "verifier"]
-    found = [Section(table.name, table.title, [], [table]) for table in tables if table not in curves]
-    found += [Section(table.name, table.title, drawn("verifier"), [table]) for table in curves]
+    found = [Section(t.name, t.title, drawn("verifier") if t.name == "verifier" else [], [t]) for t in tables]
     found += [
         Section("length", "Length", drawn("lengths", "responses"), []),
         Section("training", "Training", drawn("sft", "dpo"), []),

@@ -5,12 +5,11 @@ from __future__ import annotations
 import shlex
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from functools import cache
 from pathlib import Path
 from typing import Literal, TypeVar
 
 from rationale.artifacts import UserError
-from rationale.hashes import read_manifest, sha256_file
+from rationale.hashes import read_manifest, remembered
 from rationale.reporting.lineage import lineage
 
 Stale = Literal["refuse", "mark"]
@@ -30,8 +29,8 @@ class Standing:
 
 def standings(folders: Iterable[Path]) -> dict[Path, Standing]:
     """How each artifact stands, by all that it was made from; of a folder without a manifest nothing is known."""
-    digest = cache(sha256_file)
-    found = {}
+    folders, found = list(folders), {}
+    digest = remembered(next(iter(folders), Path()))
     for folder in folders:
         inputs = list(lineage(folder, digest))
         changed = [(way, one.place) for way, one in inputs if one.state == "changed"]
@@ -72,24 +71,18 @@ def command(folder: Path) -> str:
 def checked(folders: Iterable[Path], stale: Stale) -> dict[Path, Standing]:
     """How each artifact stands; with `stale="refuse"` a UserError where one is stale: what changed, what mends it."""
     found = standings(folders)
-    if stale == "refuse":
-        _refuse(found)
-    return found
-
-
-def _refuse(found: dict[Path, Standing]) -> None:
-    stale = {folder: standing for folder, standing in found.items() if standing.changed}
-    if stale:
-        lines = [
-            f"  {folder}: {'; '.join(standing.changed)}\n    to mend: {standing.remedy}"
-            for folder, standing in list(stale.items())[:NUM_SHOWN]
-        ]
-        more = [f"  and {len(stale) - NUM_SHOWN} more"] if len(stale) > NUM_SHOWN else []
+    lines = [
+        f"{folder}: {'; '.join(standing.changed)}\n    to mend: {standing.remedy}"
+        for folder, standing in found.items()
+        if standing.changed
+    ]
+    if lines and stale == "refuse":
         raise UserError(
-            "\n".join([f"{len(stale)} artifacts that this report shows are stale", *lines, *more])
+            "\n  ".join([f"{len(lines)} artifacts that this report shows are stale", *some(lines)])
             + "\nRun these again with the settings that they were made with (an experiment's own command does all of"
             " it), or show them marked: report.stale=mark"
         )
+    return found
 
 
 def marked(label: str) -> str:
@@ -100,26 +93,27 @@ def marked(label: str) -> str:
 def shown(part: Part, found: Iterable[Standing]) -> Part:
     """A table or a drawing, marked in its title and in each row where any artifact behind it is stale, with notes."""
     found, table = list(found), hasattr(part, "rows")
-    told = {"notes": [*part.notes, *notes(found)]} if table else {}
+    new = {"notes": [*part.notes, *notes(found)]} if table else {}
     if any(standing.changed for standing in found):
-        told["title"] = marked(part.title)
+        new["title"] = marked(part.title)
         if table:
-            told["rows"] = [[marked(row[0]), *row[1:]] for row in part.rows]
-            told["records"] = [{**r, key: marked(r[key])} for r in part.records if (key := next(iter(r)))]
-    return replace(part, **told)
+            new["rows"] = [[marked(row[0]), *row[1:]] for row in part.rows]
+            new["records"] = [{**r, key: marked(r[key])} for r in part.records if (key := next(iter(r)))]
+    return replace(part, **new)
 
 
 def notes(found: Iterable[Standing]) -> list[str]:
     """What is to be said below a table of artifacts that stand so."""
     found = list(found)
-    changed = list(dict.fromkeys(sentence for standing in found for sentence in standing.changed))
-    missing = list(dict.fromkeys(str(place) for standing in found for place in standing.missing))
-    said = [f"Stale: {_listed(changed, '; ')}."] if changed else []
+    changed = some(sentence for standing in found for sentence in standing.changed)
+    missing = some(str(place) for standing in found for place in standing.missing)
+    said = [f"Stale: {'; '.join(changed)}."] if changed else []
     if missing:
-        said.append(f"Gone since, so that nobody can say whether it is what was evaluated: {_listed(missing, ', ')}.")
+        said.append(f"Gone since, so that nobody can say whether it is what was evaluated: {', '.join(missing)}.")
     return said
 
 
-def _listed(texts: list[str], mark: str) -> str:
-    more = f"{mark}and {len(texts) - NUM_SHOWN} more" if len(texts) > NUM_SHOWN else ""
-    return mark.join(texts[:NUM_SHOWN]) + more
+def some(texts: Iterable[str]) -> list[str]:
+    """The first of several texts, each once, and how many more there are."""
+    texts = list(dict.fromkeys(texts))
+    return texts[:NUM_SHOWN] + [f"and {len(texts) - NUM_SHOWN} more"] * (len(texts) > NUM_SHOWN)

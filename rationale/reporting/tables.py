@@ -232,3 +232,12 @@ def show(folder: str | Path) -> str:
     if not files:
         raise UserError(f"{folder} holds no table; run stage=tabulate first")
     return "\n".join(file.read_text(encoding="utf-8") for file in files)
+
+
+FORMS = {"md": to_markdown, "csv": to_csv, "tex": to_latex}
+
+
+def save(table: Table, folder: Path, forms: Iterable[str] = FORMS) -> None:
+    """A table as a file of each form."""
+    for form in forms:
+        (folder / f"{table.name}.{form}").write_text(FORMS[form](table), encoding="utf-8")

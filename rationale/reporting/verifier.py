@@ -104,23 +104,20 @@ def verify(
     everything = scores["majority", 1]
     datasets = sorted({s.dataset for s in everything.values()})
     panels = {d: [d] for d in datasets} | ({AVERAGE: datasets} if len(datasets) > 1 else {})
-    once = {}
+
+    def over(scores: Scores, paper: dict[str, float] | None = None) -> dict[str, Cell]:
+        return {panel: summary(scores, sets, num_resamples, (paper or {}).get(panel)) for panel, sets in panels.items()}
+
+    cells = {(panel, *key): cell for key, found in scores.items() for panel, cell in over(found).items()}
+    once, gains = {}, {}
     for label, answered in greedy.items():
         if everything.keys() <= answered.keys():
             same = {key: answered[key] for key in everything}
-            once |= {(panel, label): summary(same, sets, num_resamples) for panel, sets in panels.items()}
-    gains = {m: difference(scores[m, sizes[-1]], scores["majority", sizes[-1]]) for m in METHODS if m != "majority"}
-    return Verifier(
-        sizes,
-        list(panels),
-        {(p, m, n): summary(scores[m, n], d, num_resamples) for p, d in panels.items() for m, n in scores},
-        once,
-        {
-            (p, m): summary(gain, d, num_resamples, paper.get(m, {}).get(p))
-            for p, d in panels.items()
-            for m, gain in gains.items()
-        },
-    )
+            once |= {(panel, label): cell for panel, cell in over(same).items()}
+    for method in ("weighted_vote", "best_of"):
+        gain = difference(scores[method, sizes[-1]], scores["majority", sizes[-1]])
+        gains |= {(panel, method): cell for panel, cell in over(gain, paper.get(method)).items()}
+    return Verifier(sizes, list(panels), cells, once, gains)
 
 
 def add_orderings(table: Table, found: Verifier, stale: bool = False) -> None:

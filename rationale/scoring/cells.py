@@ -75,15 +75,14 @@ def scores_of(
 
 
 def _best_style(sides: list[Scores]) -> Scores:
-    values: dict[str, list[list[float]]] = {}
-    for number, side in enumerate(sides):
-        for s in side.values():
-            values.setdefault(s.dataset, [[] for _ in sides])[number].append(s.value)
-    best = {
-        dataset: max((n for n, found in enumerate(both) if found), key=lambda n: fmean(both[n]))
-        for dataset, both in values.items()
+    means: list[dict[str, float]] = []
+    for side in sides:
+        datasets = {s.dataset for s in side.values()}
+        means.append({d: fmean(s.value for s in side.values() if s.dataset == d) for d in datasets})
+    best = {d: max((m for m in means if d in m), key=lambda m: m[d]) for d in {d for mean in means for d in mean}}
+    return {
+        key: s for side, mean in zip(sides, means, strict=True) for key, s in side.items() if best[s.dataset] is mean
     }
-    return {key: s for n, side in enumerate(sides) for key, s in side.items() if best[s.dataset] == n}
 
 
 def difference(better: Scores, worse: Scores) -> Scores:
@@ -106,13 +105,13 @@ def summary(
 
     The seeds of a question share its image, so more seeds give more rows and no more clusters.
     """
-    chosen = [[s for s in scores.values() if s.dataset == dataset] for dataset in datasets]
+    chosen = [[(seed, s) for (seed, _), s in scores.items() if s.dataset == dataset] for dataset in datasets]
     if not all(chosen):
         return Cell(None, {}, paper)
-    groups = [([scale * s.value for s in group], [s.image for s in group]) for group in chosen]
+    groups = [([scale * s.value for _, s in group], [s.image for _, s in group]) for group in chosen]
     by_seed = {}
     for seed in sorted({seed for seed, _ in scores}):
-        values = [[s.value for (k, _), s in scores.items() if k == seed and s.dataset == d] for d in datasets]
+        values = [[s.value for own, s in group if own == seed] for group in chosen]
         if all(values):
-            by_seed[seed] = scale * fmean(fmean(group) for group in values)
+            by_seed[seed] = scale * fmean(map(fmean, values))
     return Cell(macro_interval(groups, num_resamples), by_seed, paper)

@@ -14,7 +14,7 @@ from rationale.models.vlm import check_path, loading
 from rationale.reporting import standing
 from rationale.reporting.credit import Credited, Logps, credit_table, credited
 from rationale.reporting.credit_page import drawn, page, picture
-from rationale.reporting.tables import to_csv, to_markdown
+from rationale.reporting.tables import save
 from rationale.schema import Response, ResponseLogps, iter_jsonl
 from rationale.scoring.judge import is_correct
 from rationale.settings import Count, Positive, Side, typed
@@ -55,9 +55,7 @@ def run(
 
     table = credit_table(found, threshold, seed, num_resamples)
     if table is not None:
-        told = standing.shown(table, stands)
-        (out / "credit.csv").write_text(to_csv(told), encoding="utf-8")
-        (out / "credit.md").write_text(to_markdown(told), encoding="utf-8")
+        save(standing.shown(table, stands), out, ["csv", "md"])
     shown, kinds = drawn(found, num_examples, seed)
     text = page(shown, kinds, table, Path(questions), seed, standing.notes(stands))
     (out / "credit.html").write_text(text, encoding="utf-8")

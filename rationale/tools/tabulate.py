@@ -3,33 +3,20 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from rationale.artifacts import InputPath
 from rationale.hashes import read_manifest
-from rationale.reporting import figures, load, standing
-from rationale.reporting.page import examples, neighbours, render
+from rationale.reporting import figures, load, page, standing, tables
 from rationale.reporting.specs import Report
-from rationale.reporting.tables import (
-    Table,
-    accuracy_table,
-    filter_table,
-    orderings_table,
-    pairs_table,
-    to_csv,
-    to_latex,
-    to_markdown,
-)
 from rationale.reporting.verifier import add_orderings, curves, verifier_table, verify
 from rationale.schema import Pair, Rationale
-from rationale.scoring.cells import scores_of
+from rationale.scoring.cells import Run, scores_of
 from rationale.settings import Side, typed
 from rationale.stages.inputs import questions_by_id
 
-FORMS = {"md": to_markdown, "csv": to_csv, "tex": to_latex}
 PARTS = {  # of a report, that may be missing
     "verifier": "verifier curve",
     "lengths": "rationales and what the filter kept",
@@ -65,80 +52,77 @@ def run(
     kept = {r.question_id: r for r in replies if r.status == "kept"}
     sampled = load.load_candidates(candidates, logps)
     paired = load.once(load.folders(pairs), load.seed_of)
+    first_pairs = load.rows(next(iter(paired.values())), Pair, "pairs.jsonl") if paired else []
 
-    named = report.named
-    patterns = {"verifier": [candidates, *logps.values()], "lengths": [rationales], "pairs": [pairs]}
-    present = {"verifier": bool(sampled), "lengths": bool(replies), "pairs": bool(paired)}
-    parts = {name: [f for p in patterns[name] for f in load.folders(p) if there] for name, there in present.items()}
-    shown = [run.folder for run in runs if run.name in named]
-    stands = standing.checked([*shown, *chain(*parts.values())], report.stale)
-    of_part = {name: [stands[folder] for folder in places] for name, places in parts.items()}
-    report = report.marked({run.name for run in runs if run.name in named and stands[run.folder].changed})
-
-    made = [accuracy_table(report, name, runs) for name in report.tables] + [orderings_table(report, runs)]
-    for table in made:
-        spec = report.tables.get(table.name)
-        names = {row.name for row in spec.rows} if spec else named  # the claims are about any of them
-        table.notes.extend(standing.notes(stands[run.folder] for run in runs if run.name in names))
-    made[max(len(report.tables) - 1, 0)].notes.extend(
-        f"Evaluated, and in no table of this run; to show it, add to the rows of a table of the report: {line}"
-        for line in load.unnamed(runs, named, out)
-    )
+    given = {
+        "verifier": ([candidates, *logps.values()], sampled),
+        "lengths": ([rationales], replies),
+        "pairs": ([pairs], paired),
+    }
+    parts = {part: [f for p in places for f in load.folders(p)] for part, (places, found) in given.items() if found}
+    names = report.named
+    named = [run for run in runs if run.name in names]
+    stands = standing.checked([*(run.folder for run in named), *chain(*parts.values())], report.stale)
+    of_part = {part: [stands[folder] for folder in places] for part, places in parts.items()}
+    report = report.marked({run.name for run in named if stands[run.folder].changed})
     labels = report.labels
     compared = {labels.get(name, name): name for name in report.compare}
+
+    made = [tables.accuracy_table(report, name, runs) for name in report.tables]
+    for table in made:
+        rows = {row.name for row in report.tables[table.name].rows}
+        table.notes.extend(standing.notes(stands[run.folder] for run in named if run.name in rows))
+    made.append(tables.orderings_table(report, runs))
+    made[-1].notes.extend(standing.notes(stands[run.folder] for run in named))
+    made[max(len(report.tables) - 1, 0)].notes.extend(
+        f"Evaluated, and in no table of this run; to show it, add to the rows of a table of the report: {line}"
+        for line in load.unnamed(runs, names, out)
+    )
     trained = load.trainings_of(runs, labels)
-    logged = {stage: [(label, load.load_metrics(f)) for label, f in found] for stage, found in trained.items()}
+    logged = {stage: [(label, values) for label, _, values in found] for stage, found in trained.items()}
     drawings = [figures.overview_figure(made[: len(report.tables)], report.main_column)]
     drawings += figures.lengths(kept.values(), asked, runs, compared) + figures.trainings(**logged)
     if sampled:
         greedy = {label: scores_of(runs, name, sampled[0].responses[0].style) for label, name in compared.items()}
-        scores = curves(sampled, asked, report.verifier)
-        votes = verify(scores, greedy, report.verifier.paper, report.num_resamples)
+        votes = verify(curves(sampled, asked, report.verifier), greedy, report.verifier.paper, report.num_resamples)
         add_orderings(made[-1], votes, stale=any(one.changed for one in of_part["verifier"]))
         made.append(standing.shown(verifier_table(votes, report.verifier), of_part["verifier"]))
         drawings.append(figures.verifier_figure(votes))
     drawings = [standing.shown(drawing, of_part.get(drawing.name, [])) for drawing in drawings]
-    counts = [standing.shown(filter_table(replies, asked), of_part["lengths"])] if replies else []
+    counts = [standing.shown(tables.filter_table(replies, asked), of_part["lengths"])] if replies else []
     if paired:
         by_seed = {seed: m["counts"] for seed, folder in paired.items() if (m := read_manifest(folder))}
-        counts.append(standing.shown(pairs_table(by_seed), of_part["pairs"]))
+        counts.append(standing.shown(tables.pairs_table(by_seed), of_part["pairs"]))
 
-    evaluated = {run.name for run in runs}
-    missing = [f"evaluation {name} ({label})" for name, label in labels.items() if name not in evaluated]
-    missing += [f"{PARTS[n]}: nothing whole at {', '.join(patterns[n])}" for n, there in present.items() if not there]
-    missing += [
-        f"curves of {label}: nothing logged in {folder}"
-        for stage, found in trained.items()
-        for (label, folder), (_, values) in zip(found, logged[stage], strict=True)
-        if not values
-    ]
-    if not any(trained.values()):
-        missing.append("curves of trainings: no manifest of an evaluation leads to one")
-    write(made, drawings, out, in_latex=report.tables.keys())
-    (out / "sources.csv").write_text(to_csv(Table("sources", "", "", [], [], load.sources(runs))), encoding="utf-8")
-    first = next((load.rows(folder, Pair, "pairs.jsonl") for folder in paired.values()), [])
-    pair_of = {p.question_id: p for p in reversed(first)}
-    page = render(
-        title=report.title, facts=load.facts(runs), missing=missing, tables=made, drawings=drawings, counts=counts,
-        shown=examples(images, asked, kept, pair_of, runs, compare=compared, num=report.num_examples),
-        links=neighbours(out),
-    )  # fmt: skip
-    (out / "index.html").write_text(page, encoding="utf-8")
-    number = sum(bool(one.changed) for one in stands.values())
-    return headline(made, report.main_column) | {"missing": len(missing)} | ({"stale": number} if number else {})
-
-
-def write(made: Iterable[Table], drawings: Iterable[figures.Drawing], out: Path, in_latex: Iterable[str]) -> None:
-    """Tables in every form, but LaTeX only where named, and drawings."""
     for table in made:
-        for suffix, form in FORMS.items():
-            if suffix != "tex" or table.name in in_latex:
-                (out / f"{table.name}.{suffix}").write_text(form(table), encoding="utf-8")
+        tables.save(table, out, ["md", "csv", *["tex"] * (table.name in report.tables)])
+    tables.save(tables.Table("sources", "", "", [], [], load.sources(runs)), out, ["csv"])
     for drawing in drawings:
         figures.save(drawing, out / f"{drawing.name}.svg")
+    absent = missing(runs, labels, {part: places for part, (places, found) in given.items() if not found}, trained)
+    text = page.render(
+        title=report.title, facts=load.facts(runs), missing=absent, tables=made, drawings=drawings, counts=counts,
+        shown=page.examples(images, asked, kept, first_pairs, runs, compare=compared, num=report.num_examples),
+        links=page.neighbours(out),
+    )  # fmt: skip
+    (out / "index.html").write_text(text, encoding="utf-8")
+    number = sum(bool(one.changed) for one in stands.values())
+    return headline(made, report.main_column) | {"missing": len(absent)} | ({"stale": number} if number else {})
 
 
-def headline(made: list[Table], mean: str) -> dict[str, Any]:
+def missing(
+    runs: list[Run], labels: dict[str, str], absent: dict[str, list[str]], trained: dict[str, list[load.Training]]
+) -> list[str]:
+    """What is left out of a report: rows, parts that are `absent` from their places, curves."""
+    evaluated = {run.name for run in runs}
+    found = [f"evaluation {name} ({label})" for name, label in labels.items() if name not in evaluated]
+    found += [f"{PARTS[part]}: nothing whole at {', '.join(places)}" for part, places in absent.items()]
+    trainings = list(chain(*trained.values()))
+    found += [f"curves of {label}: nothing logged in {folder}" for label, folder, values in trainings if not values]
+    return found + ["curves of trainings: no manifest of an evaluation leads to one"] * (not trainings)
+
+
+def headline(made: list[tables.Table], mean: str) -> dict[str, Any]:
     """The numbers that a log line should show: the column `mean` of every row, and verdicts."""
     records = [r for table in made for r in table.records]
     ours = [r for r in records if r.get("column") == mean and r["num"]]

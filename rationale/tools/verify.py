@@ -14,10 +14,10 @@ from rationale.artifacts import UserError, call_key, earlier
 from rationale.hashes import CARD, MANIFEST, fingerprint, output_hashes, read_manifest, sha256_file
 from rationale.images import content_name
 from rationale.reporting.lineage import Digest, inputs_of
+from rationale.reporting.standing import some
 
 REPORTS = ("tabulate", "credit")  # stages whose outputs are figures
 SHOWN = {".md", ".csv", ".svg", ".html", ".png"}
-NUM_FAULTS = 5  # of an artifact, in the print
 
 
 @dataclass(slots=True)
@@ -93,7 +93,7 @@ def trace(artifact: Artifact, found: dict[Path, Artifact], altered: set[Path], d
     """Look up each input where it is now; note what is absent or another than it was, but for what says so itself:
     `altered` artifacts, of `found`."""
     for one in inputs_of(artifact.path, artifact.manifest, digest):
-        sources = [path for path in found if one.place == path or path in one.place.parents]
+        sources = [path for path in found if path in (one.place, *one.place.parents)]
         if one.state == "missing":
             artifact.faults.append(f"its input {one.name} is not there")
         elif one.state == "changed" and not altered.intersection(sources):
@@ -115,9 +115,7 @@ def lines(root: Path, found: dict[Path, Artifact], broken: dict[Path, str], dige
     for path, artifact in found.items():
         if path in broken:
             yield f"  {path.relative_to(root)} ({artifact.manifest['stage']}): {broken[path]}"
-            yield from (f"    {fault}" for fault in artifact.faults[1:NUM_FAULTS])
-            if len(artifact.faults) > NUM_FAULTS:
-                yield f"    and {len(artifact.faults) - NUM_FAULTS} more"
+            yield from (f"    {fault}" for fault in some(artifact.faults)[1:])
     for path, artifact in found.items():
         if artifact.manifest["stage"] in REPORTS:
             shown = ", ".join(sorted(name for name in artifact.manifest["outputs"] if Path(name).suffix in SHOWN))
