@@ -25,8 +25,8 @@ from rationale.schema import (
     to_line,
     write_jsonl,
 )
-from rationale.sources.exchange import FORMS
-from rationale.sources.incoming import Incoming, Source
+from rationale.sources.exchange import ROW_FORMS
+from rationale.sources.incoming import Incoming, RowFiles
 from rationale.tools import import_rows
 
 KINDS = [Question, Rationale, Response, Pair, ResponseLogps, EvalRow]
@@ -158,10 +158,12 @@ def test_pairs_of_any_texts_set_right_against_wrong(found, rule, seed):
 @st.composite
 def foreign_rows(draw, form):
     """A row of a project's form, of which one or two places hold anything."""
-    row = FORMS[form].write(FORMS["llava"].read({"question": "a", "chosen": "b", "rejected": "c"}, "here"))
+    row = ROW_FORMS[form].write(ROW_FORMS["llava"].read({"question": "a", "chosen": "b", "rejected": "c"}, "here"))
     if draw(st.booleans()):
-        row = FORMS[form].write(
-            FORMS["llava"].read({"conversations": [{"from": "human", "value": "a"}, {"from": "gpt", "value": "b"}]}, "")
+        row = ROW_FORMS[form].write(
+            ROW_FORMS["llava"].read(
+                {"conversations": [{"from": "human", "value": "a"}, {"from": "gpt", "value": "b"}]}, ""
+            )
         )
     for _ in range(draw(st.integers(0, 2))):
         name = draw(st.sampled_from([*row, "record", "image", "images", "more"]))
@@ -172,7 +174,7 @@ def foreign_rows(draw, form):
 RECORDED = {"question": {}, "style": "cot", "marks": {}, "unkept": None, "pair": {"pair_id": 0}}
 
 
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("form", ROW_FORMS)
 @given(data=st.data())
 @settings(max_examples=200)
 def test_a_foreign_row_is_taken_in_or_refused_by_name(form, data):
@@ -182,8 +184,8 @@ def test_a_foreign_row_is_taken_in_or_refused_by_name(form, data):
         raw["record"] = json.dumps(record)
     incoming = Incoming()
     try:
-        row = FORMS[form].read(raw, "here")
-        incoming.add(row, Source([], form, "d", prompts="plain"), "images/0.png", "here")
+        row = ROW_FORMS[form].read(raw, "here")
+        incoming.add(row, RowFiles([], form, "d", prompts="plain"), "images/0.png", "here")
     except RowError as error:
         named(error, "here")
         return
@@ -196,7 +198,7 @@ def test_a_row_that_cannot_be_written_stands_aside_as_it_came(tmp_path):
     lines = [json.dumps({"conversations": turns}), json.dumps({"conversations": turns, "note": "half \ud83d"})]
     (tmp_path / "rows.jsonl").write_text("\n".join(lines), encoding="utf-8")
     (tmp_path / "torn.parquet").write_bytes(b"PAR1 and no more")
-    source = Source(["rows.jsonl"], "llava", "d", prompts="plain")
+    source = RowFiles(["rows.jsonl"], "llava", "d", prompts="plain")
     (tmp_path / "out").mkdir()
     assert import_rows.run([source], str(tmp_path), None, "aside", tmp_path / "out")["unfit"] == 1
     (aside,) = (tmp_path / "out/unfit.jsonl").read_text(encoding="utf-8").splitlines()

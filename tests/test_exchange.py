@@ -23,8 +23,8 @@ from rationale.models.vlm import load
 from rationale.objectives.dpo import Objective
 from rationale.prompts import SUFFIXES, prompt_text
 from rationale.schema import Pair, Question, Rationale, RowError, read_jsonl, write_jsonl
-from rationale.sources.exchange import FORMS, MARK, sharegpt_info
-from rationale.sources.incoming import Incoming, Source, taken_apart
+from rationale.sources.exchange import MARK, ROW_FORMS, sharegpt_info
+from rationale.sources.incoming import Incoming, RowFiles, parse_prompt
 from rationale.sources.outgoing import pair_row, sft_rows, with_marks, without_marks
 from rationale.sources.rowfiles import read_rows, write_rows
 from rationale.stages import dpo, sft
@@ -38,11 +38,11 @@ COT_SHORT, DIRECT_CHOICE = SUFFIXES["cot", "short"], SUFFIXES["direct", "choice"
 COT_CHOICE, DIRECT_SHORT = SUFFIXES["cot", "choice"], SUFFIXES["direct", "short"]
 
 
-def gathered(rows: list[dict], source: Source, image: str = "images/0.png"):
+def gathered(rows: list[dict], source: RowFiles, image: str = "images/0.png"):
     """Questions, rationales and pairs of raw rows."""
     incoming = Incoming()
     for number, raw in enumerate(rows):
-        row = FORMS[source.form].read(raw, f"row {number}")
+        row = ROW_FORMS[source.form].read(raw, f"row {number}")
         incoming.add(row, source, image if row.image is not None else "", f"row {number}")
     return incoming.records()
 
@@ -53,7 +53,7 @@ def exported(form, questions, rationales, pairs, record=True) -> list[dict]:
     asked = {q.question_id: q for q in questions}
     rows = [r for q in questions for r in sft_rows(form, q, said.get(q.question_id), ["cot", "direct"], record)]
     rows += [pair_row(form, asked[p.question_id], p, record) for p in pairs]
-    return [json.loads(json.dumps(FORMS[form].write(row), ensure_ascii=False)) for row in rows]
+    return [json.loads(json.dumps(ROW_FORMS[form].write(row), ensure_ascii=False)) for row in rows]
 
 
 # Texts that trip a careless form: marks, line ends, what looks like choices, suffixes and answers, other scripts.
@@ -99,12 +99,12 @@ def records(draw):
     return question, [rationale] if kept else [], pairs
 
 
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("form", ROW_FORMS)
 @given(found=records())
 @settings(max_examples=100, deadline=None)
 def test_our_rows_come_back_as_they_went(form, found):
     question, rationales, pairs = found
-    back = gathered(exported(form, [question], rationales, pairs), Source([], form, "elsewhere"))
+    back = gathered(exported(form, [question], rationales, pairs), RowFiles([], form, "elsewhere"))
     assert back == ([question], rationales, pairs)
 
 
@@ -151,7 +151,7 @@ ROWS = [
     released(f"{LYNX}{COT_CHOICE}", "It flies.\n\n### Answer: B", source="sqa"),
     released(f"{LYNX}{DIRECT_CHOICE}.", "B. a goose"),
 ]
-CHART = Source([], "llava", "chartqa", scorer="relaxed_accuracy", teacher="gpt-4o")
+CHART = RowFiles([], "llava", "chartqa", scorer="relaxed_accuracy", teacher="gpt-4o")
 
 
 def test_a_cot_row_and_a_direct_row_of_one_question_become_one():
@@ -223,19 +223,19 @@ RLAIF = {"ds_name": "RLAIF-V", "image": "1.jpg", "question": "What is it?", "cho
     [("sharegpt", "plain", SHAREGPT_PAIR), ("sharegpt", "suffixed", SHAREGPT_ROW), ("llava", "plain", RLAIF)],
 )
 def test_rows_of_other_forms_come_back_as_they_came(form, prompts, row):
-    found = gathered([row], Source([], form, "d", prompts=prompts), image=row.get("image") or row["images"][0])
+    found = gathered([row], RowFiles([], form, "d", prompts=prompts), image=row.get("image") or row["images"][0])
     assert row in exported(form, *found, record=False)
 
 
 def test_a_pair_of_judged_responses_says_what_each_answered():
-    (question,), _, (pair,) = gathered([TRL_ROW], Source([], "trl", "d"))
+    (question,), _, (pair,) = gathered([TRL_ROW], RowFiles([], "trl", "d"))
     assert (question.answers, question.kind, question.question) == (["2"], "short", "How many?")
     assert (pair.style, pair.chosen_answer, pair.rejected_answer) == ("cot", "2", None)
 
 
 def test_pairs_without_a_suffix_are_open_questions_as_they_stand():
     (question,), _, pairs = gathered(
-        [RLAIF, {**RLAIF, "rejected": "A cat.", "idx": "8"}], Source([], "llava", "r", prompts="plain")
+        [RLAIF, {**RLAIF, "rejected": "A cat.", "idx": "8"}], RowFiles([], "llava", "r", prompts="plain")
     )
     assert (question.kind, prompt_text(question, "direct")) == ("open", "What is it?")
     assert [(p.pair_id, p.chosen_id, p.rejected_id, p.rejected) for p in pairs] == [
@@ -284,7 +284,7 @@ def test_a_row_of_ours_that_was_edited_is_refused():
 
 
 def test_choices_are_the_last_lettered_lines_only():
-    asked = taken_apart(f"A. is a letter.\nWhich?\nA. one\nB. A. two\n{COT_CHOICE}", "here")
+    asked = parse_prompt(f"A. is a letter.\nWhich?\nA. one\nB. A. two\n{COT_CHOICE}", "here")
     assert (asked.question, asked.choices) == ("A. is a letter.\nWhich?", ["one", "A. two"])
 
 
@@ -314,12 +314,12 @@ def out_and_in(form, questions_dir, rationales_dir, pairs_dir, tmp_path):
     counts = export.run(
         str(questions_dir), str(rationales_dir), str(pairs_dir), form, ["cot", "direct"], None, record=True, out=sent
     )
-    source = Source([f"{kind}{FORMS[form].suffix}" for kind in ("sft", "dpo")], form, "unused")
+    source = RowFiles([f"{kind}{ROW_FORMS[form].suffix}" for kind in ("sft", "dpo")], form, "unused")
     import_rows.run([source], str(sent), None, "error", back)
     return sent, back, counts
 
 
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("form", ROW_FORMS)
 def test_an_artifact_comes_back_byte_for_byte(form, questions_dir, rationales_dir, pairs_dir, tmp_path):
     sent, back, counts = out_and_in(form, questions_dir, rationales_dir, pairs_dir, tmp_path)
     for name, folder in (
@@ -465,7 +465,7 @@ def test_parquet_rows_carry_their_image(released_dir, tmp_path):
     data = (released_dir / "chartqa/1.png").read_bytes()
     rows = [{**RLAIF, "image": {"bytes": data, "path": None}}]
     Dataset.from_list(rows).to_parquet(released_dir / "rlaif.parquet")
-    source, out = Source(["*.parquet"], "llava", "rlaif_v", prompts="plain"), made(tmp_path / "out")
+    source, out = RowFiles(["*.parquet"], "llava", "rlaif_v", prompts="plain"), made(tmp_path / "out")
     import_rows.run([source], str(released_dir), None, "error", out)
     (question,) = read_jsonl(out / "questions.jsonl", Question)
     assert (out / question.image).read_bytes() == data

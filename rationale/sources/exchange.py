@@ -22,9 +22,12 @@ from rationale.schema import RowError
 from rationale.sources.rows import unwrapped
 
 MARK = "<image>"
-WRAPS = ((f"{MARK}\n", ""), (MARK, ""), ("", f"\n{MARK}"), ("", MARK))  # where a prompt shows its image
+Wrap = tuple[str, str]  # what stands before and after a prompt, where it shows its image
+WRAPS: tuple[Wrap, ...] = ((f"{MARK}\n", ""), (MARK, ""), ("", f"\n{MARK}"), ("", MARK))
 HUMAN, MODEL = ("human", "user"), ("gpt", "assistant")
+DIALOGUES = ("conversations", "messages")  # fields of several turns
 Image = str | bytes | None
+Turn = tuple[str, Any]  # the field that it stands in, for messages, and its content
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,48 +44,53 @@ class Row:
     response: str
     rejected: str | None = None
     record: str | None = None
-    wrap: tuple[str, str] = ("", "")
+    wrap: Wrap = ("", "")
     rest: dict[str, Any] = field(default_factory=dict)
-    fields: tuple[str, str, str] = field(default=("prompt", "response", "rejected"), compare=False)
+    fields: tuple[str, ...] = field(default=("prompt", "response", "rejected"), compare=False)
+
+    @property
+    def asked(self) -> str:
+        """The prompt with the mark of its image."""
+        return self.wrap[0] + self.prompt + self.wrap[1]
+
+    @property
+    def images(self) -> list[str | bytes]:
+        return [] if self.image is None else [self.image]
+
+    @property
+    def replies(self) -> dict[str, str]:
+        """What was said, under the names that a preference has; one to imitate has a `completion` alone."""
+        if self.rejected is None:
+            return {"completion": self.response}
+        return {"chosen": self.response, "rejected": self.rejected}
 
 
-def _text(value: Any, name: str, where: str) -> str:
-    if not isinstance(value, str):
-        raise RowError(f"{where}: field {name!r} should be text, found {value!r:.80}")
-    return value
+def _text(turn: Turn, where: str) -> str:
+    if not isinstance(turn[1], str):
+        raise RowError(f"{where}: field {_key(turn)!r} should be text, found {turn[1]!r:.80}")
+    return turn[1]
 
 
-def _image(value: Any, name: str, where: str) -> Image:
-    """A path, or the bytes of a file that the row carries."""
+def _key(turn: Turn) -> str:
+    return turn[0].partition("[")[0]
+
+
+def _image(row: dict, name: str, where: str) -> Image:
+    """A path, or the bytes of a file that the row carries; the form names one in `image`, or a list in `images`."""
+    value = row.get(name)
+    if name == "images":
+        if not isinstance(images := value or [], list) or len(images) > 1:
+            raise RowError(f"{where}: field 'images' should be a list of one image or none, found {images!r:.80}")
+        value = images[0] if images else None
     value = value if value is None or value == [] else unwrapped(value, f"{where}: field {name!r}")
     if value is not None and not (isinstance(value, str | bytes) and value):
         raise RowError(f"{where}: field {name!r} should be the path of an image, found {value!r:.80}")
     return value
 
 
-def _one_image(row: dict, where: str) -> Image:
-    images = row.get("images") or []
-    if not isinstance(images, list) or len(images) > 1:
-        raise RowError(f"{where}: field 'images' should be a list of one image or none, found {images!r:.80}")
-    return _image(images[0], "images", where) if images else None
-
-
-def _unwrapped(text: str, image: Image, name: str, where: str) -> tuple[str, tuple[str, str]]:
-    """The prompt without the one mark of its image, which stands first, last or not at all."""
-    if image is not None:
-        for before, after in WRAPS:
-            inner = text[len(before) : len(text) - len(after)]
-            if before + inner + after == text and MARK not in inner:
-                return inner, (before, after)
-    if MARK in text:
-        wanted = "at its start or end, once" if image is not None else "not at all, as the row has no image"
-        raise RowError(f"{where}: field {name!r} should have {MARK} {wanted}, found {text!r:.120}")
-    return text, ("", "")
-
-
-def _turns(value: Any, roles: list[tuple[str, ...]], name: str, where: str) -> list[Any]:
-    """Contents of turns whose roles are exactly `roles`; both ways to spell a turn are read."""
-    turns = value if isinstance(value, list) else [value]
+def _turns(row: dict, name: str, roles: list[tuple[str, ...]], where: str) -> list[Turn]:
+    """The turns of a field, whose roles are exactly `roles`; both ways to spell a turn are read."""
+    turns = row[name] if isinstance(row.get(name), list) else [row.get(name)]
     found = []
     for turn in turns:
         keys = ("from", "value") if isinstance(turn, dict) and "from" in turn else ("role", "content")
@@ -92,119 +100,89 @@ def _turns(value: Any, roles: list[tuple[str, ...]], name: str, where: str) -> l
     if len(found) != len(roles) or any(role not in known for (role, _), known in zip(found, roles, strict=True)):
         wanted, seen = ", ".join(known[0] for known in roles), ", ".join(str(role) for role, _ in found)
         raise RowError(f"{where}: field {name!r} should have the turns {wanted} and no other, found {seen or 'none'}")
-    return [content for _, content in found]
+    return [(f"{name}[{i}]" if name in DIALOGUES else name, content) for i, (_, content) in enumerate(found)]
 
 
-def _rest(row: dict, *used: str) -> dict:
-    return {key: value for key, value in row.items() if key not in {*used, "record"}}
+def _marked(turn: Turn, image: Image, where: str) -> tuple[str, Wrap]:
+    """The prompt without the one mark of its image, which stands first, last or not at all."""
+    text = _text(turn, where)
+    if image is not None:
+        for before, after in WRAPS:
+            inner = text[len(before) : len(text) - len(after)]
+            if before + inner + after == text and MARK not in inner:
+                return inner, (before, after)
+    if MARK in text:
+        wanted = "at its start or end, once" if image is not None else "not at all, as the row has no image"
+        raise RowError(f"{where}: field {_key(turn)!r} should have {MARK} {wanted}, found {text!r:.120}")
+    return text, ("", "")
 
 
-def read_llava(row: dict, where: str) -> Row:
-    """`conversations` of two turns, or question, chosen and rejected."""
-    image = _image(row.get("image"), "image", where)
-    if "conversations" in row:
-        name, rejected = "conversations", None
-        asked, said = _turns(row[name], [HUMAN, MODEL], name, where)
-        rest, fields = _rest(row, "image", name), (f"{name}[0]", f"{name}[1]", "")
-    else:
-        name = "question"
-        asked, said, rejected = (_text(row.get(key), key, where) for key in ("question", "chosen", "rejected"))
-        rest, fields = _rest(row, "image", name, "chosen", "rejected"), (name, "chosen", "rejected")
-    prompt, wrap = _unwrapped(_text(asked, name, where), image, name, where)
-    return Row(prompt, image, _text(said, name, where), rejected, row.get("record"), wrap, rest, fields)
-
-
-def write_llava(row: Row) -> dict[str, Any]:
-    """As LLaVA's loader takes it; a row of text alone has no `image`."""
-    asked = row.wrap[0] + row.prompt + row.wrap[1]
-    image = {} if row.image is None else {"image": row.image}
-    if row.rejected is None:
-        turns = [{"from": "human", "value": asked}, {"from": "gpt", "value": row.response}]
-        return {**row.rest, **image, "conversations": turns, **_record(row)}
-    return {**row.rest, **image, "question": asked, "chosen": row.response, "rejected": row.rejected, **_record(row)}
-
-
-def _record(row: Row) -> dict[str, str]:
-    return {} if row.record is None else {"record": row.record}
-
-
-def _parts(content: Any, name: str, where: str) -> tuple[str, tuple[str, str]]:
+def _parts(turn: Turn, where: str) -> tuple[str, Wrap]:
     """Text of a message's content, and where among its parts the image stands."""
+    name, content = turn
     if isinstance(content, str):
         return content, ("", "")
     kinds = [part.get("type") if isinstance(part, dict) else None for part in content or ()]
     if kinds not in (["text"], ["image", "text"], ["text", "image"]):
         raise RowError(f"{where}: field {name!r} should be text, or one text and one image, found {content!r:.120}")
-    wrap = {1: ("", ""), 2: (MARK, "") if kinds[0] == "image" else ("", MARK)}[len(kinds)]
-    return _text(content[kinds.index("text")].get("text"), name, where), wrap
+    place = kinds.index("text")
+    return _text((name, content[place].get("text")), where), (MARK * place, MARK * (len(kinds) - 1 - place))
 
 
-def read_trl(row: dict, where: str) -> Row:
+def llava_turns(row: dict, where: str) -> tuple[Image, list[Turn]]:
+    """`conversations` of two turns, or question, chosen and rejected."""
+    image = _image(row, "image", where)
+    if "conversations" in row:
+        return image, _turns(row, "conversations", [HUMAN, MODEL], where)
+    return image, [(name, row.get(name)) for name in ("question", "chosen", "rejected")]
+
+
+def trl_turns(row: dict, where: str) -> tuple[Image, list[Turn]]:
     """`messages`, `prompt` with `completion`, or `prompt` with `chosen` and `rejected`."""
-    image = _one_image(row, where)
+    image = _image(row, "images", where)
     if "messages" in row:
-        asked, said = _turns(row["messages"], [HUMAN, MODEL], "messages", where)
-        said, rejected = _parts(said, "messages", where)[0], None
-        fields = ("messages[0]", "messages[1]", "")
-    else:
-        (asked,) = _turns(row.get("prompt"), [HUMAN], "prompt", where)
-
-        def reply(key: str) -> str:
-            return _parts(_turns(row.get(key), [MODEL], key, where)[0], key, where)[0]
-
-        fields = ("prompt", "chosen" if "chosen" in row else "completion", "rejected")
-        said, rejected = reply(fields[1]), reply("rejected") if "chosen" in row else None
-    prompt, wrap = _parts(asked, fields[0], where)
-    if image is None and wrap != ("", ""):
-        raise RowError(f"{where}: field 'images' is empty, but the prompt has a part of type image")
-    rest = _rest(row, "images", "messages", "prompt", "completion", "chosen", "rejected")
-    return Row(prompt, image, said, rejected, row.get("record"), wrap, rest, fields)
+        return image, _turns(row, "messages", [HUMAN, MODEL], where)
+    replies = ("chosen", "rejected") if "chosen" in row else ("completion",)
+    said = [turn for name in replies for turn in _turns(row, name, [MODEL], where)]
+    return image, _turns(row, "prompt", [HUMAN], where) + said
 
 
-def write_trl(row: Row) -> dict[str, Any]:
+def sharegpt_turns(row: dict, where: str) -> tuple[Image, list[Turn]]:
+    """`messages` or `conversations`; with `chosen` and `rejected` beside them it is a pair."""
+    image, name = _image(row, "images", where), "messages" if "messages" in row else "conversations"
+    if "chosen" not in row:
+        return image, _turns(row, name, [HUMAN, MODEL], where)
+    said = [turn for name in ("chosen", "rejected") for turn in _turns(row, name, [MODEL], where)]
+    return image, _turns(row, name, [HUMAN], where) + said
+
+
+def as_llava(row: Row) -> dict[str, Any]:
+    """As LLaVA's loader takes it; a row of text alone has no `image`."""
+    image = {} if row.image is None else {"image": row.image}
+    if row.rejected is not None:
+        return {**image, "question": row.asked, **row.replies}
+    return {**image, "conversations": [{"from": "human", "value": row.asked}, {"from": "gpt", "value": row.response}]}
+
+
+def as_trl(row: Row) -> dict[str, Any]:
     """As `DPOTrainer` and `SFTTrainer` take it; every part has both keys, so that all rows have one type in Arrow."""
 
-    def message(role: str, text: str, wrap: tuple[str, str] = ("", "")) -> list[dict]:
+    def message(role: str, text: str, wrap: Wrap = ("", "")) -> list[dict]:
         picture = {"type": "image", "text": None}
         parts = [picture] * bool(wrap[0]) + [{"type": "text", "text": text}] + [picture] * bool(wrap[1])
         return [{"role": role, "content": parts}]
 
-    replies = (
-        {"completion": row.response} if row.rejected is None else {"chosen": row.response, "rejected": row.rejected}
-    )
-    said = {key: message("assistant", text) for key, text in replies.items()}
-    images = [] if row.image is None else [row.image]
-    return {**row.rest, "images": images, "prompt": message("user", row.prompt, row.wrap), **said, **_record(row)}
+    said = {name: message("assistant", text) for name, text in row.replies.items()}
+    return {"images": row.images, "prompt": message("user", row.prompt, row.wrap), **said}
 
 
-def read_sharegpt(row: dict, where: str) -> Row:
-    """`messages` or `conversations`; with `chosen` and `rejected` beside them it is a pair."""
-    image = _one_image(row, where)
-    name = "messages" if "messages" in row else "conversations"
-    if "chosen" in row:
-        fields = (f"{name}[0]", "chosen", "rejected")
-        (asked,) = _turns(row.get(name), [HUMAN], name, where)
-        said, rejected = (
-            _text(*_turns(row.get(key), [MODEL], key, where), key, where) for key in ("chosen", "rejected")
-        )
-    else:
-        fields = (f"{name}[0]", f"{name}[1]", "")
-        (asked, said), rejected = _turns(row.get(name), [HUMAN, MODEL], name, where), None
-    prompt, wrap = _unwrapped(_text(asked, name, where), image, name, where)
-    rest = _rest(row, "images", name, "chosen", "rejected")
-    return Row(prompt, image, _text(said, name, where), rejected, row.get("record"), wrap, rest, fields)
-
-
-def write_sharegpt(row: Row) -> dict[str, Any]:
+def as_sharegpt(row: Row) -> dict[str, Any]:
     """As LLaMA-Factory takes it with the `dataset_info.json` of `sharegpt_info`."""
-    asked = row.wrap[0] + row.prompt + row.wrap[1]
-    images = [] if row.image is None else [row.image]
     if row.rejected is None:
-        turns = [{"role": "user", "content": asked}, {"role": "assistant", "content": row.response}]
-        return {**row.rest, "messages": turns, "images": images, **_record(row)}
-    pair = {"chosen": {"from": "gpt", "value": row.response}, "rejected": {"from": "gpt", "value": row.rejected}}
-    asking = [{"from": "human", "value": asked}]
-    return {**row.rest, "conversations": asking, **pair, "images": images, **_record(row)}
+        turns = [{"role": "user", "content": row.asked}, {"role": "assistant", "content": row.response}]
+        return {"messages": turns, "images": row.images}
+    said = {name: {"from": "gpt", "value": text} for name, text in row.replies.items()}
+    return {"conversations": [{"from": "human", "value": row.asked}], **said, "images": row.images}
 
 
 def sharegpt_info(files: dict[str, str]) -> dict[str, Any]:
@@ -221,16 +199,34 @@ def sharegpt_info(files: dict[str, str]) -> dict[str, Any]:
 
 @dataclass(frozen=True, slots=True)
 class Form:
-    """How a project spells a row; `wrap` is where it shows the image, `suffix` the kind of its files."""
+    """How a project spells a row: `turns` finds a row's image and its prompt, response and what was rejected; `spell`
+    writes them. `wrap` is where it shows the image, `suffix` the kind of its files, `keys` those that are the form's
+    own whether or not a row's turns stand there. `marked`: the image is a mark in the text, not a part beside it."""
 
-    read: Callable[[dict, str], Row]
-    write: Callable[[Row], dict[str, Any]]
-    wrap: tuple[str, str]
+    turns: Callable[[dict, str], tuple[Image, list[Turn]]]
+    spell: Callable[[Row], dict[str, Any]]
+    wrap: Wrap
     suffix: str
+    keys: tuple[str, ...]
+    marked: bool = True
+
+    def read(self, row: dict, where: str) -> Row:
+        image, turns = self.turns(row, where)
+        prompt, wrap = _marked(turns[0], image, where) if self.marked else _parts(turns[0], where)
+        if image is None and wrap != ("", ""):
+            raise RowError(f"{where}: field 'images' is empty, but the prompt has a part of type image")
+        said = [_text(turn, where) if self.marked else _parts(turn, where)[0] for turn in turns[1:]]
+        rest = {key: kept for key, kept in row.items() if key not in {*self.keys, *map(_key, turns), "record"}}
+        fields = (*(field for field, _ in turns), "")[:3]
+        return Row(prompt, image, *[*said, None][:2], row.get("record"), wrap, rest, fields)
+
+    def write(self, row: Row) -> dict[str, Any]:
+        return {**row.rest, **self.spell(row), **({} if row.record is None else {"record": row.record})}
 
 
-FORMS = {
-    "llava": Form(read_llava, write_llava, WRAPS[0], ".json"),
-    "trl": Form(read_trl, write_trl, WRAPS[1], ".jsonl"),
-    "sharegpt": Form(read_sharegpt, write_sharegpt, WRAPS[0], ".json"),
-}
+ROW_FORMS = {
+    "llava": Form(llava_turns, as_llava, WRAPS[0], ".json", ("image",)),
+    "trl": Form(trl_turns, as_trl, WRAPS[1], ".jsonl",
+                ("images", "messages", "prompt", "completion", "chosen", "rejected"), marked=False),
+    "sharegpt": Form(sharegpt_turns, as_sharegpt, WRAPS[0], ".json", ("images", "chosen", "rejected")),
+}  # fmt: skip

@@ -14,7 +14,7 @@ from rationale.question_checks import check
 from rationale.schema import LETTERS, Pair, Question, Rationale, RowError, check_writable, from_dict
 from rationale.scoring.answers import extract_answer, extract_choice
 from rationale.scoring.judged import judged
-from rationale.sources.exchange import FORMS, Row
+from rationale.sources.exchange import ROW_FORMS, Row
 from rationale.sources.outgoing import cot_row, direct_row, pair_row, text_of, with_marks
 
 PROMPTS = ("suffixed", "plain")
@@ -22,7 +22,7 @@ _SUFFIX = {re.compile(rf"\n{re.escape(text)}(\.?\s*)\Z"): style for style, text 
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
+class RowFiles:
     """Some files of rows and what their rows do not say.
 
     `rows` are paths or patterns of .json, .jsonl or .parquet files in a form of `exchange`. `prompts` says whether
@@ -40,15 +40,14 @@ class Source:
     teacher: str = "imported"
 
     def __post_init__(self) -> None:
-        if self.form not in FORMS:
-            raise UserError(f"exchange: form {self.form!r} is none of {list(FORMS)}")
-        if self.prompts not in PROMPTS:
-            raise UserError(f"exchange: prompts {self.prompts!r} is none of {list(PROMPTS)}")
+        for name, value, known in (("form", self.form, ROW_FORMS), ("prompts", self.prompts, PROMPTS)):
+            if value not in known:
+                raise UserError(f"exchange: {name} {value!r} is none of {list(known)}")
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
-    """A prompt taken apart; `ending` is what followed the suffix."""
+class Prompt:
+    """What a prompt asks; `ending` is what followed the suffix."""
 
     question: str
     kind: str
@@ -57,15 +56,14 @@ class Asked:
     ending: str = ""
 
 
-def taken_apart(prompt: str, where: str) -> Asked:
+def parse_prompt(prompt: str, where: str) -> Prompt:
     """Question, choices, kind and style of a prompt that ends in one of the four suffixes."""
     for pattern, (style, kind) in _SUFFIX.items():
         if found := pattern.search(prompt):
-            body, ending = prompt[: found.start()], found[1]
-            if kind == "short":
-                return Asked(body, kind, style, ending=ending)
-            question, choices = _with_choices(body, where)
-            return Asked(question, kind, style, choices, ending)
+            body, choices = prompt[: found.start()], []
+            if kind == "choice":
+                body, choices = _with_choices(body, where)
+            return Prompt(body, kind, style, choices, found[1])
     raise RowError(
         f"{where} ends in none of the suffixes {list(SUFFIXES.values())}, found {prompt[-80:]!r}; "
         "prompts=plain takes prompts as they stand"
@@ -82,22 +80,25 @@ def _with_choices(body: str, where: str) -> tuple[str, list[str]]:
     return "\n".join(lines[:first]), [line[3:] for line in lines[first:]]
 
 
-def _answer(text: str, asked: Asked, where: str) -> str:
+def _predicted(text: str, prompt: Prompt) -> tuple[str | None, str | None]:
+    """What a response answers, as it says it and as it is judged: the letter of a choice, or the short answer."""
+    said = None if prompt.kind == "open" else extract_answer(text, prompt.style)
+    return said, extract_choice(said, prompt.choices) if said is not None and prompt.kind == "choice" else said
+
+
+def _answer(text: str, prompt: Prompt, where: str) -> str:
     """What a response that counts as correct answers: the text of a choice, or the short answer."""
-    said = extract_answer(text, asked.style)
+    said, predicted = _predicted(text, prompt)
     if said is None:
         raise RowError(f"{where} has no line {ANSWER_MARKER!r} with an answer, found {text[-80:]!r}")
-    if asked.kind != "choice":
-        return said
-    letter = extract_choice(said, asked.choices)
-    if letter is None:
-        raise RowError(f"{where} names none of the choices {asked.choices}, found {said[-80:]!r}")
-    return asked.choices[LETTERS.index(letter)]
+    if predicted is None:
+        raise RowError(f"{where} names none of the choices {prompt.choices}, found {said[-80:]!r}")
+    return prompt.choices[LETTERS.index(predicted)] if prompt.kind == "choice" else said
 
 
 @dataclass(slots=True)
-class _Found:
-    """What the rows about one question have given so far."""
+class _Gathered:
+    """What the rows about one question have given so far; `cot` is a response of which no row of ours says more."""
 
     question: Question
     teacher: str = ""
@@ -118,12 +119,19 @@ class Incoming:
     """
 
     def __init__(self) -> None:
-        self._questions: dict[Any, list[_Found]] = {}
+        self._questions: dict[Any, list[_Gathered]] = {}
 
-    def add(self, row: Row, source: Source, image: str, where: str) -> None:
+    def add(self, row: Row, source: RowFiles, image: str, where: str) -> None:
         """Take one row; `image` is where its image was stored, empty for none."""
         if row.record is not None:
-            self._add_own(row, source.form, image, where)
+            try:
+                self._add_own(row, source.form, image, where)
+            except RowError:
+                raise
+            except (AttributeError, LookupError, RecursionError, TypeError, ValueError) as error:
+                raise RowError(
+                    f"{where}: field 'record' is not as export wrote it ({error!r}); remove the field"
+                ) from error
             return
         for name, text in zip(row.fields, (row.prompt, row.response, row.rejected), strict=True):
             if text is not None and not text.strip():
@@ -131,73 +139,60 @@ class Incoming:
             check_writable(text, name, where)
         for name, kept in row.rest.items():
             check_writable({name: kept}, name, where)
-        plain = source.prompts == "plain"
-        if not image and not (plain and row.rejected is None):
+        plain, pair = source.prompts == "plain", row.rejected is not None
+        if not image and not (plain and not pair):
             raise RowError(f"{where}: no image; only rows to imitate with prompts=plain may be text alone")
-        asked = Asked(row.prompt, "open", "direct")
+        prompt, answer = Prompt(row.prompt, "open", "direct"), row.response
         if not plain:
-            asked = taken_apart(row.prompt, f"{where}: field {row.fields[0]!r}")
-        pair = row.rejected is not None
-        answer = row.response if plain else _answer(row.response, asked, f"{where}: field {row.fields[1]!r}")
+            prompt = parse_prompt(row.prompt, f"{where}: field {row.fields[0]!r}")
+            answer = _answer(row.response, prompt, f"{where}: field {row.fields[1]!r}")
         if pair and row.response == row.rejected:
             raise RowError(f"{where}: chosen and rejected are the same text; remove the row")
-        slots = self._questions.setdefault(
-            (source.dataset, source.split, image, asked.kind, asked.question, *asked.choices), []
-        )
-        taken = [pair or (not s.direct if asked.style == "direct" else s.cot is None) for s in slots]
-        place = taken.index(True) if True in taken else len(slots)
-        question = slots[place].question if place < len(slots) else _question(asked, source, image, place, answer)
-        if asked.style == "direct" and not pair:
+        key = (source.dataset, source.split, image, prompt.kind, prompt.question, *prompt.choices)
+        slots = self._questions.setdefault(key, [])
+        free = [pair or (not slot.direct if prompt.style == "direct" else slot.cot is None) for slot in slots]
+        place = free.index(True) if True in free else len(slots)
+        question = slots[place].question if place < len(slots) else _question(prompt, source, image, place, answer)
+        if prompt.style == "direct" and not pair:
             question = replace(question, answers=[answer])
         try:
             check(question)
         except RowError as error:
             raise RowError(f"{where}: {error}") from error
         if place == len(slots):
-            slots.append(_Found(question, source.teacher))
+            slots.append(_Gathered(question, source.teacher))
         slots[place].question = question
-        self._keep(slots[place], row, asked)
+        self._keep(slots[place], row, prompt)
 
-    def _keep(self, found: _Found, row: Row, asked: Asked) -> None:
-        question, key = found.question, asked.style
+    def _keep(self, found: _Gathered, row: Row, prompt: Prompt) -> None:
+        question, key = found.question, prompt.style
         if row.rejected is not None:
             key = f"pair-{len(found.pairs)}"
-            found.pairs.append(_pair(found, row, asked))
-        elif asked.style == "cot":
+            found.pairs.append(_pair(found, row, prompt))
+        elif prompt.style == "cot":
             found.cot = row.response
         else:
             found.direct = True
         kept = {"wrap": list(row.wrap), "rest": row.rest}
-        if asked.ending:
-            kept["ending"] = asked.ending
+        if prompt.ending:
+            kept["ending"] = prompt.ending
         if key == "direct" and row.response != question.answer:
             kept["target"] = row.response
         question.meta["source"]["rows"][key] = kept
 
     def _add_own(self, row: Row, form: str, image: str, where: str) -> None:
         """A row that our export wrote: its record, checked by writing the row again."""
-        try:
-            self._add_recorded(row, form, image, where)
-        except RowError:
-            raise
-        except (AttributeError, LookupError, RecursionError, TypeError, ValueError) as error:
-            raise RowError(
-                f"{where}: field 'record' is not as export wrote it ({error!r}); remove the field"
-            ) from error
-
-    def _add_recorded(self, row: Row, form: str, image: str, where: str) -> None:
         record = json.loads(row.record)
         fields, style, marks = record["question"], record["style"], record["marks"]
         key = f"pair-{record['pair']['pair_id']}" if "pair" in record else style
-        texts = {n: with_marks(getattr(row, n), marks.get(n, ())) for n in ("prompt", "response")}
+        texts = {n: with_marks(getattr(row, n) or "", marks.get(n, ())) for n in ("prompt", "response", "rejected")}
         question = from_dict(Question, {**fields, "image": image, "question": ""}, where)
         text = text_of(question, style, key, texts["prompt"])
         question = replace(question, question=text or "")
-        found = self._questions.get(("record", question.question_id), [_Found(question)])[0]
+        found = self._questions.get(("record", question.question_id), [_Gathered(question)])[0]
         ours, pair, rationale = {"question_id": question.question_id}, None, None
         if "pair" in record:
-            rejected = with_marks(row.rejected or "", marks.get("rejected", ()))
-            replies = {"chosen": texts["response"], "rejected": rejected, "style": style}
+            replies = {"chosen": texts["response"], "rejected": texts["rejected"], "style": style}
             pair = from_dict(Pair, {**ours, **record["pair"], **replies}, where)
             again = pair_row(form, question, pair)
         elif "rationale" in record:
@@ -221,35 +216,29 @@ class Incoming:
     def records(self) -> tuple[list[Question], list[Rationale], list[Pair]]:
         """All that was gathered, in the order in which questions first came."""
         found = [slot for slots in self._questions.values() for slot in slots]
-        for slot in found:
-            if slot.cot is not None:
-                slot.rationale = judged(slot.question, slot.cot, slot.teacher)
-        rationales = [slot.rationale for slot in found if slot.rationale is not None]
-        return [slot.question for slot in found], rationales, [pair for slot in found for pair in slot.pairs]
+        rationales = [s.rationale if s.cot is None else judged(s.question, s.cot, s.teacher) for s in found]
+        return (
+            [s.question for s in found],
+            [r for r in rationales if r is not None],
+            [p for s in found for p in s.pairs],
+        )
 
 
-def _question(asked: Asked, source: Source, image: str, place: int, answer: str) -> Question:
+def _question(prompt: Prompt, source: RowFiles, image: str, place: int, answer: str) -> Question:
     """A new question; its id is that of its content, so the order of rows and files is of no account."""
-    content = json.dumps([source.split, image, asked.kind, asked.question, asked.choices])
+    content = json.dumps([source.split, image, prompt.kind, prompt.question, prompt.choices])
     again = f"-{place + 1}" if place else ""
-    scorer = {"choice": "multiple_choice", "open": "exact"}.get(asked.kind, source.scorer)
     return Question(
         question_id=f"{source.dataset}-{hashlib.sha256(content.encode()).hexdigest()[:16]}{again}",
-        dataset=source.dataset, split=source.split, image=image, question=asked.question, answers=[answer],
-        kind=asked.kind, scorer=scorer, choices=asked.choices, meta={"source": {"form": source.form, "rows": {}}},
+        dataset=source.dataset, split=source.split, image=image, question=prompt.question, answers=[answer],
+        kind=prompt.kind, scorer={"choice": "multiple_choice", "open": "exact"}.get(prompt.kind, source.scorer),
+        choices=prompt.choices, meta={"source": {"form": source.form, "rows": {}}},
     )  # fmt: skip
 
 
-def _pair(found: _Found, row: Row, asked: Asked) -> Pair:
+def _pair(found: _Gathered, row: Row, prompt: Prompt) -> Pair:
     """A preference; texts of a question are numbered as they come, as the row does not say which sample each was."""
-
-    def predicted(text: str) -> str | None:
-        said = None if asked.kind == "open" else extract_answer(text, asked.style)
-        return extract_choice(said, asked.choices) if said is not None and asked.kind == "choice" else said
-
-    ids = [found.texts.setdefault(text, len(found.texts)) for text in (row.response, row.rejected)]
-    return Pair(
-        question_id=found.question.question_id, pair_id=len(found.pairs), style=asked.style, chosen=row.response,
-        rejected=row.rejected, chosen_id=ids[0], rejected_id=ids[1], chosen_answer=predicted(row.response),
-        rejected_answer=predicted(row.rejected),
-    )  # fmt: skip
+    texts = (row.response, row.rejected)
+    ids = [found.texts.setdefault(text, len(found.texts)) for text in texts]
+    answers = [_predicted(text, prompt)[1] for text in texts]
+    return Pair(found.question.question_id, len(found.pairs), prompt.style, *texts, *ids, *answers)

@@ -15,7 +15,7 @@ from typing import Any
 
 from rationale.prompts import prompt_text
 from rationale.schema import Pair, Question, Rationale
-from rationale.sources.exchange import FORMS, MARK, Row
+from rationale.sources.exchange import MARK, ROW_FORMS, Row
 
 SPELLED = "(image)"  # as long as the mark, so that places stay the same
 
@@ -43,30 +43,33 @@ def asked(question: Question, style: str, key: str) -> str:
     return prompt_text(question, style) + origin(question, key).get("ending", "")
 
 
-def _row(form: str, question: Question, key: str, style: str, texts: dict[str, str | None], more: dict | None) -> Row:
-    """`texts` are response and rejected; `more` is what `record` says beside the question, None for no record."""
+def _row(
+    form: str, question: Question, key: str, style: str, response: str, rejected: str | None = None,
+    more: dict[str, Any] | None = None,
+) -> Row:  # fmt: skip
+    """`more` is what `record` says beside the question, None for no record."""
     came = origin(question, key) if question.meta.get("source", {}).get("form") == form else {}
     spelled, marks = {}, {}
-    for name, text in {"prompt": asked(question, style, key), **texts}.items():
+    for name, text in {"prompt": asked(question, style, key), "response": response, "rejected": rejected}.items():
         spelled[name], places = (None, []) if text is None else without_marks(text)
-        if places:
-            marks[name] = places
+        marks |= {name: places} if places else {}
     record = None
     if more is not None:
-        fields = {k: v for k, v in asdict(question).items() if k not in ("question", "image")}
+        fields = fields_of(question, "question", "image")
         record = json.dumps({"question": fields, "style": style, **more, "marks": marks}, ensure_ascii=False)
-    wrap = tuple(came["wrap"]) if "wrap" in came else FORMS[form].wrap
+    wrap = tuple(came.get("wrap", ROW_FORMS[form].wrap)) if question.image else ("", "")
     rest = came.get("rest", {"id": f"{question.question_id}-{key}"} if form == "llava" else {})
-    return Row(
-        image=question.image or None, wrap=wrap if question.image else ("", ""), rest=rest, record=record, **spelled
-    )
+    return Row(image=question.image or None, wrap=wrap, rest=rest, record=record, **spelled)
+
+
+def fields_of(record: Any, *without: str) -> dict[str, Any]:
+    return {name: value for name, value in asdict(record).items() if name not in without}
 
 
 def cot_row(form: str, question: Question, rationale: Rationale, record: bool = True) -> Row:
     """The CoT prompt with a kept rationale."""
-    judged = {k: v for k, v in asdict(rationale).items() if k not in ("question_id", "text")}
-    texts = {"response": rationale.text, "rejected": None}
-    return _row(form, question, "cot", "cot", texts, {"rationale": judged} if record else None)
+    more = {"rationale": fields_of(rationale, "question_id", "text")} if record else None
+    return _row(form, question, "cot", "cot", rationale.text, more=more)
 
 
 def direct_row(form: str, question: Question, unkept: Rationale | None, record: bool = True) -> Row:
@@ -75,15 +78,14 @@ def direct_row(form: str, question: Question, unkept: Rationale | None, record: 
     A rationale that was not kept is nothing to train on: it travels in the record alone.
     """
     target = origin(question, "direct").get("target", question.answer)
-    more = {"unkept": asdict(unkept) if unkept else None}
-    return _row(form, question, "direct", "direct", {"response": target, "rejected": None}, more if record else None)
+    more = {"unkept": asdict(unkept) if unkept else None} if record else None
+    return _row(form, question, "direct", "direct", target, more=more)
 
 
 def pair_row(form: str, question: Question, pair: Pair, record: bool = True) -> Row:
     """A preference, whole: what truncation a loss applies is its own affair."""
-    fields = {k: v for k, v in asdict(pair).items() if k not in ("question_id", "style", "chosen", "rejected")}
-    texts = {"response": pair.chosen, "rejected": pair.rejected}
-    return _row(form, question, f"pair-{pair.pair_id}", pair.style, texts, {"pair": fields} if record else None)
+    more = {"pair": fields_of(pair, "question_id", "style", "chosen", "rejected")} if record else None
+    return _row(form, question, f"pair-{pair.pair_id}", pair.style, pair.chosen, pair.rejected, more)
 
 
 def sft_rows(form: str, question: Question, found: Rationale | None, styles: list[str], record: bool) -> Iterator[Row]:

@@ -12,7 +12,7 @@ from rationale.artifacts import InputPath, UserError, write_json
 from rationale.prompts import question_text
 from rationale.schema import Pair, Question, Rationale
 from rationale.settings import Style, typed
-from rationale.sources.exchange import FORMS, MARK, Row, sharegpt_info
+from rationale.sources.exchange import MARK, ROW_FORMS, Row, sharegpt_info
 from rationale.sources.outgoing import pair_row, sft_rows
 from rationale.sources.rowfiles import link, write_rows
 from rationale.stages.inputs import grouped, need, questions_by_id
@@ -23,7 +23,7 @@ def run(
     questions: InputPath,
     rationales: InputPath | None,
     pairs: InputPath | None,
-    form: Literal[tuple(FORMS)],
+    form: Literal[tuple(ROW_FORMS)],
     styles: list[Style],
     split: str | None,
     record: bool,
@@ -47,7 +47,7 @@ def run(
     def written(question: Question, row: Row, kind: str) -> dict[str, Any]:
         counts[kind] += 1
         used[question.question_id] = question
-        return FORMS[form].write(row)
+        return ROW_FORMS[form].write(row)
 
     def imitated() -> Iterator[dict]:
         for question in chosen:
@@ -62,7 +62,7 @@ def run(
 
     files = {}
     for kind, rows in (("sft", imitated()), ("dpo", compared())):
-        path = out / f"{kind}{FORMS[form].suffix}"
+        path = out / f"{kind}{ROW_FORMS[form].suffix}"
         if write_rows(path, rows):
             files[kind] = path.name
         else:

@@ -18,15 +18,15 @@ from rationale.images import open_image, resolve, store
 from rationale.question_checks import Refusals
 from rationale.schema import Question, RowError, write_jsonl
 from rationale.settings import typed
-from rationale.sources.exchange import FORMS
-from rationale.sources.incoming import Incoming, Source
+from rationale.sources.exchange import ROW_FORMS
+from rationale.sources.incoming import Incoming, RowFiles
 from rationale.sources.rowfiles import link, read_rows, silent
 from rationale.sources.rows import check_images, suffix_of
 
 
 @typed
 def run(
-    sources: list[Source],
+    sources: list[RowFiles],
     root: InputPath | None,
     images: InputPath | None,
     unfit: Literal["error", "aside"],
@@ -49,7 +49,7 @@ def run(
         for source, path in files:
             for where, raw in tqdm(read_rows(path, refusals.add), desc=path.name, unit="row", mininterval=2):
                 try:
-                    row = FORMS[source.form].read(raw, where)
+                    row = ROW_FORMS[source.form].read(raw, where)
                     incoming.add(row, source, store.keep(row.image, where), where)
                 except RowError as error:
                     if unfit == "error":
@@ -82,7 +82,7 @@ def _shown(value: object) -> str:
     return f"<{len(value)} bytes>" if isinstance(value, bytes) else str(value)
 
 
-def files_of(sources: list[Source], root: str | None) -> list[tuple[Source, Path]]:
+def files_of(sources: list[RowFiles], root: str | None) -> list[tuple[RowFiles, Path]]:
     """Every file of every source; one that is not there is an error before any row is read."""
     if not root:
         raise UserError("no exchange.root: set exchange.root=<folder with the files of the rows>")
@@ -104,12 +104,12 @@ def reworded(questions: list[Question]) -> dict[str, int]:
     return {"prompts_reworded": sum("ending" in r for r in rows), "targets_reworded": sum("target" in r for r in rows)}
 
 
-def named_images(files: list[tuple[Source, Path]]) -> Iterator[tuple[str, str]]:
+def named_images(files: list[tuple[RowFiles, Path]]) -> Iterator[tuple[str, str]]:
     """The places and paths of the images that rows name; what is wrong with a row is said where it is taken in."""
     for source, path in files:
         for where, raw in read_rows(path, silent):
             try:
-                image = FORMS[source.form].read(raw, where).image
+                image = ROW_FORMS[source.form].read(raw, where).image
             except RowError:
                 continue
             if isinstance(image, bytes):
