@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -34,7 +34,7 @@ class Reply:
 
 
 @dataclass(slots=True)
-class Meter:
+class Budget:
     """Tokens and cost so far and to come. Prices are per million tokens, None where they are not known.
 
     A request whose reply does not say its tokens counts as the mean of those that do, or as the first estimate: what is
@@ -101,15 +101,24 @@ class Meter:
         return cost | tokens
 
 
-def store(arriving: Iterable[Reply], journal: Journal, meter: Meter, label: str, total: int, done: int = 0) -> None:
+def answered(journal: Journal, budget: Budget, again: Callable[[Reply], bool]) -> set[str]:
+    """Ids of stored replies that need not be asked `again`; what all of them cost is counted."""
+    done = set()
+    for reply in journal.all():
+        budget.count([reply])
+        (done.discard if again(reply) else done.add)(reply.question_id)
+    return done
+
+
+def store(arriving: Iterable[Reply], journal: Journal, budget: Budget, label: str, total: int, done: int = 0) -> None:
     """Append replies as they arrive, showing how many of `total` there are, and cost so far and projected."""
     try:
         with tqdm(total=total, initial=done, desc=label, unit="reply", mininterval=2) as bar:
-            bar.set_postfix_str(meter.line(bar.total - bar.n))
+            bar.set_postfix_str(budget.line(bar.total - bar.n))
             for reply in arriving:
                 journal.append(reply)
                 bar.update()
-                bar.set_postfix_str(meter.line(bar.total - bar.n), refresh=False)
+                bar.set_postfix_str(budget.line(bar.total - bar.n), refresh=False)
             bar.refresh()
     finally:
         journal.close()

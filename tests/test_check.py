@@ -15,8 +15,8 @@ from families import CASES, EVERY, PROMPTS
 from loopback import Loopback, asked_of
 
 from rationale.artifacts import UserError
-from rationale.endpoints.chat import Picture
-from rationale.endpoints.client import Traffic
+from rationale.endpoints.chat import ImageEncoding
+from rationale.endpoints.client import RequestPolicy
 from rationale.endpoints.generator import Served
 from rationale.endpoints.parity import same_texts
 from rationale.models import prefix
@@ -29,7 +29,7 @@ from rationale.models.prefill import trained_logps
 from rationale.models.towers import read_once
 from rationale.models.vlm import load, read_processor
 from rationale.prompts import prompt_text
-from rationale.replies import Meter
+from rationale.replies import Budget
 from rationale.tools import predict
 
 
@@ -102,10 +102,11 @@ class ModelServer(Loopback):
 
 
 def served(server):
-    traffic = Traffic(1, None, None, 60, 1, 0.1, 1, 60, 5)
+    traffic = RequestPolicy(1, None, None, 60, 1, 0.1, 1, 60, 5)
     return partial(
         Served, model_name="m", base_url=server.url, key_variable=None, token_limit="max_tokens", options={},
-        samples_per_request=1, at_once=4, picture=Picture(2048, "PNG", 90, "auto"), traffic=traffic, budget=Meter(),
+        samples_per_request=1, at_once=4, picture=ImageEncoding(2048, "PNG", 90, "auto"), traffic=traffic,
+        budget=Budget(),
     )  # fmt: skip
 
 

@@ -22,7 +22,7 @@ from test_training import sft
 from rationale.artifacts import UserError
 from rationale.command.runs import call
 from rationale.models.vlm import load
-from rationale.replies import Meter
+from rationale.replies import Budget
 from rationale.reporting.card import model_card
 from rationale.reporting.figures import curve_figure, histogram_figure
 from rationale.reporting.tables import Table, to_markdown
@@ -226,7 +226,7 @@ def test_a_text_in_markdown_is_no_html_no_link_and_no_cell(tmp_path):
     scores = {"name": name, "cells": {f"cot/{name}": {"accuracy": 0.5, "questions": 2}}}
     question = Question(HOSTILE, HOSTILE, "train", "x.png", HOSTILE, ["5"])
     write_jsonl(tmp_path / "rows.jsonl", [Rationale(HOSTILE, HOSTILE, None, "unparsed", 0.0, "t", HOSTILE)])
-    told = report(tmp_path / "rows.jsonl", {HOSTILE: question}, Counter({(HOSTILE, "unparsed"): 1}), Meter())
+    told = report(tmp_path / "rows.jsonl", {HOSTILE: question}, Counter({(HOSTILE, "unparsed"): 1}), Budget())
     texts = {
         "table": to_markdown(Table("t", HOSTILE, HOSTILE, [HOSTILE], [[HOSTILE], [HOSTILE + "\\"]])),
         "card": model_card("sft", {"out": f"/x/{name}"}, {}, None, [scores]).partition("## Recipe")[0],

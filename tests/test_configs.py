@@ -27,7 +27,9 @@ def options(group):
 
 STAGES, EXPERIMENTS = options("stage"), options("experiment")
 GROUPS = sorted(
-    path.name for path in CONF.iterdir() if path.is_dir() and path.name not in ("stage", "experiment", "hydra")
+    path.name
+    for path in CONF.iterdir()
+    if path.is_dir() and path.name not in ("stage", "experiment", "endpoint", "hydra")
 )
 CHOICES = [f"{group}={option}" for group in GROUPS for option in options(group)]
 FILES = texts_below((str(CONF),))
@@ -73,7 +75,7 @@ def with_stage(cfg, stage):
     """The config with another stage: what `stage=...` would compose, in a fraction of the time."""
     OmegaConf.set_struct(cfg, False)
     found = OmegaConf.load(CONF / "stage" / f"{stage}.yaml")
-    cfg.update(found if "stage" in found else {"stage": found})
+    cfg.update({"of": "sft", "stage": found} | (dict(found) if "stage" in found else {}))
     return cfg
 
 

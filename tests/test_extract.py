@@ -10,8 +10,8 @@ from loopback import KEY, Loopback
 from PIL import Image
 
 from rationale.artifacts import UserError, produce
-from rationale.endpoints.client import Traffic
-from rationale.replies import Meter, Reply
+from rationale.endpoints.client import RequestPolicy
+from rationale.replies import Budget, Reply
 from rationale.schema import EvalRow, Question, RowError, iter_jsonl, read_jsonl, write_jsonl
 from rationale.scoring.judge import judge
 from rationale.tools import extract
@@ -50,7 +50,10 @@ def extractor(server, **changes):
         "first_wait": 0.01, "longest_wait": 0.02, "longest_pause": 60, "give_up_after": 20,
     }  # fmt: skip
     options = {"temperature": 0.0, "max_tokens": 256}
-    return Extractor("reader", server.url, "TEST_KEY", options, Traffic(**{**traffic, **changes}), Meter())
+    return Extractor(
+        model_name="reader", base_url=server.url, key_variable="TEST_KEY", options=options,
+        traffic=RequestPolicy(**{**traffic, **changes}), budget=Budget(),
+    )  # fmt: skip
 
 
 @pytest.fixture(autouse=True)

@@ -20,20 +20,20 @@ from rationale.artifacts import UserError, produce
 from rationale.endpoints import batches
 from rationale.endpoints import client as served_module
 from rationale.endpoints.batches import Batches
-from rationale.endpoints.chat import Picture
-from rationale.endpoints.client import Traffic, retry_after
+from rationale.endpoints.chat import ImageEncoding
+from rationale.endpoints.client import RequestPolicy, retry_after
 from rationale.endpoints.completions import read_replies
 from rationale.endpoints.generator import Served
 from rationale.endpoints.teacher import ServedTeacher
 from rationale.journal import Journal
 from rationale.models.teachers import LocalTeacher, RecordedTeacher
 from rationale.models.vlm import load
-from rationale.replies import Meter, Reply
+from rationale.replies import Budget, Reply
 from rationale.schema import EvalRow, Question, Rationale, Response, read_jsonl, write_jsonl
 from rationale.stages import distill, evaluate, sample
 
 TRIES = 3
-PICTURE = Picture(longest_side=32, format="PNG", quality=90, detail="auto")
+PICTURE = ImageEncoding(longest_side=32, format="PNG", quality=90, detail="auto")
 
 
 def traffic(**changes):
@@ -41,7 +41,7 @@ def traffic(**changes):
         "concurrency": 32, "requests_per_minute": None, "tokens_per_minute": None, "timeout": 10, "tries": TRIES,
         "first_wait": 0.02, "longest_wait": 0.1, "longest_pause": 60, "give_up_after": 20,
     }  # fmt: skip
-    return Traffic(**{**given, **changes})
+    return RequestPolicy(**{**given, **changes})
 
 
 @pytest.fixture(autouse=True)
@@ -52,7 +52,7 @@ def key(monkeypatch):
 def teacher(server, budget=None, batches=None, **changes):
     return ServedTeacher(
         model_name="model", base_url=server.url, key_variable="TEST_KEY", options={"temperature": 1.0}, picture=PICTURE,
-        traffic=traffic(**changes), budget=budget or Meter(), batches=batches,
+        traffic=traffic(**changes), budget=budget or Budget(), batches=batches,
     )  # fmt: skip
 
 
@@ -159,9 +159,9 @@ def test_max_cost_stops_before_it_is_passed_and_a_higher_one_goes_on(ask_dir, tm
     questions, price = ask_dir(30), {"input_price": 1000.0, "output_price": 0.0}  # 1,000 tokens: a dollar a request
     with Loopback() as server:
         with pytest.raises(UserError, match=r"\$10.0000 are spent.*max_cost=10.5.*Every reply is kept; .* goes on"):
-            run(questions, teacher(server, Meter(**price, max_cost=10.5), concurrency=4), tmp_path / "out")
+            run(questions, teacher(server, Budget(**price, max_cost=10.5), concurrency=4), tmp_path / "out")
         assert sum(server.asked.values()) == 10
-        counts, rows = run(questions, teacher(server, Meter(**price, max_cost=30.0)), tmp_path / "out")
+        counts, rows = run(questions, teacher(server, Budget(**price, max_cost=30.0)), tmp_path / "out")
     assert len(rows) == counts["kept"] == 30
     assert counts["cost"] == 30.0
     shown = capsys.readouterr().err
@@ -172,11 +172,11 @@ def test_max_cost_stops_before_it_is_passed_and_a_higher_one_goes_on(ask_dir, tm
 
 def test_max_cost_without_prices_is_refused():
     with pytest.raises(UserError, match=r"needs budget\.input_price"):
-        Meter(max_cost=1.0)
+        Budget(max_cost=1.0)
 
 
 def test_a_meter_projects_from_the_first_estimate_and_then_from_what_came():
-    meter = Meter(input_price=2.0, output_price=10.0, expected_output=100)
+    meter = Budget(input_price=2.0, output_price=10.0, expected_output=100)
     meter.expected_input = 1000
     assert meter.projected(1000) == pytest.approx(1000 * (1000 * 2 + 100 * 10) / 1e6)  # $3.00
     meter.count([Reply("a", "", input_tokens=500, output_tokens=50)])
@@ -193,7 +193,7 @@ def test_a_meter_projects_from_the_first_estimate_and_then_from_what_came():
 def call(questions, out, server, **options):
     """Stage distill, filed as the command does."""
     budget = {"input_price": 1.0, "output_price": 1.0}
-    work = partial(distill.run, str(questions), teacher(server, Meter(**budget)), "train", 8, **options)
+    work = partial(distill.run, str(questions), teacher(server, Budget(**budget)), "train", 8, **options)
     return produce("distill", {"questions": str(questions), "out": str(out), **options}, work)
 
 
@@ -262,7 +262,7 @@ def test_a_missing_key_is_named(ask_dir, tmp_path, monkeypatch):
 
 def test_a_password_in_the_address_is_refused():
     with pytest.raises(UserError, match="base_url holds a password"):
-        ServedTeacher("m", "http://me:secret@host/v1", None, {}, PICTURE, traffic(), Meter())
+        teacher(SimpleNamespace(url="http://me:secret@host/v1"))
 
 
 def test_the_image_is_sent_shrunk_and_the_reference_answer_is_in_the_prompt(ask_dir, tmp_path):
@@ -282,7 +282,7 @@ def test_the_image_is_sent_shrunk_and_the_reference_answer_is_in_the_prompt(ask_
     [((512, 512), 255), ((1024, 1024), 765), ((2048, 4096), 1105), ((10, 10), 255)],  # 85 + 170 a tile
 )
 def test_image_tokens_follow_the_tiles(size, tokens):
-    assert Picture(longest_side=4096, format="PNG", quality=90, detail="high").tokens(*size) == tokens
+    assert ImageEncoding(longest_side=4096, format="PNG", quality=90, detail="high").tokens(*size) == tokens
 
 
 @pytest.mark.parametrize(
@@ -371,7 +371,7 @@ def test_a_run_cut_while_waiting_for_batches_waits_for_them_and_makes_none_again
 def served(server, **changes):
     given = {
         "model_name": "model", "base_url": server.url, "key_variable": None, "token_limit": "max_tokens", "options": {},
-        "samples_per_request": 32, "at_once": 3, "picture": PICTURE, "traffic": traffic(), "budget": Meter(),
+        "samples_per_request": 32, "at_once": 3, "picture": PICTURE, "traffic": traffic(), "budget": Budget(),
     }  # fmt: skip
     return partial(Served, **{**given, **changes})
 
@@ -441,7 +441,7 @@ def test_a_served_model_that_gives_no_answer_stops_the_stage_and_keeps_the_batch
 
 def test_a_served_generator_stops_before_a_batch_that_could_pass_max_cost(ask_dir, tmp_path):
     with Loopback() as server:
-        budget = Meter(input_price=1000.0, output_price=0.0, max_cost=5.0)
+        budget = Budget(input_price=1000.0, output_price=0.0, max_cost=5.0)
         with pytest.raises(UserError, match=r"\$3.0000 are spent in this run.*max_cost=5.0"):
             sampled(ask_dir(6), served(server, budget=budget), tmp_path / "out")
     assert sum(server.asked.values()) == 3  # one batch of at_once

@@ -18,14 +18,14 @@ from pathlib import Path
 import pytest
 from loopback import KEY, PASSING, Loopback
 
-from rationale.endpoints.chat import Picture
-from rationale.endpoints.client import Traffic
+from rationale.endpoints.chat import ImageEncoding
+from rationale.endpoints.client import RequestPolicy
 from rationale.endpoints.generator import Served
 from rationale.models.batch import Example
 from rationale.models.local import Local
 from rationale.models.vlm import load
 from rationale.prompts import prompt_text, teacher_text
-from rationale.replies import Meter
+from rationale.replies import Budget
 from rationale.schema import EvalRow, Question, Rationale, read_jsonl
 from rationale.stages import evaluate
 
@@ -166,8 +166,8 @@ def test_the_mini_model_behind_transformers_serve_answers_as_it_does_here(transf
     model, and where it samples the samples of a prompt differ."""
     served = partial(
         Served, model_name=str(MODEL), base_url=transformers_serve, key_variable=None, token_limit="max_tokens",
-        options={}, samples_per_request=8, at_once=8, picture=Picture(2048, "PNG", 90, "auto"),
-        traffic=Traffic(4, None, None, 60, 2, 0.1, 1, 60, 5), budget=Meter(),
+        options={}, samples_per_request=8, at_once=8, picture=ImageEncoding(2048, "PNG", 90, "auto"),
+        traffic=RequestPolicy(4, None, None, 60, 2, 0.1, 1, 60, 5), budget=Budget(),
     )  # fmt: skip
     rows = []
     for name, generator in (("served", served), ("local", Local)):

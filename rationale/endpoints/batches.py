@@ -13,7 +13,7 @@ from typing import Any
 import openai
 
 from rationale.artifacts import UserError, write_json
-from rationale.endpoints.client import Client, Request
+from rationale.endpoints.client import Answered, Endpoint, Request
 from rationale.replies import Reply
 from rationale.settings import Count, Positive
 
@@ -32,45 +32,46 @@ class Batches:
     max_bytes: Count
     poll: Positive  # seconds
 
-    def stream(self, client: Client, requests: Sequence[Request], folder: Path) -> Iterator[tuple[str, list[Reply]]]:
+    def stream(self, endpoint: Endpoint, requests: Sequence[Request], folder: Path) -> Iterator[Answered]:
         """Each request's name and replies. Batches handed in by a run that was cut are waited for, not made again."""
-        service = client.connect(openai.OpenAI, client.addresses[0]).with_options(max_retries=client.traffic.tries)
+        tries = endpoint.traffic.tries
+        service = endpoint.connect(openai.OpenAI, endpoint.addresses[0]).with_options(max_retries=tries)
         try:
             with service:
-                yield from _Run(self, client, service, folder).all(requests)
+                yield from _Run(self, endpoint, service, folder).all(requests)
         except openai.APIError as error:
             raise UserError(
-                f"batch mode: {client.clean(str(error))[:500]}; what was handed in is kept, the same command goes on"
+                f"batch mode: {endpoint.clean(str(error))[:500]}; what was handed in is kept, the same command goes on"
             ) from None  # the cause may hold our request with its key
 
 
 class _Run:
     """One pass; `handed` lists the batches by input digest, names and provider's id, in the order of handing in."""
 
-    def __init__(self, batches: Batches, client: Client, service: openai.OpenAI, folder: Path):
-        self.limits, self.client, self.service, self.folder = batches, client, service, folder
+    def __init__(self, batches: Batches, endpoint: Endpoint, service: openai.OpenAI, folder: Path):
+        self.limits, self.endpoint, self.service, self.folder = batches, endpoint, service, folder
         self.state = folder / "batches.json"
         self.handed: list[dict[str, Any]] = (
             json.loads(self.state.read_text(encoding="utf-8")) if self.state.exists() else []
         )
 
-    def all(self, requests: Sequence[Request]) -> Iterator[tuple[str, list[Reply]]]:
+    def all(self, requests: Sequence[Request]) -> Iterator[Answered]:
         self.find_lost()
         wanted = dict(requests)
         waiting = [batch for batch in self.handed if not batch["read"]]
         pending = {name for batch in waiting for name in batch["names"]}
         new = [(name, build) for name, build in requests if name not in pending]
-        stopped = None
+        stopped, budget = None, self.endpoint.budget
         while new and stopped is None:
             names = self.write(new)
-            if self.client.meter.allows(len(pending) + len(names)):
+            if budget.allows(len(pending) + len(names)):
                 waiting.append(self.hand_in(names))
                 pending.update(names)
                 new = new[len(names) :]
             else:
                 stopped = UserError(
-                    f"a batch of {len(names)} requests could pass budget.max_cost={self.client.meter.max_cost} "
-                    f"(${self.client.meter.spent:.2f} are spent). All that was handed in is kept; go on with a higher "
+                    f"a batch of {len(names)} requests could pass budget.max_cost={budget.max_cost} "
+                    f"(${budget.spent:.2f} are spent). All that was handed in is kept; go on with a higher "
                     f"budget.max_cost, or with smaller batches (max_requests)"
                 )
         (self.folder / "batch_input.jsonl").unlink(missing_ok=True)
@@ -129,7 +130,7 @@ class _Run:
         self.save()
         return batch
 
-    def read(self, batch: dict[str, Any], found: Any, wanted: dict) -> Iterator[tuple[str, list[Reply]]]:
+    def read(self, batch: dict[str, Any], found: Any, wanted: dict) -> Iterator[Answered]:
         """Replies of a batch that is over; a request without a result has failed."""
         missing = set(batch["names"]) & set(wanted)
         for file in filter(None, (found.output_file_id, found.error_file_id)):
@@ -140,20 +141,20 @@ class _Run:
                     missing.remove(name)
                     yield name, self.counted(self.replies(name, row))
         said = "; ".join(str(e.message) for e in (found.errors.data or [])) if found.errors else ""
-        reason = self.client.clean(f"the batch {found.status} without this row {said}".strip())
+        reason = self.endpoint.clean(f"the batch {found.status} without this row {said}".strip())
         for name in batch["names"]:
             if name in missing:
                 yield name, self.counted([Reply(name, "", "failed", reason, finished=False)])
 
     def counted(self, replies: list[Reply]) -> list[Reply]:
-        self.client.meter.count(replies)
+        self.endpoint.budget.count(replies)
         return replies
 
     def replies(self, name: str, row: dict[str, Any]) -> list[Reply]:
         response, error = row.get("response") or {}, row.get("error")
         if response.get("status_code") == 200:
-            return self.client.replies(name, json.dumps(response.get("body"), ensure_ascii=False))
+            return self.endpoint.answers(name, json.dumps(response.get("body"), ensure_ascii=False))
         said = json.dumps(error or response.get("body"), ensure_ascii=False)
         status = response.get("status_code") or 500
-        judged = self.client.judged(name, status, said, self.client.addresses[0])
-        return judged or [Reply(name, "", "failed", self.client.clean(f"{status}: {said}")[:500], finished=False)]
+        judged = self.endpoint.judged(name, status, said, self.endpoint.addresses[0])
+        return judged or [Reply(name, "", "failed", self.endpoint.clean(f"{status}: {said}")[:500], finished=False)]

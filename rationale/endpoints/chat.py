@@ -18,7 +18,7 @@ CHARACTERS_A_TOKEN = 4  # of English text, as a rule of thumb; the first reply r
 
 
 @settings
-class Picture:
+class ImageEncoding:
     """How an image is sent: shrunk where its longest side is over `longest_side`, then encoded."""
 
     longest_side: Count
@@ -41,6 +41,14 @@ class Picture:
         image.save(buffer, self.format, quality=self.quality)
         return f"data:image/{self.format.lower()};base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
+    def messages(
+        self, path: Path, where: str, text: str, system: str = "", blank: bool = False
+    ) -> list[dict[str, Any]]:
+        """A system turn, where there is one, and a user turn: first the image, then the text."""
+        image = {"type": "image_url", "image_url": {"url": self.url(path, where, blank), "detail": self.detail}}
+        turns = [{"role": "user", "content": [image, {"type": "text", "text": text}]}]
+        return [{"role": "system", "content": system}, *turns] if system else turns
+
     def tokens(self, width: int, height: int) -> int:
         """What GPT-4o counts for an image: 85, and in high detail 170 for each tile of 512 pixels once it is fitted
         into 2048 x 2048 and its shorter side is at most 768 (platform.openai.com/docs/guides/images-vision)."""
@@ -51,11 +59,6 @@ class Picture:
         share = min(share, 768 / min(width, height))
         return 85 + 170 * math.ceil(width * share / 512) * math.ceil(height * share / 512)
 
-
-def messages(system: str, text: str, url: str, detail: str) -> list[dict[str, Any]]:
-    """A system turn, where there is one, and a user turn: first the image, then the text."""
-    content = [
-        {"type": "image_url", "image_url": {"url": url, "detail": detail}},
-        {"type": "text", "text": text},
-    ]
-    return [{"role": "system", "content": system}] * bool(system) + [{"role": "user", "content": content}]
+    def estimate(self, path: Path, where: str, text: str) -> float:
+        """About how many tokens an image and a text have."""
+        return len(text) / CHARACTERS_A_TOKEN + self.tokens(*open_image(path, where).size)

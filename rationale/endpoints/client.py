@@ -19,18 +19,19 @@ from typing import Any
 from rationale.artifacts import UserError
 from rationale.endpoints.completions import read_replies
 from rationale.endpoints.keys import refuse_keys
-from rationale.replies import Meter, Reply
+from rationale.replies import Budget, Reply
 from rationale.settings import Addresses, Count, NonNegative, Positive, settings
 
 Request = tuple[str, Callable[[], dict[str, Any]]]  # a question's id and what builds the body; images are read late
-PASSING = (408, 409, 429)  # and 5xx: worth another try; the same that the openai client would try again
-HOPELESS = (401, 403, 404)  # wrong key, no access, no such model: the same for every row
+Answered = tuple[str, list[Reply]]  # that name, and the answers to it
+RETRYABLE = (408, 409, 429)  # and 5xx: worth another try; the same that the openai client would try again
+FATAL = (401, 403, 404)  # wrong key, no access, no such model: the same for every row
 LOOK = 1.0  # seconds between two looks at whether an answer is late
 LATE = 4  # times the median of the last answers
 
 
 @settings
-class Traffic:
+class RequestPolicy:
     """How an endpoint is asked: times in seconds, limits a minute (None: no limit)."""
 
     concurrency: Count  # requests under way at one address
@@ -46,7 +47,7 @@ class Traffic:
     give_up_after: Count
 
 
-class Pace:
+class RateLimiter:
     """A limit a minute, kept by spacing: what takes `amount` of it lets the next wait for that share of a minute."""
 
     def __init__(self, per_minute: float | None):
@@ -97,16 +98,24 @@ class Address:
     ask_again_at: float = 0.0  # one request, to see whether it is back, where it is left out
 
 
-class Client:
-    """Asks one model, the same at all of its addresses. The key is read from the environment when it is needed and
-    stored nowhere."""
+@dataclass(eq=False, kw_only=True)
+class Endpoint:
+    """One model behind OpenAI's chat completions, the same at all of its addresses.
 
-    def __init__(
-        self, model: str, base_url: Addresses | None, key_variable: str | None, traffic: Traffic, meter: Meter
-    ):
-        refuse_keys({"base_url": base_url, "key_variable": key_variable})
-        self.model, self.key_variable, self.traffic, self.meter = model, key_variable, traffic, meter
-        self.addresses = [Address(url) for url in (base_url if isinstance(base_url, list) else [base_url])]
+    `key_variable` names the environment variable of the key, which is read when it is needed and stored nowhere.
+    `options` go into every request as they are (temperature, max_tokens and what else the endpoint knows).
+    """
+
+    model_name: str
+    base_url: Addresses | None
+    key_variable: str | None
+    options: dict[str, Any]
+    traffic: RequestPolicy
+    budget: Budget
+
+    def __post_init__(self) -> None:
+        refuse_keys({"base_url": self.base_url, "key_variable": self.key_variable})
+        self.addresses = [Address(u) for u in (self.base_url if isinstance(self.base_url, list) else [self.base_url])]
         for name in ("httpx", "httpx2"):  # a line for every request would bury the log
             logging.getLogger(name).setLevel(logging.WARNING)
 
@@ -120,7 +129,7 @@ class Client:
         key = read_key(self.key_variable)
         return text if self.key_variable is None else text.replace(key, f"<{self.key_variable}>")
 
-    def replies(self, name: str, text: str) -> list[Reply]:
+    def answers(self, name: str, text: str) -> list[Reply]:
         """The answers in a body that arrived."""
         return [replace(r, reason=r.reason[:500]) for r in read_replies(name, self.clean(text))]
 
@@ -130,18 +139,18 @@ class Client:
         An error that every row would meet raises.
         """
         said = self.clean(said)[:500]
-        if status in HOPELESS or "insufficient_quota" in said:
+        if status in FATAL or "insufficient_quota" in said:
             raise UserError(
                 f"{address.url or 'the endpoint'} answered {status} ({said}); check key_variable, base_url and the "
-                f"model {self.model!r}; what was stored is kept"
+                f"model {self.model_name!r}; what was stored is kept"
             )
-        if status in PASSING or status >= 500:
+        if status in RETRYABLE or status >= 500:
             return None
         if "content_policy" in said or "content_filter" in said:
             return [Reply(name, "", "refused", said, finished=False)]
         return [Reply(name, "", "failed", f"{status}: {said}", finished=False)]
 
-    def stream(self, requests: Iterable[Request], capped: bool = True) -> Iterator[tuple[str, list[Reply]]]:
+    def stream(self, requests: Iterable[Request], capped: bool = True) -> Iterator[Answered]:
         """Each request's name and replies as they arrive, `concurrency` under way at once at each address.
 
         Where the budget is used up (unless `capped` is False: the caller has seen to it), or the endpoint is of no
@@ -177,10 +186,12 @@ class _Run:
     other is left out, but for one request now and then that shows whether it is back.
     """
 
-    def __init__(self, client: Client, requests: Iterable[Request], arrived: asyncio.Queue, capped: bool):
-        self.client, self.traffic, self.meter, self.addresses = client, client.traffic, client.meter, client.addresses
+    def __init__(self, endpoint: Endpoint, requests: Iterable[Request], arrived: asyncio.Queue, capped: bool):
+        self.endpoint, self.traffic = endpoint, endpoint.traffic
+        self.budget, self.addresses = endpoint.budget, endpoint.addresses
         self.requests, self.arrived, self.capped = iter(requests), arrived, capped
-        self.pace, self.token_pace = Pace(self.traffic.requests_per_minute), Pace(self.traffic.tokens_per_minute)
+        self.pace = RateLimiter(self.traffic.requests_per_minute)
+        self.token_pace = RateLimiter(self.traffic.tokens_per_minute)
         self.under_way, self.failures, self.all_begun = 0, 0, False
         self.error: Exception | None = None
         self.seconds: deque[float] = deque(maxlen=100)  # that the last answers took
@@ -190,7 +201,7 @@ class _Run:
 
         try:
             async with AsyncExitStack() as stack:
-                opened = {a: self.client.connect(openai.AsyncOpenAI, a) for a in self.addresses}
+                opened = {a: self.endpoint.connect(openai.AsyncOpenAI, a) for a in self.addresses}
                 self.connections = {a: await stack.enter_async_context(one) for a, one in opened.items()}
                 await asyncio.gather(*(self.work() for _ in range(self.traffic.concurrency * len(self.addresses))))
         finally:
@@ -200,9 +211,13 @@ class _Run:
 
     async def work(self) -> None:
         while self.error is None:
-            if self.capped and not self.meter.allows(self.under_way + 1):
+            if self.capped and not self.budget.allows(self.under_way + 1):
                 if self.under_way == 0 and (waiting := next(self.requests, None)):
-                    self.error = self.used_up(waiting[0])
+                    self.error = UserError(
+                        f"stopped before {waiting[0]}: ${self.budget.spent:.4f} are spent, and one more could pass "
+                        f"budget.max_cost={self.budget.max_cost}. Every reply is kept; the same command with a higher "
+                        f"budget.max_cost goes on"
+                    )
                 return
             request = next(self.requests, None)
             if request is None:
@@ -216,7 +231,7 @@ class _Run:
                 return
             finally:
                 self.under_way -= 1
-            self.meter.count(replies)
+            self.budget.count(replies)
             self.arrived.put_nowait((request[0], replies))
             self.failures = self.failures + 1 if replies[0].status == "failed" else 0
             if self.failures >= self.traffic.give_up_after:
@@ -225,12 +240,6 @@ class _Run:
                     f"See that the endpoint answers, then run the same command, with retry_failed=true of the stage "
                     f"where it has that"
                 )
-
-    def used_up(self, name: str) -> UserError:
-        return UserError(
-            f"stopped before {name}: ${self.meter.spent:.4f} are spent, and one more could pass budget.max_cost="
-            f"{self.meter.max_cost}. Every reply is kept; the same command with a higher budget.max_cost goes on"
-        )
 
     async def ask(self, request: _Asked) -> list[Reply]:
         """The replies to one request, tried again with growing waits while the fault may pass."""
@@ -272,7 +281,7 @@ class _Run:
         try:
             while True:
                 if new not in (None, *asked.values()):
-                    self.meter.unknown += new is not address  # both may have to be paid for
+                    self.budget.unknown += new is not address  # both may have to be paid for
                     new.under_way += 1
                     asked[asyncio.create_task(self.attempt(new, request))] = new
                 done, _ = await asyncio.wait(asked, timeout=LOOK, return_when=asyncio.FIRST_COMPLETED)
@@ -296,13 +305,13 @@ class _Run:
         an address that is left out."""
         usual = median(self.seconds) if self.all_begun and self.seconds else math.inf
         late = time.monotonic() - request.sent > LATE * usual or address not in self.in_use()
-        return late and self.meter.allows(self.under_way + 1)
+        return late and self.budget.allows(self.under_way + 1)
 
     async def attempt(self, address: Address, request: _Asked) -> list[Reply] | str:
         """The replies of one address, or why there are none where another try is worth it."""
         import openai
 
-        thought = sum(self.meter.each)
+        thought = sum(self.budget.each)
         await self.pace.take(1)
         await self.token_pace.take(thought)
         while address.paused_until > time.monotonic():
@@ -313,7 +322,7 @@ class _Run:
                 raw = await self.connections[address].chat.completions.with_raw_response.create(
                     model=request.body["model"], messages=request.body["messages"], extra_body=request.body
                 )
-            replies = self.client.replies(request.name, raw.text)
+            replies = self.endpoint.answers(request.name, raw.text)
             self.token_pace.correct(sum(r.input_tokens + r.output_tokens for r in replies) - thought)
             self.seconds.append(time.monotonic() - sent)
             address.failures = 0
@@ -321,13 +330,13 @@ class _Run:
         except (TimeoutError, openai.APITimeoutError):
             reason = f"no answer within {self.traffic.timeout} s"
         except openai.APIConnectionError as error:
-            reason = self.client.clean(f"connection: {error.__cause__ or error}")
+            reason = self.endpoint.clean(f"connection: {error.__cause__ or error}")
         except openai.APIStatusError as error:
             said = error.response.text
-            if (judged := self.client.judged(request.name, error.status_code, said, address)) is not None:
+            if (judged := self.endpoint.judged(request.name, error.status_code, said, address)) is not None:
                 address.failures = 0
                 return judged
-            reason = f"{error.status_code}: {self.client.clean(said)[:500]}"
+            reason = f"{error.status_code}: {self.endpoint.clean(said)[:500]}"
             # All that is asked there waits: a limit is that of the account, not of the row that met it.
             pause, now = retry_after(error.response.headers), time.monotonic()
             address.paused_until = max(address.paused_until, now + pause)

@@ -5,26 +5,27 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
 from rationale.artifacts import UserError
-from rationale.endpoints.chat import CHARACTERS_A_TOKEN, Picture, messages
-from rationale.endpoints.client import Client, Traffic
+from rationale.endpoints.chat import ImageEncoding
+from rationale.endpoints.client import Endpoint
 from rationale.endpoints.parity import other_prompts
-from rationale.images import open_image
 from rationale.models.batch import Example
 from rationale.models.encode import Encoder
 from rationale.models.generate import Generated, seed_of
 from rationale.models.vlm import VLM
-from rationale.replies import Meter, Reply
-from rationale.settings import Addresses, Count
+from rationale.replies import Reply
+from rationale.settings import Count
 
 ALIKE = 100  # repeats of a prompt's first response, and nothing else, that no sampling would give
 LOOKED_AT = 3  # prompts an address whose tokens are compared
 
 
-class Served:
+@dataclass(eq=False, kw_only=True)
+class Served(Endpoint):
     """A served model; `model`, the stage's own, is not loaded.
 
     One request asks for at most `samples_per_request` responses, and for one where the endpoint refuses to give more.
@@ -35,24 +36,12 @@ class Served:
 
     is_shared = True
 
-    def __init__(
-        self,
-        model: Callable[..., VLM],
-        model_name: str,
-        base_url: Addresses,
-        key_variable: str | None,
-        token_limit: str,
-        options: dict[str, Any],
-        samples_per_request: Count,
-        at_once: Count,
-        picture: Picture,
-        traffic: Traffic,
-        budget: Meter,
-        processor: Callable[[], Any] | None = None,
-    ):
-        self.token_limit, self.options, self.picture, self.at_once = token_limit, options, picture, at_once
-        self.samples_per_request, self.processor = samples_per_request, processor
-        self.client = Client(model_name, base_url, key_variable, traffic, budget)
+    model: Callable[..., VLM] = field(kw_only=False)
+    token_limit: str
+    samples_per_request: Count
+    at_once: Count
+    picture: ImageEncoding
+    processor: Callable[[], Any] | None = None
 
     def __call__(
         self,
@@ -91,7 +80,7 @@ class Served:
         repeats = len(examples) * (num_samples - 1)
         if temperature > 0 and repeats >= ALIKE and all(len({r.text for r in texts}) == 1 for texts in found):
             raise UserError(
-                f"{self.client.model} gave each of {len(examples)} prompts {num_samples} times the same response at "
+                f"{self.model_name} gave each of {len(examples)} prompts {num_samples} times the same response at "
                 f"temperature {temperature}: the endpoint does not sample. Set it to, or say so in options: "
                 f"transformers serve takes generation_config='{{\"do_sample\": true}}'"
             )
@@ -105,14 +94,12 @@ class Served:
 
     def afford(self, examples: list[Example], num_samples: int) -> None:
         """Stop before a call that could pass max_cost: a call that is cut stores nothing of what it paid for."""
-        meter = self.client.meter
-        first = examples[0]
-        size = open_image(first.image, first.question_id).size
-        meter.expected_input = len(first.prompt) / CHARACTERS_A_TOKEN + self.picture.tokens(*size)
-        if not meter.allows(len(examples) * math.ceil(num_samples / self.samples_per_request)):
+        budget, first = self.budget, examples[0]
+        budget.expected_input = self.picture.estimate(first.image, first.question_id, first.prompt)
+        if not budget.allows(len(examples) * math.ceil(num_samples / self.samples_per_request)):
             raise UserError(
-                f"stopped before {first.question_id}: ${meter.spent:.4f} are spent in this run, and the next "
-                f"{len(examples)} prompts could pass budget.max_cost={meter.max_cost}. All batches so far are "
+                f"stopped before {first.question_id}: ${budget.spent:.4f} are spent in this run, and the next "
+                f"{len(examples)} prompts could pass budget.max_cost={budget.max_cost}. All batches so far are "
                 f"kept; the same command goes on from here, with max_cost for what it spends itself"
             )
 
@@ -122,7 +109,7 @@ class Served:
         for more in ({"logprobs": True}, {}):
             drawn = {self.token_limit: max_new_tokens, "temperature": 0.0, **more}
             requests = [(str(place), partial(self.body, e, drawn, False)) for place, e in enumerate(examples)]
-            arrived = dict(self.client.stream(requests, capped=False))
+            arrived = dict(self.stream(requests, capped=False))
             replies = [arrived[name][0] for name, _ in requests]
             if not any(map(not_taken, replies)):
                 break
@@ -131,27 +118,26 @@ class Served:
         return replies
 
     def body(self, example: Example, drawn: dict[str, Any], blind: bool) -> dict[str, Any]:
-        url = self.picture.url(example.image, example.question_id, blind)
-        turns = messages("", example.prompt, url, self.picture.detail)
-        return {"model": self.client.model, "messages": turns, **drawn, **self.options}
+        turns = self.picture.messages(example.image, example.question_id, example.prompt, blank=blind)
+        return {"model": self.model_name, "messages": turns, **drawn, **self.options}
 
     def look(self, examples: list[Example], counts: list[int]) -> None:
         """Warn, once, where the first prompts have other tokens there (`counts`) than where they are trained on."""
         read, self.processor = self.processor, None
         if read is None:
             return
-        looked_at = LOOKED_AT * len(self.client.addresses)  # at the start each is asked as many
+        looked_at = LOOKED_AT * len(self.addresses)  # at the start each is asked as many
         try:
             other = other_prompts(Encoder(read()), examples[:looked_at], counts[:looked_at])
         except UserError as error:
             other = f"its prompt tokens could not be compared with this model's: {error}"
         if other:
-            logging.getLogger(__name__).warning("%s: %s", self.client.model, other)
+            logging.getLogger(__name__).warning("%s: %s", self.model_name, other)
 
     def collect(self, requests: list, asked: dict, examples: list[Example], found: list[list[Generated]]) -> list[int]:
         """Put the answers of one round of requests where they belong, in the order of the requests; tokens of the
         examples' prompts, 0 where the endpoint does not say."""
-        arrived, counts = dict(self.client.stream(requests, capped=False)), [0] * len(examples)
+        arrived, counts = dict(self.stream(requests, capped=False)), [0] * len(examples)
         for name, (place, count) in asked.items():
             replies = arrived[name]
             if count > 1 and not_taken(replies[0]):
@@ -165,7 +151,7 @@ class Served:
     def response(self, reply: Reply, question_id: str) -> Generated:
         if reply.status in ("failed", "malformed"):
             raise UserError(
-                f"{question_id}: {self.client.model} gave no response ({reply.status}: {reply.reason}); all batches "
+                f"{question_id}: {self.model_name} gave no response ({reply.status}: {reply.reason}); all batches "
                 f"before this one are kept, the same command goes on from there"
             )
         return Generated(reply.text.strip(), reply.output_tokens, reply.finished)

@@ -17,7 +17,7 @@ from rationale.models.encode import in_chunks
 from rationale.models.local import Local
 from rationale.models.vlm import VLM
 from rationale.prompts import ANSWER_MARKER, TEACHER_SYSTEM, teacher_text, with_answer
-from rationale.replies import Meter, Reply
+from rationale.replies import Budget, Reply
 from rationale.schema import Question
 from rationale.settings import Count, NonNegative, PositiveShare
 
@@ -26,7 +26,7 @@ class Teacher(Protocol):
     """What stage distill needs of one that answers many questions."""
 
     name: str
-    meter: Meter
+    budget: Budget
 
     def replies(self, asked: Sequence[Question], done: Container[str], root: Path, folder: Path) -> Iterator[Reply]:
         """Replies as they come to those of `asked` that are not `done`. `root` holds the images; in `folder` a teacher
@@ -56,7 +56,7 @@ class OneByOne:
     """A teacher of one question at a time, asked like one of many."""
 
     teacher: Callable[[Question], str]
-    meter: Meter = field(default_factory=Meter)
+    budget: Budget = field(default_factory=Budget)
 
     @property
     def name(self) -> str:
@@ -86,7 +86,7 @@ class LocalTeacher:
     batch_size: Count
     seed: int
     name: str = "local"
-    meter: Meter = field(default_factory=Meter)
+    budget: Budget = field(default_factory=Budget)
 
     def replies(self, asked: Sequence[Question], done: Container[str], root: Path, folder: Path) -> Iterator[Reply]:
         answer = Local(self.model)

@@ -10,7 +10,7 @@ from rationale.artifacts import InputPath
 from rationale.journal import Journal
 from rationale.markdown import in_markdown, table
 from rationale.models.teachers import OneByOne, Teacher
-from rationale.replies import Meter, Reply, store
+from rationale.replies import Budget, Reply, answered, store
 from rationale.schema import Question, Rationale, iter_jsonl, write_jsonl
 from rationale.scoring.judged import judged
 from rationale.settings import Count
@@ -47,18 +47,13 @@ def run(
     asked = {q.question_id: q for q in questions_by_id(questions, split).values() if q.kind != "open"}
     many = teacher if hasattr(teacher, "replies") else OneByOne(teacher)
     journal = Journal(out / "replies.jsonl", Reply, chunk)
-    meter: Meter = many.meter
-    done = set()
-    for reply in journal.all():
-        meter.count([reply])
-        done.add(reply.question_id)
-        if retry_failed and reply.status in AGAIN:
-            done.remove(reply.question_id)
+    budget: Budget = many.budget
+    done = answered(journal, budget, lambda reply: retry_failed and reply.status in AGAIN)
     if dry_run:
         print(many.preview([q for i, q in asked.items() if i not in done], Path(questions)), flush=True)
         return None
     arriving = many.replies(list(asked.values()), done, Path(questions), out)
-    store(arriving, journal, meter, "distill", len(asked), len(done))
+    store(arriving, journal, budget, "distill", len(asked), len(done))
     journal.sort(asked)
     counts: Counter = Counter()  # by data set and status
 
@@ -69,23 +64,24 @@ def run(
             yield row
 
     write_jsonl(out / "rows.jsonl", rows())
-    (out / "report.md").write_text("\n".join(report(out / "rows.jsonl", asked, counts, meter)) + "\n", encoding="utf-8")
+    lines = report(out / "rows.jsonl", asked, counts, budget)
+    (out / "report.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
     total = Counter()
     for (_, found), number in counts.items():
         total[found] += number
     by_dataset = {f"{dataset}/{found}": number for (dataset, found), number in sorted(counts.items())}
-    return {"asked": len(asked), **dict(sorted(total.items())), **meter.counts(), "by_dataset": by_dataset}
+    return {"asked": len(asked), **dict(sorted(total.items())), **budget.counts(), "by_dataset": by_dataset}
 
 
-def report(rows: Path, asked: dict[str, Question], counts: Counter, meter: Meter) -> Iterator[str]:
+def report(rows: Path, asked: dict[str, Question], counts: Counter, budget: Budget) -> Iterator[str]:
     """Lines of `report.md`: counts by data set and status, and examples of what was dropped, with the reason."""
     yield "# What the filter did\n"
     by_dataset = {d: [counts[d, name] for name in STATUSES] for d in sorted({d for d, _ in counts})}
     lines = ([in_markdown(d), *map(str, [sum(found), *found])] for d, found in by_dataset.items())
     yield from table(["data set", "asked", *STATUSES], lines, rule="---")
-    if any(meter.tokens):
-        price = "prices not known" if meter.spent is None else f"${meter.spent:.2f}"
-        yield f"\n{meter.tokens[0]} input and {meter.tokens[1]} output tokens; {price}."
+    if any(budget.tokens):
+        price = "prices not known" if budget.spent is None else f"${budget.spent:.2f}"
+        yield f"\n{budget.tokens[0]} input and {budget.tokens[1]} output tokens; {price}."
     yield "\nDropped rows stay in `rows.jsonl` with their reason. Examples:"
     examples: dict[tuple[str, str], list[Rationale]] = defaultdict(list)
     for row in iter_jsonl(rows, Rationale):

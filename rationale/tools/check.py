@@ -10,8 +10,9 @@ import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ from rationale.endpoints.parity import compare
 from rationale.images import store
 from rationale.models.batch import Batch, Example
 from rationale.models.checks import check_end, check_image_tokens, image_token
-from rationale.models.device import counts_memory, device_of, name_of, use
+from rationale.models.device import counts_memory, device_of, moved, name_of, use
 from rationale.models.encode import Encoder
 from rationale.models.families import LANGUAGE, PROJECTOR, VISION, base_of, is_in
 from rationale.models.generate import generate
@@ -75,26 +76,17 @@ def run(
     """
     with tempfile.TemporaryDirectory() as scratch:
         rows, folder = some_questions(questions, Path(scratch))
-        page = _Page(model, generator, rows, folder, settings, use(device_of(device)))
-        for part in (page.machine, page.loading, page.prompt, page.image_tokens):
-            say_all(part())
+        page = _Page(generator, rows, folder, settings, max_new_tokens, use(device_of(device)))
+        say(page.machine(), page.loading(model), page.prompt(), page.image_tokens())
         with read_once(page.vlm.model):
-            say_all(page.layouts())
-            say_all(page.greedy(max_new_tokens))
-            say_all(page.served(max_new_tokens))
-            say_all(page.references())
-        say_all(page.steps(hardware))
-    say("All of it is as it should be.")
+            say(page.layouts(), page.greedy(), page.served(), page.references())
+        say(page.steps(hardware), ["All of it is as it should be."])
 
 
-def say(line: str) -> None:
-    if main_process():
-        print(line, flush=True)
-
-
-def say_all(lines: Iterable[str]) -> None:
-    for line in lines:
-        say(line)
+def say(*parts: Iterable[str]) -> None:
+    for line in chain(*parts):
+        if main_process():
+            print(line, flush=True)
 
 
 def some_questions(folder: str | None, scratch: Path) -> tuple[list[Question], Path]:
@@ -120,22 +112,22 @@ def strip(data: bytes) -> bytes:
     return out.getvalue()
 
 
+@dataclass
 class _Page:
     """The lines of the page, part by part; each part raises where something is wrong."""
 
-    def __init__(
-        self, model: Callable[..., VLM], generator: Callable[..., Local | Served], rows: list[Question], folder: Path,
-        settings: DPOSettings, device: torch.device,
-    ):  # fmt: skip
-        self.read, self.generator, self.rows, self.folder = model, generator, rows, folder
-        self.settings, self.precision, self.truncate = settings, settings.precision, settings.truncate
-        self.device = device
+    generator: Callable[..., Local | Served]
+    rows: list[Question]
+    folder: Path
+    settings: DPOSettings
+    max_new_tokens: int
+    device: torch.device
 
     def computing(self) -> AbstractContextManager:
-        return computing(self.precision, self.device)
+        return computing(self.settings.precision, self.device)
 
     def limits(self) -> tuple[float, float]:
-        half = not self.precision.startswith("32") or base_of(self.vlm.model).dtype.itemsize < 4
+        half = not self.settings.precision.startswith("32") or base_of(self.vlm.model).dtype.itemsize < 4
         return LIMITS[16 if half else 32]
 
     def machine(self) -> Iterator[str]:
@@ -143,32 +135,32 @@ class _Page:
         yield f"machine: {platform.machine()}, {torch.get_num_threads()} threads, {kernels}; device {device}"
         yield "packages: " + ", ".join(f"{name} {version}" for name, version in versions().items())
 
-    def loading(self) -> Iterator[str]:
+    def loading(self, model: Callable[..., VLM]) -> Iterator[str]:
         begun = time.monotonic()
-        self.vlm = self.read()
+        self.vlm = model()
         self.vlm.model.to(self.device)
         base = base_of(self.vlm.model)
         text = base.config.get_text_config().model_type
-        number = sum(p.numel() for p in base.parameters())
+        number, took = sum(p.numel() for p in base.parameters()), time.monotonic() - begun
         yield (
             f"checkpoint: {self.vlm.source}, {base.config.model_type} with {text}, {number / 1e6:,.1f}M parameters in "
-            f"{str(base.dtype).removeprefix('torch.')}, {self.precision}; read in {time.monotonic() - begun:.0f} s"
+            f"{str(base.dtype).removeprefix('torch.')}, {self.settings.precision}; read in {took:.0f} s"
         )
-        self.layout = layout_for(self.vlm.model, "auto")  # which says why where it is rows
-        if self.layout == "tree":
+        self.encoder = self.encoder_in(layout_for(self.vlm.model, "auto"))  # which says why where it is rows
+        if self.encoder.layout == "tree":
             yield "layout: tree, the prompt once for all its responses"
-        self.encoder = Encoder(self.vlm.processor, self.truncate.tokens, self.layout)
         self.answer = self.generator(lambda: self.vlm)
+
+    def encoder_in(self, layout: str) -> Encoder:
+        return Encoder(self.vlm.processor, self.settings.truncate.tokens, layout)
 
     def examples(self) -> list[tuple[Example, Example]]:
         """A right and a wrong response to each question, unlike in length."""
-        found = []
+        found, cut = [], self.settings.truncate
         for row in self.rows:
             image, prompt = self.folder / row.image, prompt_text(row, "cot")
             texts = with_answer("Step by step, this is what is seen.", row.answer), with_answer("I guess.", "none")
-            found.append(tuple(
-                response_example(row.question_id, image, prompt, text, True, self.truncate) for text in texts
-            ))  # fmt: skip
+            found.append(tuple(response_example(row.question_id, image, prompt, text, True, cut) for text in texts))
         return found
 
     def prompt(self) -> Iterator[str]:
@@ -201,18 +193,15 @@ class _Page:
                 counts.append("{}x{}: {}".format(*Image.open(image).size, tokens))
         yield f"image tokens: {', '.join(counts)} (the largest image)"
 
-    def moved(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
-        return {name: value.to(self.device) for name, value in inputs.items()}
-
     def layouts(self) -> Iterator[str]:
         """Log-probs and gradients of both layouts against transformers' own forward pass of one unpadded row each."""
         pairs = self.examples()
         model, flat = self.vlm.model.eval(), [*pairs[0], pairs[-1][0]]  # of both images
-        watched = list(some_parameters(model).values())
+        watched = some_parameters(model)
         expected, slopes = self.alone(flat, watched)
         most, steepest = self.limits()
-        for layout in dict.fromkeys(("rows", self.layout)):
-            batch = Encoder(self.vlm.processor, self.truncate.tokens, layout).batch(flat).to(self.device)
+        for layout in dict.fromkeys(("rows", self.encoder.layout)):
+            batch = self.encoder_in(layout).batch(flat).to(self.device)
             with self.computing():
                 logps = response_logps(model, batch)
             gradients = torch.autograd.grad(logps.sum(), watched)
@@ -232,26 +221,26 @@ class _Page:
         """Log-probs of each response, and the gradient of their sum."""
         logps, slopes = [], [torch.zeros_like(p) for p in watched]
         for example in examples:
-            inputs = Encoder(self.vlm.processor, self.truncate.tokens).batch([example]).inputs
+            inputs = self.encoder_in("rows").batch([example]).inputs
             (labels,) = self.encoder.responses([example])
             with self.computing():
                 kept = len(labels) + 1
-                logits = self.vlm.model(**self.moved(inputs), use_cache=False, logits_to_keep=kept).logits
+                logits = self.vlm.model(**moved(inputs, self.device), use_cache=False, logits_to_keep=kept).logits
             found = token_logps(logits[:, :-1], torch.tensor([labels], device=self.device))[0]
             for total, slope in zip(slopes, torch.autograd.grad(found.sum(), watched), strict=True):
                 total += slope
             logps.append(found.detach())
         return logps, slopes
 
-    def greedy(self, max_new_tokens: int) -> Iterator[str]:
+    def greedy(self) -> Iterator[str]:
         """What it says, and that transformers' own `generate` says the same."""
         asked, theirs = [chosen for chosen, _ in self.examples()], []
         with self.computing():
-            self.said = [group[0] for group in generate(self.vlm, asked, max_new_tokens)]
+            self.said = [group[0] for group in generate(self.vlm, asked, self.max_new_tokens)]
             for example in asked[:2]:
-                inputs = self.moved(self.encoder.prompts([example]))
+                inputs = moved(self.encoder.prompts([example]), self.device)
                 tokens = self.vlm.model.generate(
-                    **inputs, max_new_tokens=max_new_tokens, do_sample=False, repetition_penalty=1.0
+                    **inputs, max_new_tokens=self.max_new_tokens, do_sample=False, repetition_penalty=1.0
                 )[:, inputs["input_ids"].shape[1] :]
                 theirs.append(self.vlm.tokenizer.decode(tokens[0], skip_special_tokens=True).strip())
         ours = [said.text for said in self.said[:2]]
@@ -260,18 +249,18 @@ class _Page:
         if same < len(ours) and self.limits() == LIMITS[32]:
             raise UserError(f"decoding differs from transformers' generate: {ours} against {theirs}")
 
-    def served(self, max_new_tokens: int) -> Iterator[str]:
+    def served(self) -> Iterator[str]:
         """What a server says to all of the questions, where one is chosen; of several addresses, what each says."""
         if not isinstance(self.answer, Served):
             return
-        asked, addresses = [chosen for chosen, _ in self.examples()], self.answer.client.addresses
-        uncut = Encoder(self.vlm.processor, layout=self.layout)
-        for address in addresses:
-            if len(addresses) > 1:
+        asked = [chosen for chosen, _ in self.examples()]
+        uncut = Encoder(self.vlm.processor, layout=self.encoder.layout)
+        for address in self.answer.addresses:
+            if len(self.answer.addresses) > 1:
                 yield f"served at {address.url}:"
             alone = self.generator(lambda: self.vlm, base_url=address.url)
             try:
-                replies = alone.greedy(asked, max_new_tokens)
+                replies = alone.greedy(asked, self.max_new_tokens)
                 # In which precision it computes, a server does not say.
                 yield from compare(uncut, partial(self.trained, uncut), asked, replies, self.said, LIMITS[16][0])
             except UserError as error:
@@ -317,13 +306,12 @@ class _Page:
         running.accumulate_grad_batches = data.accumulate(running.world_size)
         running.fit(module, datamodule=data)
         sizes = sizes_of(self.vlm.model)
-        rows = rows_of(watch.batch, image_token(self.vlm), watch.pixels // sizes.pixels)
-        seconds = flops.training(sizes, rows, False, reference) / (hardware.peak * hardware.achieved)
-        width = 4 if self.precision.startswith("32") else 2
-        kind = "cpu" if self.device.type == "cpu" else "gpu"
+        rows = rows_of(watch.batch, image_token(self.vlm), watch.batch.inputs["pixel_values"].numel() // sizes.pixels)
+        seconds = flops.training(sizes, rows, False, reference) / hardware.speed
+        width = 4 if self.settings.precision.startswith("32") else 2
+        kind, where = ("cpu", "the whole process") if self.device.type == "cpu" else ("gpu", "the device")
         planned = memory.held(sizes, rows, kind, 1, width, False, reference).total / GIB
         self.vlm.model.to(self.device)  # Lightning brings it back to the CPU
-        where = "the whole process" if self.device.type == "cpu" else "the device"
         peak = "not counted" if watch.peak is None else f"{watch.peak / GIB:.2f} GiB of {where}"
         return f"{watch.seconds:.2f} s (plan {seconds:.2f}), peak {peak} (plan {planned:.2f})"
 
@@ -332,7 +320,7 @@ def one_step(lengths: list) -> Plan:
     return plan(lengths, 1, 1, 1, 0)
 
 
-def some_parameters(model: nn.Module) -> dict[str, Tensor]:
+def some_parameters(model: nn.Module) -> list[Tensor]:
     """A few weights whose gradients speak for all: the first and last of the language model's queries, and the
     projector's first; of a model with adapters, of those."""
     trained = {n: p for n, p in model.named_parameters() if p.requires_grad and p.ndim > 1}
@@ -340,7 +328,7 @@ def some_parameters(model: nn.Module) -> dict[str, Tensor]:
     projector = [n for n in trained if is_in(model, PROJECTOR, n)]
     others = [n for n in trained if not is_in(model, VISION, n)]
     names = dict.fromkeys([*language[:1], *language[-1:], *projector[:1]] or others[:3])
-    return {name: trained[name] for name in names}
+    return [trained[name] for name in names]
 
 
 def rows_of(batch: Batch, image_token: int, patches: int) -> Rows:
@@ -354,7 +342,7 @@ def rows_of(batch: Batch, image_token: int, patches: int) -> Rows:
 
 
 class _Watch(pl.Callback):
-    """Seconds and peak bytes of a step, its batch, and how many numbers its images are."""
+    """Seconds and peak bytes of a step, and its batch."""
 
     peak: int | None = None
 
@@ -372,4 +360,3 @@ class _Watch(pl.Callback):
         if counts_memory(module.device):
             self.peak = torch.accelerator.max_memory_allocated()
         self.seconds = time.monotonic() - self.begun
-        self.pixels = batch.rows.inputs["pixel_values"].numel()

@@ -5,12 +5,10 @@ from __future__ import annotations
 from collections import Counter
 from pathlib import Path
 
-from transformers import AutoProcessor
-
 from rationale.artifacts import InputPath, UserError
 from rationale.models.batch import Example
 from rationale.models.encode import Encoder
-from rationale.models.vlm import check_path, loading
+from rationale.models.vlm import read_processor
 from rationale.reporting import standing
 from rationale.reporting.credit import Credited, Logps, credit_table, credited
 from rationale.reporting.credit_page import drawn, page, picture
@@ -70,9 +68,7 @@ def logps_of(folder: str) -> Logps:
 
 def encoder_of(model: str) -> Encoder:
     """What gives a model's responses their tokens; its tokenizer must tell where in the text a token stands."""
-    check_path(model)
-    with loading(model):
-        encoder = Encoder(AutoProcessor.from_pretrained(model, trust_remote_code=False))
+    encoder = Encoder(read_processor(model))
     if not encoder.tokenizer.is_fast:
         raise UserError(f"{model}: its tokenizer does not tell where in the text a token is; it needs tokenizer.json")
     return encoder

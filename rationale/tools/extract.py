@@ -11,14 +11,14 @@ from typing import Any, Literal
 
 from rationale.artifacts import InputPath, UserError, write_json
 from rationale.endpoints.chat import CHARACTERS_A_TOKEN
-from rationale.endpoints.client import Client, Traffic
+from rationale.endpoints.client import Endpoint
 from rationale.journal import Journal
 from rationale.prompts import EXTRACTED, extractor_text
-from rationale.replies import Meter, Reply, store
+from rationale.replies import Reply, answered, store
 from rationale.schema import EvalRow, Question, RowError, iter_jsonl, write_jsonl
 from rationale.scoring.answers import extract_answer
 from rationale.scoring.judge import SCORERS
-from rationale.settings import Addresses, Count, typed
+from rationale.settings import Count, typed
 from rationale.stages.inputs import check_known, need, questions_by_id
 
 STATUSES = ("quick", "extracted", "malformed", "refused", "failed")
@@ -40,32 +40,20 @@ class Extraction:
     reason: str = ""  # why there is no extraction
 
 
-class Extractor:
-    """A model behind an OpenAI-compatible endpoint. `options` go into every request as they are."""
-
-    def __init__(
-        self,
-        model_name: str,
-        base_url: Addresses,
-        key_variable: str | None,
-        options: dict[str, Any],
-        traffic: Traffic,
-        budget: Meter,
-    ):
-        self.options, self.meter = options, budget
-        self.client = Client(model_name, base_url, key_variable, traffic, budget)
+class Extractor(Endpoint):
+    """A language model that is asked for the answer in a response."""
 
     def body(self, text: str) -> dict[str, Any]:
         content = [{"type": "text", "text": text}]
-        return {"model": self.client.model, "messages": [{"role": "user", "content": content}], **self.options}
+        return {"model": self.model_name, "messages": [{"role": "user", "content": content}], **self.options}
 
     def replies(self, texts: dict[str, str]) -> Iterator[Reply]:
         """One reply to each named text, as they arrive; nothing to ask needs no key."""
         if not texts:
             return
-        self.meter.expected_input = sum(map(len, texts.values())) / len(texts) / CHARACTERS_A_TOKEN
+        self.budget.expected_input = sum(map(len, texts.values())) / len(texts) / CHARACTERS_A_TOKEN
         requests = [(name, partial(self.body, text)) for name, text in texts.items()]
-        for _, replies in self.client.stream(requests):
+        for _, replies in self.stream(requests):
             yield replies[0]
 
 
@@ -138,15 +126,14 @@ def run(
         else:
             texts[name] = extractor_text(question, response)
     journal = Journal(out / "replies.jsonl", Reply, chunk)
-    done = set()
-    for reply in journal.all():
-        extractor.meter.count([reply])
-        done.add(reply.question_id)
+
+    def again(reply: Reply) -> bool:
         row = rows[reply.question_id]
-        if retry_failed and read(asked[row.question_id], row, reply).status in AGAIN:
-            done.remove(reply.question_id)
+        return retry_failed and read(asked[row.question_id], row, reply).status in AGAIN
+
+    done = answered(journal, extractor.budget, again)
     missing = {name: text for name, text in texts.items() if name not in done}
-    store(extractor.replies(missing), journal, extractor.meter, "extract", len(texts), len(texts) - len(missing))
+    store(extractor.replies(missing), journal, extractor.budget, "extract", len(texts), len(texts) - len(missing))
     if texts:
         journal.sort(texts)
     cells: dict[str, list[Extraction]] = defaultdict(list)
@@ -159,12 +146,12 @@ def run(
 
     write_jsonl(out / "rows.jsonl", second_readings())
     summary = {cell: summed(found) for cell, found in sorted(cells.items())}
-    write_json(out / "summary.json", {"model": extractor.client.model, "other_scorers": others, "cells": summary})
+    write_json(out / "summary.json", {"model": extractor.model_name, "other_scorers": others, "cells": summary})
     shown = {f"{cell} {by}": round(100 * summary[cell][by], 1) for cell in summary for by in ("rule", "extractor")}
     total = Counter()
     for found in summary.values():
         total.update({name: found[name] for name in ("differ", "unparsed", "asked", *STATUSES)})
-    return {"rows": len(rows), **shown, **total, "other_scorers": others, **extractor.meter.counts()}
+    return {"rows": len(rows), **shown, **total, "other_scorers": others, **extractor.budget.counts()}
 
 
 def rows_of(path: Path, asked: dict[str, Question], scorers: list[str]) -> tuple[dict[str, EvalRow], int]:
