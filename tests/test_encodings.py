@@ -10,14 +10,14 @@ import sys
 from pathlib import Path
 
 import pytest
-import test_report
+import reports
 from PIL import Image
 
 ROOT = Path(__file__).resolve().parent.parent
 SOURCES = [path for part in ("rationale", "experiments", "tests") for path in sorted((ROOT / part).rglob("*.py"))]
 OTHERS = ("Image", "os", "chromium", "tab")  # whose `open` opens no text
 ASCII = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
-experiment = test_report.experiment
+experiment = reports.experiment
 
 
 def unstated(source: str) -> list[str]:
@@ -60,7 +60,7 @@ def in_ascii(*command: str, cwd: Path) -> subprocess.CompletedProcess:
 
 
 def test_a_report_is_made_and_shown_under_an_ascii_locale(experiment, tmp_path):
-    script = "import sys, pathlib, test_report; test_report.tabulate(pathlib.Path(sys.argv[1]))"
+    script = "import sys, pathlib, reports; reports.tabulate(pathlib.Path(sys.argv[1]))"
     made = in_ascii("-c", script, str(experiment), cwd=tmp_path)
     assert made.returncode == 0, made.stderr
     assert "④ both" in (experiment / "report/table_3.md").read_text(encoding="utf-8")

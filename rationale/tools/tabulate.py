@@ -80,7 +80,7 @@ def run(
     )
     trained = load.trainings_of(runs, labels)
     logged = {stage: [(label, values) for label, _, values in found] for stage, found in trained.items()}
-    drawings = [figures.overview_figure(made[: len(report.tables)], report.main_column)]
+    drawings = [figures.overview_figure(made[:-1], report.main_column)] if report.tables else []
     drawings += figures.lengths(kept.values(), asked, runs, compared) + figures.trainings(**logged)
     if sampled:
         greedy = {label: scores_of(runs, name, sampled[0].responses[0].style) for label, name in compared.items()}
