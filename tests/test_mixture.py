@@ -12,7 +12,7 @@ from rationale.artifacts import UserError
 from rationale.command.cli import CONF
 from rationale.prompts import prompt_text, with_answer
 from rationale.schema import Question, Rationale, Response
-from rationale.training.mixture import Mixture, Rejection, format_rows, open_example, rft_examples, sft_examples
+from rationale.training.mixture import Mixture, Rejection, example_of, format_rows, rft_examples, sft_examples
 
 ROOT = Path("questions")
 COT = "Generate a reason first and then output a short answer"
@@ -98,7 +98,7 @@ def test_an_open_question_is_in_no_mixture():
 
 def test_an_open_row_is_asked_as_it_stands():
     described = Question("open", "set0", "train", "a.png", "Describe.", ["A chart."], kind="open")
-    example = open_example(described, ROOT)
+    example = example_of(described, ROOT)
     assert (example.prompt, example.response) == ("Describe.", "A chart.")
 
 

@@ -3,6 +3,7 @@
 import math
 from collections import Counter
 from fractions import Fraction
+from functools import partial
 from random import Random
 
 import pytest
@@ -12,10 +13,11 @@ from torch import nn
 
 from rationale.artifacts import UserError
 from rationale.training.optim import Optim, cosine, parameter_groups
-from rationale.training.plan import PlannedData, alike, bundles, copies, plan, unbundled
+from rationale.training.plan import PlannedData, alike, bundled, copies, plan
 
 lengths_of = st.lists(st.integers(1, 50), min_size=1, max_size=200)
 small = st.integers(1, 5)
+in_order = partial(plan, accumulate=1, epochs=1, seed=1, shuffle=False)
 
 
 def flat(batches):
@@ -64,7 +66,7 @@ def test_what_was_trained_on_is_counted():
 
 
 def test_what_bundles_left_out_hold_is_counted():
-    found = unbundled(plan([1] * 3, 2, 1, 1, seed=1, shuffle=False), [[0, 2], [1], [3, 4, 5]])
+    found = bundled(partial(in_order, micro_batch=2), "abaccc", len)
     assert found.micro_batches == [[0, 2, 1]]
     assert found.counts(1) == {"left_out": [3], "never_trained_on": 3}
 
@@ -129,7 +131,8 @@ def test_lengths_may_be_tuples_that_sort():
 
 
 def test_bundles_keep_what_shares_a_key_in_order():
-    assert bundles(["a", "b", "a", "c", "b"]) == [[0, 2], [1, 4], [3]]
+    found = bundled(partial(in_order, micro_batch=1), ["a", "b", "a", "c", "b"], len)
+    assert found.micro_batches == [[0, 2], [1, 4], [3]]
 
 
 @pytest.mark.parametrize(

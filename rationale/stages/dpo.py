@@ -43,14 +43,11 @@ def run(
     truncate, scored = settings.truncate, settings.reference == "scored" and settings.objective.needs_reference
     found = questions_by_id(questions)
     path = need(pairs, "pairs.jsonl")
-    rows = list(iter_jsonl(path, Pair))
-    check_known(path, {p.question_id for p in rows}, found)
-    total, rows = (
-        len(rows),
-        [p for p in rows if settings.datasets is None or found[p.question_id].dataset in settings.datasets],
-    )
+    every, names = list(iter_jsonl(path, Pair)), settings.datasets
+    check_known(path, {p.question_id for p in every}, found)
+    rows = [p for p in every if names is None or found[p.question_id].dataset in names]
     if not rows:
-        raise UserError(f"{path}: none of {total} pairs is of dpo.datasets={settings.datasets}")
+        raise UserError(f"{path}: none of {len(every)} pairs is of dpo.datasets={names}")
     train, held = held_out([p.question_id for p in rows], settings.validation.share, seed)
     rows = [rows[i] for i in train + held]
 
@@ -88,7 +85,7 @@ def run(
     cut = sum(truncate_words(text, truncate.words)[1] for p in rows for text in (p.chosen, p.rejected))
     return {
         "pairs": num_train,
-        "of_other_datasets": total - num_rows,
+        "of_other_datasets": len(every) - num_rows,
         "equal_after_truncation": num_rows - len(kept),
         "held_out": len(kept) - num_train,
         "truncated": cut,

@@ -16,7 +16,7 @@ from rationale.settings import typed
 from rationale.stages.inputs import grouped, kept_rationales, need, questions_by_id
 from rationale.training.checks import check_cut
 from rationale.training.fit import fit
-from rationale.training.mixture import open_example, rft_examples, sft_examples
+from rationale.training.mixture import example_of, rft_examples, sft_examples
 from rationale.training.plan import held_out
 from rationale.training.settings import SFTSettings
 from rationale.training.sft import SFTModule, sft_data
@@ -52,7 +52,7 @@ def run(
     if settings.pretrain_questions and mixture.pretrain:
         base = list(questions_by_id(settings.pretrain_questions).values())
         drawn = Random(f"{seed}/pretrain").sample(base, min(mixture.pretrain, len(base)))
-        examples += [open_example(q, Path(settings.pretrain_questions)) for q in drawn]
+        examples += [example_of(q, Path(settings.pretrain_questions)) for q in drawn]
         counts["pretrain"] = len(drawn)
     train, held = held_out([Path(e.about).name for e in examples], settings.validation.share, seed)
     vlm = model()

@@ -17,7 +17,7 @@ from rationale.settings import Count, Share, settings, typed
 from rationale.stages.inputs import need, questions_by_id
 from rationale.tools.small_llava import build_model, build_processor, train_tokenizer
 from rationale.training.fit import fit
-from rationale.training.mixture import open_example
+from rationale.training.mixture import example_of
 from rationale.training.settings import Training
 from rationale.training.sft import SFTModule, sft_data
 
@@ -80,7 +80,7 @@ def run(
     """
     rows = curriculum(questions_by_id(questions).values(), describe_share, keep, seed)
     vlm = start() if start else from_nothing(rows, tokenizer_texts, architecture, vocab_size, seed)
-    examples = [open_example(q, Path(questions)) for q in rows]
+    examples = [example_of(q, Path(questions)) for q in rows]
     data = sft_data(Encoder(vlm.processor), examples, settings.order(seed))
     module = SFTModule(vlm, settings.optim, data.plan.num_steps)
     counts = fit(module, data, settings, logger, out)

@@ -24,7 +24,7 @@ from rationale.objectives.sft import sft_loss
 from rationale.schema import RowError
 from rationale.training.nonfinite import Recipe
 from rationale.training.optim import Optim
-from rationale.training.plan import Plan, PlannedData, alike, bundles, copies, unbundled
+from rationale.training.plan import Plan, PlannedData, alike, bundled, copies
 from rationale.training.step import StepModule
 
 HALF_A_TOKEN = 0.02  # nats; 0.007 seen of one model in two batches, 2 of a model and its next step at 1e-4
@@ -67,11 +67,10 @@ def dpo_data(
     weights together rather than in turn; every pair weighs the same within its step.
     """
     lengths = [encoder.response_lengths([pair[side] for pair in [*pairs, *held_out]]) for side in (0, 1)]
-    together = bundles((p[0].image, p[0].prompt) if bundle == "question" else i for i, p in enumerate(pairs))
+    keys = ((p[0].image, p[0].prompt) if bundle == "question" else i for i, p in enumerate(pairs))
     prompts = encoder.prompt_lengths([chosen for chosen, _ in pairs])
-    keys = [alike(sum(side[i] for side in lengths for i in b), prompts[b[0]]) for b in together]
-    planned, held = unbundled(order(keys), together), range(len(pairs), len(pairs) + len(held_out))
-    pairs = [*pairs, *held_out]
+    planned = bundled(order, keys, lambda b: alike(sum(side[i] for side in lengths for i in b), prompts[b[0]]))
+    held, pairs = range(len(pairs), len(pairs) + len(held_out)), [*pairs, *held_out]
 
     def recipe(indices: list[int]) -> Recipe:
         examples, logps = ([side[i][n] for n in (0, 1) for i in indices] for side in (pairs, stored or pairs))
@@ -82,13 +81,9 @@ def dpo_data(
 
 
 def _collate(
-    encoder: Encoder,
-    pairs: list[tuple[Example, Example]],
-    chosen_lengths: list[int],
-    stored: list[tuple[list[float], list[float]]] | None,
-    indices: list[int],
-    step: list[int],
-) -> PairBatch:
+    encoder: Encoder, pairs: list[tuple[Example, Example]], chosen_lengths: list[int],
+    stored: list[tuple[list[float], list[float]]] | None, indices: list[int], step: list[int],
+) -> PairBatch:  # fmt: skip
     """The micro-batch of `indices`, part of the optimizer step `step`."""
     examples = [pairs[i][0] for i in indices] + [pairs[i][1] for i in indices]
     rows = encoder.batch(examples)

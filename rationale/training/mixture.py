@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable
-from dataclasses import field
+from dataclasses import field, replace
 from pathlib import Path
 from random import Random
 from typing import Literal
@@ -53,20 +53,12 @@ def format_rows(questions: list[Question], per_dataset: int, seed: int) -> list[
     return chosen
 
 
-def direct_example(question: Question, root: Path) -> Example:
-    """Direct prompt, bare answer."""
-    return Example(question.question_id, root / question.image, prompt_text(question, "direct"), question.answer)
-
-
-def cot_example(question: Question, rationale: Rationale, root: Path) -> Example:
-    """CoT prompt, the rationale as kept by the filter; it ends in the answer line."""
-    return Example(question.question_id, root / question.image, prompt_text(question, "cot"), rationale.text)
-
-
-def open_example(question: Question, root: Path) -> Example:
-    """A row of kind open as it stands: a description, or a pre-training question, which may be text alone."""
+def example_of(question: Question, root: Path, style: Style = "direct", response: str | None = None) -> Example:
+    """A row to imitate: the prompt of a style, and a response or else the bare answer. A question of kind open has a
+    description for an answer, or is of pre-training, and may be text alone."""
     image = root / question.image if question.image else None
-    return Example(question.question_id, image, prompt_text(question, "direct"), question.answer)
+    answer = question.answer if response is None else response
+    return Example(question.question_id, image, prompt_text(question, style), answer)
 
 
 def drawn(
@@ -101,9 +93,8 @@ def sft_examples(
         drawn(kept, amount, mixture.full.get(name, []), name, mixture.format_per_dataset, seed)
         for name, amount in (("cot", mixture.cot), ("direct", mixture.direct))
     )
-    return [cot_example(q, rationales[q.question_id], root) for q in by_cot] + [
-        direct_example(q, root) for q in by_direct
-    ]
+    cot = [example_of(q, root, "cot", rationales[q.question_id].text) for q in by_cot]
+    return cot + [example_of(q, root) for q in by_direct]
 
 
 def rft_examples(
@@ -128,9 +119,8 @@ def rft_examples(
         }
         chosen = sorted(right.values(), key=lambda r: r.sample_id)
         Random(f"{seed}/rft/{question_id}").shuffle(chosen)
-        prompt = {r.style: prompt_text(question, r.style) for r in chosen}
         examples += [
-            Example(question_id, root / question.image, prompt[r.style], r.text, token_ids=tuple(r.token_ids))
+            replace(example_of(question, root, r.style, r.text), token_ids=tuple(r.token_ids))
             for r in chosen[: rft.per_question]
         ]
     if not examples:

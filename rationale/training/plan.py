@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import chain, cycle, islice, pairwise
 from random import Random
 from typing import Any
 
 import pytorch_lightning as pl
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Sampler
 
 from rationale.artifacts import UserError
 from rationale.settings import Count
@@ -106,16 +107,14 @@ def alike(tokens: int, prompt: int, image: bool = True) -> tuple[bool, int, int]
     return image, tokens // 8, prompt
 
 
-def bundles(keys: Iterable[Hashable]) -> list[list[int]]:
-    """Indices that share a key, in order of first appearance: what a batch keeps together."""
+def bundled(order: Callable[[list], Plan], keys: Iterable[Hashable], length: Callable[[list[int]], Any]) -> Plan:
+    """A plan of indices in which those that share a key, a bundle, stay together. `order` plans the bundles, by first
+    appearance, from what `length` says of each."""
     found: dict[Hashable, list[int]] = {}
     for index, key in enumerate(keys):
         found.setdefault(key, []).append(index)
-    return list(found.values())
-
-
-def unbundled(planned: Plan, together: list[list[int]]) -> Plan:
-    """The plan of bundles as a plan of what they hold."""
+    together = list(found.values())
+    planned = order([length(bundle) for bundle in together])
     micro_batches, left_out = (
         [[i for bundle in listed for i in together[bundle]] for listed in lists]
         for lists in (planned.micro_batches, planned.left_out)
@@ -123,15 +122,8 @@ def unbundled(planned: Plan, together: list[list[int]]) -> Plan:
     return Plan(micro_batches, planned.accumulate, left_out)
 
 
-class _Planned(Dataset):
-    def __init__(self, plan: Plan, collate: Callable[[list[int], list[int]], Any]):
-        self.plan, self.collate = plan, collate
-
-    def __len__(self) -> int:
-        return len(self.plan.micro_batches)
-
-    def __getitem__(self, micro: int) -> Any:
-        return self.collate(self.plan.micro_batches[micro], self.plan.step_of(micro))
+def _built(collate: Callable[[list[int], list[int]], Any], plan: Plan, micro: int) -> Any:
+    return collate(plan.micro_batches[micro], plan.step_of(micro))
 
 
 def held_out(keys: Sequence[str], share: float, seed: int) -> tuple[list[int], list[int]]:
@@ -222,6 +214,6 @@ class PlannedData(pl.LightningDataModule):
     def _loader(self, plan: Plan, start: int) -> DataLoader:
         own = _Share(len(plan.micro_batches), start, self.rank, self.world)
         return DataLoader(
-            _Planned(plan, self.collate), batch_size=None, sampler=own, num_workers=self.workers,
-            persistent_workers=self.workers > 0,
+            range(len(plan.micro_batches)), batch_size=None, sampler=own, num_workers=self.workers,
+            collate_fn=partial(_built, self.collate, plan), persistent_workers=self.workers > 0,
         )  # fmt: skip

@@ -17,7 +17,7 @@ from rationale.models.vlm import VLM
 from rationale.objectives.sft import sft_loss
 from rationale.training.nonfinite import Recipe
 from rationale.training.optim import Optim
-from rationale.training.plan import Plan, PlannedData, alike, bundles, copies, unbundled
+from rationale.training.plan import Plan, PlannedData, alike, bundled, copies
 from rationale.training.step import StepModule
 
 
@@ -51,8 +51,7 @@ def sft_data(
     """
     num_train, examples = len(examples), [*examples, *held_out]
     lengths = encoder.response_lengths(examples)
-    together = bundles(e.about if bundle == "image" else i for i, e in enumerate(examples[:num_train]))
-
+    keys = (e.about if bundle == "image" else i for i, e in enumerate(examples[:num_train]))
     prompts = encoder.prompt_lengths(examples)
 
     def like(bundle: list[int]) -> tuple[bool, int, int]:
@@ -63,9 +62,8 @@ def sft_data(
     def recipe(indices: list[int]) -> Recipe:
         return Recipe([examples[i] for i in indices], encoder.layout, encoder.max_response_tokens)
 
-    planned = unbundled(order([like(b) for b in together]), together)
     collate = partial(_collate, encoder, examples, lengths, reduction)  # can be pickled: it goes to other processes
-    return PlannedData(planned, collate, range(num_train, len(examples)), recipe)
+    return PlannedData(bundled(order, keys, like), collate, range(num_train, len(examples)), recipe)
 
 
 def _collate(
