@@ -142,10 +142,10 @@ def generate(
             tokens = decode_alone(vlm.model, inputs, limits, temperature, top_p, num_samples).cpu()
     lengths = (tokens >= 0).sum(1).tolist()
     finished = torch.isin(tokens, end_tokens(vlm.model)).any(1).tolist()
-    said = [row[: n - f].tolist() for row, n, f in zip(tokens, lengths, finished, strict=True)]
-    texts = [text.strip() for text in vlm.tokenizer.batch_decode(said, skip_special_tokens=True)]
+    token_ids = [row[: n - f].tolist() for row, n, f in zip(tokens, lengths, finished, strict=True)]
+    texts = [text.strip() for text in vlm.tokenizer.batch_decode(token_ids, skip_special_tokens=True)]
     again = encoder.responses([Example("", None, "", text, ended=False) for text in texts])
     marks = {getattr(vlm.processor, f"{kind}_token_id", None) for kind in ("image", "video", "audio")}
-    others = [ids if ids != of_text and marks.isdisjoint(ids) else [] for ids, of_text in zip(said, again, strict=True)]
-    flat = [Generated(*row) for row in zip(texts, lengths, finished, others, strict=True)]
+    kept = [ids * (ids != of_text and marks.isdisjoint(ids)) for ids, of_text in zip(token_ids, again, strict=True)]
+    flat = [Generated(*row) for row in zip(texts, lengths, finished, kept, strict=True)]
     return [flat[i : i + num_samples] for i in range(0, len(flat), num_samples)]

@@ -96,11 +96,11 @@ class LocalTeacher:
         for batch in in_chunks(ordered, self.batch_size):
             if all(q.question_id in done for q in batch):
                 continue
-            told = [examples[q.question_id] for q in batch]
-            answered = answer(told, self.max_new_tokens, 1, self.temperature, self.top_p, self.seed)
-            for question, (said,) in zip(batch, answered, strict=True):
+            given = [examples[q.question_id] for q in batch]
+            answered = answer(given, self.max_new_tokens, 1, self.temperature, self.top_p, self.seed)
+            for question, (reply,) in zip(batch, answered, strict=True):
                 if question.question_id not in done:
-                    yield Reply(question.question_id, said.text, finished=said.finished)
+                    yield Reply(question.question_id, reply.text, finished=reply.finished)
 
     def preview(self, questions: Sequence[Question], root: Path) -> str:
         shown = "\n\n".join(f"--- {q.question_id} ({q.image})\n{prompt(q)}" for q in questions[:3])

@@ -295,12 +295,12 @@ def _in_sentences(text: str, options: _Options) -> str | None:
 def _in_sentence(sentence: str, options: _Options) -> str | None:
     if opening := options.text_at_head(sentence[_FILLER.match(sentence).end() :], opening=True):
         return opening
-    told = {
+    letters = {
         options.at_head(sentence[copula.end() :], in_prose=True)
         for copula in islice(_COPULA.finditer(sentence), 16)
         if not _DOUBTFUL.search(sentence, 0, copula.start())
     } - {None}
-    return told.pop() if len(told) == 1 else None
+    return letters.pop() if len(letters) == 1 else None
 
 
 def _spoken_of(text: str, options: _Options) -> str | None:

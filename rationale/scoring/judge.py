@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from typing import NamedTuple
 
 from rationale.schema import Question
 from rationale.scoring import mathvista, rules
@@ -15,8 +16,7 @@ from rationale.scoring.maths import canonical_value, final_value, letter_or_valu
 from rationale.scoring.mmmu import mmmu_open
 
 
-@dataclass(frozen=True, slots=True)
-class Verdict:
+class Verdict(NamedTuple):
     """What a response answered (the letter for multiple choice) and its score in [0, 1]; None scores 0."""
 
     predicted: str | None

@@ -197,19 +197,19 @@ def final_value(text: str) -> str | None:
         piece = _SENTENCE_END.split(rest.lstrip(), maxsplit=1)[0].strip(" *")
         if (found := _stated(piece)) is not None:
             return found
-    told = [s.rstrip(".") for s in sentences(text[-_REACH:])]
-    if told and value(told[-1]) is not None:
-        return told[-1]
-    if told and "=" in told[-1] and value(told[-1].rsplit("=", 1)[1]) is not None:
-        return told[-1].rsplit("=", 1)[1].strip()
-    last = next((sentence for sentence in reversed(told) if re.search(_COUNT, sentence, re.I)), "")
+    ends = [s.rstrip(".") for s in sentences(text[-_REACH:])]
+    if ends and value(ends[-1]) is not None:
+        return ends[-1]
+    if ends and "=" in ends[-1] and value(ends[-1].rsplit("=", 1)[1]) is not None:
+        return ends[-1].rsplit("=", 1)[1].strip()
+    last = next((sentence for sentence in reversed(ends) if re.search(_COUNT, sentence, re.I)), "")
     for sentence in (last, *(s.rstrip(".") for s in sentences(text[:_REACH])[:1])):
-        if (found := _told(sentence)) is not None:
+        if (found := _number_in(sentence)) is not None:
             return found
     return _stated(text)
 
 
-def _told(sentence: str) -> str | None:
+def _number_in(sentence: str) -> str | None:
     """The number that a sentence states: "there are 3 of them", "... is 3 cm", or the only one in it."""
     if (stated := _THERE_ARE.search(sentence) or _TELLS.search(sentence)) is not None:
         return stated[1]

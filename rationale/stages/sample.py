@@ -72,7 +72,7 @@ def run(
         drawn = sampling.num_samples, sampling.temperature[batch[0].kind], sampling.top_p, seed
         answered = answer([example(q) for q in batch], sampling.max_new_tokens, *drawn, read=read)
         return [
-            to_line(Response(q.question_id, i, style, g.text, *verdict_of(q, g.text, style), g.finished, g.token_ids))
+            to_line(Response(q.question_id, i, style, g.text, *judge(q, g.text, style), g.finished, g.token_ids))
             for q, samples in zip(batch, answered, strict=True)
             for i, g in enumerate(samples)
         ]
@@ -84,9 +84,3 @@ def run(
         correct += row.score >= 0.5
         unparsed += row.predicted is None
     return {"questions": len(asked), "responses": responses, "correct": correct, "unparsed": unparsed}
-
-
-def verdict_of(question: Question, text: str, style: str) -> tuple[str | None, float]:
-    """Extracted answer and score."""
-    verdict = judge(question, text, style)
-    return verdict.predicted, verdict.score
