@@ -258,7 +258,9 @@ def test_a_misspelt_key_of_every_node_of_the_benchmarks_is_refused_by_the_experi
 @pytest.mark.parametrize(
     ("key", "meant"),
     [
-        ("distill.chnk", "distill.chunk"),
+        ("dpo.epoch", "dpo.epochs"),
+        ("sft.reductoin", "sft.reduction"),
+        ("sft.validatoin.share", "sft.validation"),
         ("membr", "member"),
     ],
 )
