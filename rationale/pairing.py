@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from itertools import pairwise, product, takewhile
 from typing import Literal
 
 from rationale.schema import Pair, Response
 from rationale.settings import Count, Share, settings
-
-PARTNERS = ("random", "closest")
 
 
 @settings
@@ -42,13 +40,11 @@ class PairingRule:
 
 
 def at_least_half(score: float) -> bool:
-    """Correct, for scores that are 0 or 1 and for graded ones alike."""
+    """Correct, for scores that are 0 or 1 and for graded ones alike, as `scoring.judge.is_correct`."""
     return score >= 0.5
 
 
-def pair_question(
-    responses: list[Response], rule: PairingRule, seed: int, correct: Callable[[float], bool] = at_least_half
-) -> tuple[list[Pair], str]:
+def pair_question(responses: list[Response], rule: PairingRule, seed: int) -> tuple[list[Pair], str]:
     """Pairs from the responses of one question, and "paired" or why there are none.
 
     Reasons: no_responses, too_hard (accuracy below `low`), too_easy (above `high`), no_positive, no_negative.
@@ -59,7 +55,7 @@ def pair_question(
     responses = sorted(responses, key=lambda response: response.sample_id)
     question_id, style = _one_question(responses)
 
-    right = [r for r in responses if r.predicted is not None and correct(r.score)]
+    right = [r for r in responses if r.predicted is not None and at_least_half(r.score)]
     accuracy = len(right) / len(responses)
     if accuracy < rule.low:
         return [], "too_hard"
@@ -111,15 +107,12 @@ def pair_question(
 
 
 def pair_all(
-    responses_by_question: Iterable[list[Response]],
-    rule: PairingRule,
-    seed: int,
-    correct: Callable[[float], bool] = at_least_half,
+    responses_by_question: Iterable[list[Response]], rule: PairingRule, seed: int
 ) -> tuple[list[Pair], Counter[str]]:
     """Pairs of every question in the order given, and how many questions met each fate of `pair_question`."""
     pairs, reasons, seen = [], Counter(), set()
     for responses in responses_by_question:
-        found, reason = pair_question(responses, rule, seed, correct)
+        found, reason = pair_question(responses, rule, seed)
         pairs += found
         reasons[reason] += 1
         if responses:

@@ -14,6 +14,7 @@ from rationale.models.encode import Encoder
 from rationale.models.logps import response_logps
 from rationale.models.response import Truncation, response_example
 from rationale.objectives.logprobs import IGNORE, shifted, token_logps
+from rationale.schema import Question
 
 
 def test_labels_are_the_response_and_its_end_token(tiny, examples):
@@ -41,9 +42,10 @@ def test_a_response_that_brings_its_tokens_has_those(tiny, examples):
     assert encoder.responses([spelled]) == [[*letters, encoder.end_id]]
     assert encoder.response_lengths([spelled]) == [6]
     assert encoder.spans([spelled]) == [[(0, 1), (1, 2), (2, 3), (3, 4), (4, 5)]]
+    asked = Question("q", "d", "train", "a.png", "Why?", ["so it"])
     for words, kept in ((2, letters), (1, ())):
         truncate = Truncation(words=words, tokens=None, eos="uncut")
-        assert response_example("q", Path("a"), "Why?", "so it", True, truncate, letters).token_ids == kept
+        assert response_example(("q", "cot", "so it", True, letters), asked, Path(), truncate).token_ids == kept
 
 
 def test_spans_are_those_of_the_tokens_in_the_text(tiny, examples):

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rationale.pairing import PARTNERS, PairingRule, pair_all, pair_question, truncate_words
+from rationale.pairing import PairingRule, pair_all, pair_question, truncate_words
 from rationale.schema import Response
 
 RULE = PairingRule()
@@ -110,7 +110,7 @@ def test_draw_depends_on_seed_and_on_question():
     assert draw(0, "a") != draw(0, "b")
 
 
-@pytest.mark.parametrize("partner", PARTNERS)
+@pytest.mark.parametrize("partner", ["random", "closest"])
 @pytest.mark.parametrize("reuse", [False, True])
 def test_more_pairs_keep_the_fewer(reuse, partner):
     rule = PairingRule(reuse=reuse, partner=partner)
@@ -177,10 +177,9 @@ def test_wide_open_bounds_name_the_missing_side():
     assert pair_question([], everything, seed=0) == ([], "no_responses")
 
 
-def test_graded_scores_are_judged_by_the_given_rule():
-    rows = [replace(response(0, True), score=0.8), replace(response(1, False), score=0.6)]
-    assert pair_question(rows, RULE, seed=0) == ([], "too_easy")
-    (pair,), _ = pair_question(rows, RULE, seed=0, correct=lambda score: score > 0.7)
+def test_graded_scores_are_right_from_a_half_on():
+    rows = [replace(response(0, True), score=0.5), replace(response(1, False), score=0.4)]
+    (pair,), _ = pair_question(rows, RULE, seed=0)
     assert (pair.chosen_id, pair.rejected_id) == (0, 1)
 
 

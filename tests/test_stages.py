@@ -26,7 +26,6 @@ from rationale.models.response import Truncation, response_example
 from rationale.models.vlm import VLM, load
 from rationale.objectives.dpo import Objective
 from rationale.pairing import PairingRule
-from rationale.prompts import prompt_text
 from rationale.schema import EvalRow, Pair, Question, Response, ResponseLogps, RowError, read_jsonl, write_jsonl
 from rationale.stages import dpo, evaluate, pair, sample, score
 from rationale.training.settings import DPOSettings
@@ -137,7 +136,7 @@ def test_score_stores_what_the_model_says_of_each_distinct_response(
     vlm.model.eval()
     for row in rows[:3]:
         q = by_id[row.question_id]
-        example = response_example(q.question_id, questions_dir / q.image, prompt_text(q, "cot"), row.text, True, WHOLE)
+        example = response_example((q.question_id, "cot", row.text, True, ()), q, questions_dir, WHOLE)
         alone = response_logps(vlm.model, Encoder(vlm.processor).batch([example]))[0]
         torch.testing.assert_close(torch.tensor(row.logps), alone, atol=1e-5, rtol=0)
 
@@ -416,7 +415,8 @@ def test_an_evaluated_row_says_the_options_of_its_question(questions, questions_
 )
 def test_the_end_token_follows_the_stated_rule(rule, limit, ended, expected, tmp_path):
     cut = Truncation(words=limit, tokens=None, eos=rule)
-    assert response_example("q", tmp_path, "p", "one two three", ended, cut).ended is expected
+    asked = Question("q", "d", "train", "a.png", "What is counted?", ["three"])
+    assert response_example(("q", "cot", "one two three", ended, ()), asked, tmp_path, cut).ended is expected
 
 
 def test_an_unknown_end_token_rule_is_refused():

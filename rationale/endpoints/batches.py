@@ -79,7 +79,9 @@ class _Run:
             for batch in list(waiting):
                 found = self.service.batches.retrieve(batch["id"])
                 if found.status in OVER:
-                    yield from self.read(batch, found, wanted)
+                    for name, replies in self.read(batch, found, wanted):
+                        budget.count(replies)
+                        yield name, replies
                     batch["read"] = True
                     self.save()
                     waiting.remove(batch)
@@ -139,16 +141,12 @@ class _Run:
                 name = row["custom_id"]
                 if name in missing:
                     missing.remove(name)
-                    yield name, self.counted(self.replies(name, row))
+                    yield name, self.replies(name, row)
         said = "; ".join(str(e.message) for e in (found.errors.data or [])) if found.errors else ""
         reason = self.endpoint.clean(f"the batch {found.status} without this row {said}".strip())
         for name in batch["names"]:
             if name in missing:
-                yield name, self.counted([Reply(name, "", "failed", reason, finished=False)])
-
-    def counted(self, replies: list[Reply]) -> list[Reply]:
-        self.endpoint.budget.count(replies)
-        return replies
+                yield name, [Reply(name, "", "failed", reason, finished=False)]
 
     def replies(self, name: str, row: dict[str, Any]) -> list[Reply]:
         response, error = row.get("response") or {}, row.get("error")

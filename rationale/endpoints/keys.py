@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from rationale.artifacts import UserError
+from rationale.artifacts import UserError, leaves
 
 _SECRET = r"[\w.-]*(?:api[_-]?key|secret|password|passwd|authorization|(?:access|auth|bearer|hf)[_-]?token)"
 NAME = re.compile(rf"{_SECRET}|key|token", re.IGNORECASE)  # of a setting; max_tokens and image_token are none
@@ -43,16 +43,9 @@ def refuse_keys(settings: Any) -> None:
             )
 
 
-def strings(node: Any, place: str = "") -> Iterator[tuple[str, str]]:
-    """Each string below a node, with its place."""
-    if isinstance(node, dict):
-        for key, value in node.items():
-            yield from strings(value, f"{place}.{key}".lstrip("."))
-    elif isinstance(node, list):
-        for value in node:
-            yield from strings(value, place)
-    elif isinstance(node, str):
-        yield place, node
+def strings(node: Any) -> Iterator[tuple[str, str]]:
+    """Each string below a node, with the place of the setting that holds it, alone or in a list."""
+    return ((re.sub(r"(\.\d+)+$", "", place), value) for place, value, _ in leaves(node) if isinstance(value, str))
 
 
 def key_variables(settings: Any) -> set[str]:

@@ -7,6 +7,8 @@ from typing import Literal
 
 from rationale.models.batch import Example
 from rationale.pairing import truncate_words
+from rationale.prompts import prompt_text
+from rationale.schema import Question, ResponseKey
 from rationale.settings import Count, Limit, settings
 
 
@@ -23,16 +25,11 @@ class Truncation:
     eos: Literal["uncut", "always", "never"]
 
 
-def response_example(
-    question_id: str,
-    image: Path,
-    prompt: str,
-    text: str,
-    ended: bool,
-    truncate: Truncation,
-    token_ids: tuple[int, ...] = (),
-) -> Example:
-    """Cut, and with an end token, as `truncate` says; a text that is cut has the tokens of the shorter text."""
-    text, cut = truncate_words(text, truncate.words)
+def response_example(key: ResponseKey, question: Question, root: Path, truncate: Truncation) -> Example:
+    """Cut, and with an end token, as `truncate` says; a text that is cut has the tokens of the shorter text. `root`
+    holds the images."""
+    question_id, style, whole, ended, token_ids = key
+    text, cut = truncate_words(whole, truncate.words)
     ends = {"uncut": ended and not cut, "always": True, "never": False}[truncate.eos]
-    return Example(question_id, image, prompt, text, ends, () if cut else token_ids)
+    prompt = prompt_text(question, style)
+    return Example(question_id, root / question.image, prompt, text, ends, () if cut else token_ids)

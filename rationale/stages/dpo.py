@@ -16,8 +16,7 @@ from rationale.models.prefix import layout_for
 from rationale.models.response import response_example
 from rationale.models.vlm import VLM, freeze
 from rationale.pairing import truncate_words
-from rationale.prompts import prompt_text
-from rationale.schema import Pair, ResponseLogps, RowError, iter_jsonl
+from rationale.schema import Pair, ResponseKey, ResponseLogps, RowError, iter_jsonl
 from rationale.settings import typed
 from rationale.stages.inputs import check_known, need, questions_by_id
 from rationale.training.dpo import DPOModule, dpo_data
@@ -51,12 +50,10 @@ def run(
     train, held = held_out([p.question_id for p in rows], settings.validation.share, seed)
     rows = [rows[i] for i in train + held]
 
-    def example(question_id: str, style: str, text: str, finished: bool, token_ids: tuple[int, ...]) -> Example:
-        question = found[question_id]
-        image = Path(questions) / question.image
-        return response_example(question_id, image, prompt_text(question, style), text, finished, truncate, token_ids)
+    def example(key: ResponseKey) -> Example:
+        return response_example(key, found[key[0]], Path(questions), truncate)
 
-    examples = [tuple(example(*key) for key in pair.keys) for pair in rows]
+    examples = [tuple(map(example, pair.keys)) for pair in rows]
     if scored:
         need_scores(settings.reference_logps)
     vlm = model(lora=settings.lora)

@@ -8,7 +8,7 @@ from pathlib import Path
 from rationale.artifacts import InputPath, UserError
 from rationale.pairing import PairingRule, pair_all
 from rationale.schema import Question, Response, write_jsonl
-from rationale.scoring.judge import canonical, is_correct
+from rationale.scoring.judge import canonical
 from rationale.scoring.votes import majority
 from rationale.stages.inputs import grouped, need, questions_by_id
 
@@ -19,7 +19,7 @@ def run(questions: InputPath, responses: InputPath, rule: PairingRule, seed: int
     found = grouped(need(responses, "rows.jsonl"), Response, asked)
     if rule.feedback == "majority":
         found = {i: judged_by_vote(group, asked[i]) for i, group in found.items()}
-    pairs, reasons = pair_all(found.values(), rule, seed, correct=is_correct)
+    pairs, reasons = pair_all(found.values(), rule, seed)
     if not pairs:
         raise UserError(f"{responses}: no pair under {rule}; reasons: {dict(reasons)}")
     write_jsonl(out / "pairs.jsonl", pairs)

@@ -66,24 +66,21 @@ def run(
         for key in dict.fromkeys(t[:2] for t in texts)
     }
 
-    def example(question_id: str, style: str, text: str, ended: bool, token_ids: tuple[int, ...]) -> Example:
-        question = found[question_id]
-        image = Path(questions) / question.image
-        return response_example(question_id, image, prompt_text(question, style), text, ended, truncate, token_ids)
+    def example(key: ResponseKey) -> Example:
+        return response_example(key, found[key[0]], Path(questions), truncate)
 
-    check_rows(vlm, encoder, [example(*t) for t in texts])
+    check_rows(vlm, encoder, list(map(example, texts)))
     check_end(vlm, encoder)
     # Rows: responses of like length together. Tree: those of one question, which share its prefix.
     texts.sort(key=lambda t: (t[0], t[1], len(t[2]), t[2:]) if encoder.layout == "tree" else (len(t[2]), t[0], t[2:]))
 
     def ahead(batch: list[ResponseKey]) -> Any:
-        examples = [example(*key) for key in batch]
-        whole = precision.startswith("32")
+        examples, whole = list(map(example, batch)), precision.startswith("32")
         return read_candidates(vlm.model, encoder, examples) if whole else encoder.batch(examples)
 
     def work(batch: list[ResponseKey], found: Any) -> list[str]:
         with computing(precision, vlm.model.device):
-            found = candidate_logps(vlm.model, encoder, [example(*key) for key in batch], found)
+            found = candidate_logps(vlm.model, encoder, list(map(example, batch)), found)
         return [
             to_line(ResponseLogps(*key[:4], [round(v, 6) for v in logps], contexts[key[:2]], list(key[4])))
             for key, logps in zip(batch, found, strict=True)

@@ -43,7 +43,7 @@ from rationale.objectives.logprobs import token_logps
 from rationale.planning import flops, memory
 from rationale.planning.sizes import Rows, sizes_of
 from rationale.planning.table import GIB, Hardware
-from rationale.prompts import prompt_text, with_answer
+from rationale.prompts import with_answer
 from rationale.provenance import versions
 from rationale.schema import Question
 from rationale.settings import Count, typed
@@ -157,12 +157,13 @@ class _Page:
 
     def examples(self) -> list[tuple[Example, Example]]:
         """A right and a wrong response to each question, unlike in length."""
-        found, cut = [], self.settings.truncate
-        for row in self.rows:
-            image, prompt = self.folder / row.image, prompt_text(row, "cot")
-            texts = with_answer("Step by step, this is what is seen.", row.answer), with_answer("I guess.", "none")
-            found.append(tuple(response_example(row.question_id, image, prompt, text, True, cut) for text in texts))
-        return found
+
+        def example(row: Question, text: str) -> Example:
+            key = (row.question_id, "cot", text, True, ())
+            return response_example(key, row, self.folder, self.settings.truncate)
+
+        right, wrong = "Step by step, this is what is seen.", with_answer("I guess.", "none")
+        return [(example(row, with_answer(right, row.answer)), example(row, wrong)) for row in self.rows]
 
     def prompt(self) -> Iterator[str]:
         """What the model reads, and where prompt and response meet."""
