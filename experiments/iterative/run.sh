@@ -4,5 +4,4 @@
 set -euo pipefail
 rationale -m experiment=mini seed=1,2,3 "$@"
 rationale -m experiment=iterative seed=1,2,3 "$@"
-rationale stage=tabulate experiment=iterative "$@"
 bash experiments/collect.sh iterative iterative iterative

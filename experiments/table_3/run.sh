@@ -4,6 +4,5 @@
 set -euo pipefail
 rationale -m experiment=mini seed=1,2,3 "$@"
 rationale -m experiment=table_3 seed=1,2,3 "$@"
-rationale stage=tabulate experiment=table_3 "$@"
 bash experiments/collect.sh table_3 table_3 table_3 dpo
 bash experiments/collect.sh table_3 table_4 table_4

@@ -4,5 +4,4 @@
 set -euo pipefail
 rationale -m experiment=mini seed=1,2,3 "$@"
 rationale -m experiment=table_d1 seed=1,2,3 "$@"
-rationale stage=tabulate experiment=table_d1 "$@"
 bash experiments/collect.sh table_d1 table_d1 table_d1

@@ -4,5 +4,4 @@
 set -euo pipefail
 rationale -m experiment=mini seed=1,2,3 "$@"
 rationale -m experiment=table_e1 seed=1,2,3 "$@"
-rationale stage=tabulate experiment=table_e1 "$@"
 bash experiments/collect.sh table_e1 table_e1 table_e1
