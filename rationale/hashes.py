@@ -100,18 +100,16 @@ def files(folder: Path, name: str = "", above: tuple[Path, ...] = ()) -> Iterato
 
 def _is_artifact(folder: Path) -> bool:
     """Whether a folder's manifest is one of ours; data of others may hold a file of that name."""
-    try:
+    with suppress(ValueError):
         found = read_manifest(folder)
-    except ValueError:
-        return False
-    return isinstance(found, dict) and {"stage", "key", "outputs"} <= found.keys()
+        return isinstance(found, dict) and {"stage", "key", "outputs"} <= found.keys()
+    return False
 
 
 def output_hashes(folder: Path, digest: Callable[[Path], str] = sha256_file) -> dict[str, str]:
     """SHA-256 of every file by its path in the folder, but for images, whose names tell their contents."""
-    found = (file for file in sorted(folder.rglob("*")) if file.is_file())
-    named = {str(file.relative_to(folder)): file for file in found}
-    return {name: digest(file) for name, file in named.items() if Path(name).parts[0] != "images"}
+    named = ((file.relative_to(folder), file) for file in sorted(folder.rglob("*")) if file.is_file())
+    return {str(name): digest(file) for name, file in named if name.parts[0] != "images"}
 
 
 def fingerprint(path: Path, digest: Callable[[Path], str] = sha256_file, out: Path | None = None) -> str:

@@ -31,10 +31,8 @@ def resolve(root: Path, relative: str, where: str) -> Path:
     others = (unicodedata.normalize(form, relative.replace("\\", "/")) for form in ("NFC", "NFD"))
     try:
         path = (root / relative).resolve()
-        if not (present := _is_file(path)):
-            found = ((root / name).resolve() for name in others)
-            path = next(filter(_is_file, found), path)
-            present = _is_file(path)
+        there = filter(_is_file, (path, *((root / name).resolve() for name in others)))
+        path, present = next(((one, True) for one in there), (path, False))
     except (ValueError, OSError, RuntimeError) as error:  # a null byte, too long, a loop of links
         raise RowError(f"{where}: {relative!r:.80} is no path of an image ({error}); mend or remove the row") from error
     if not path.is_relative_to(root.resolve()):
@@ -66,9 +64,8 @@ def open_image(path: Path, where: str = "") -> Image.Image:
     except RowError:
         raise
     except Exception as error:  # each of Pillow's decoders raises its own
-        raise RowError(
-            f"{where}: {path} is not a readable image ({error}); replace the file or remove the row"
-        ) from error
+        said = f"{where}: {path} is not a readable image ({error}); replace the file or remove the row"
+        raise RowError(said) from error
 
 
 def check_shape(image: Image.Image, what: str) -> None:
@@ -81,9 +78,8 @@ def check_shape(image: Image.Image, what: str) -> None:
     if min(width, height) < 1:
         raise RowError(f"{what} has no pixels; replace the file or remove the row")
     if max(width, height) > MAX_RATIO * min(width, height):
-        raise RowError(
-            f"{what} has {width} x {height} pixels, one side over {MAX_RATIO} times the other; cut it or remove the row"
-        )
+        shape = f"{width} x {height} pixels, one side over {MAX_RATIO} times the other"
+        raise RowError(f"{what} has {shape}; cut it or remove the row")
 
 
 def white_of(image: Image.Image) -> int | None:

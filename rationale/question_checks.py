@@ -52,10 +52,8 @@ def check(question: Question) -> None:
     if len(question.choices) > len(LETTERS):
         raise RowError(f"{where}: {len(question.choices)} choices, more than letters; remove the row")
     if question.kind == "choice":
-        if question.answers[0] not in question.choices:
-            raise RowError(
-                f"{where}: answer {question.answers[0]!r} is none of {question.choices}; mend the row's choices"
-            )
+        if (answer := question.answers[0]) not in question.choices:
+            raise RowError(f"{where}: answer {answer!r} is none of {question.choices}; mend the row's choices")
         if len(set(question.choices)) != len(question.choices):
             raise RowError(f"{where}: choices repeat: {question.choices}; each choice must differ")
     if question.kind != "open":

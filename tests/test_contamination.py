@@ -18,8 +18,15 @@ from rationale.artifacts import UserError
 from rationale.command.cli import CONF
 from rationale.images import open_image
 from rationale.schema import Question, read_jsonl
-from rationale.sources.contamination import Contamination
-from rationale.sources.overlap import Item, Match, image_matches, near, perceptual_hash, text_matches
+from rationale.sources.contamination import (
+    Contamination,
+    Item,
+    Match,
+    image_matches,
+    near,
+    perceptual_hash,
+    text_matches,
+)
 from rationale.stages import prepare
 
 REAL = Path(os.environ.get("RATIONALE_REAL_DATA", "")) / "chartqa_cot"

@@ -209,14 +209,15 @@ MUTATIONS = {
         "test_votes.py",
     ),
     "the temperature is applied twice by stage sample": Mutation(
-        "stages/sample.py", "temperature[batch[0].kind], top_p", "temperature[batch[0].kind] ** 2, top_p",
+        "stages/sample.py", "sampling.temperature[batch[0].kind], sampling.top_p",
+        "sampling.temperature[batch[0].kind] ** 2, sampling.top_p",
         SERVED_SAMPLES,
     ),
     "a blind model keeps the pixels": Mutation(
         "models/generate.py", "    if blind:\n", "    if blind and False:\n", BLIND
     ),
     "a blind evaluation is none": Mutation(
-        "stages/evaluate.py", "blind=blind, read", "blind=False, read", SERVED_BLIND
+        "stages/evaluate.py", "blind=evaluation.blind, read", "blind=False, read", SERVED_BLIND
     ),
     "the draw depends on the first question alone": Mutation(
         "models/generate.py", "*(e.question_id for e in examples)", "examples[0].question_id", BATCHED

@@ -21,9 +21,9 @@ from rationale.images import content_name
 from rationale.question_checks import check
 from rationale.schema import Question, RowError, read_jsonl
 from rationale.scoring.judge import SCORERS, judge
-from rationale.sources import columns
-from rationale.sources.columns import REASONS
-from rationale.sources.public import Source, Sources, folder
+from rationale.sources import public_datasets
+from rationale.sources.public import PublicDataset, PublicDatasets, folder
+from rationale.sources.public_datasets import REASONS
 from rationale.stages import prepare
 
 REAL = Path(os.environ.get("RATIONALE_REAL_DATA", "absent"))
@@ -50,7 +50,8 @@ def composed(name):
 def test_a_config_names_what_there_is(name):
     given = composed(name)
     settings = {key: value for key, value in given.items() if key not in ("_target_", "read")}
-    Source(read=get_object(given["read"]["_target_"]), **settings)  # options, reasons and limits are checked here
+    # Options, reasons and limits are checked here.
+    PublicDataset(read=get_object(given["read"]["_target_"]), **settings)
     assert set(given["scorers"].values()) <= set(SCORERS)
     assert set(given["scorers"]) <= {"short", "choice"}
     assert set(given["expected"] or given["splits"]) == set(given["splits"])
@@ -87,7 +88,7 @@ def test_a_copy_of_each_set_becomes_questions_that_its_right_answer_scores(name,
     (tmp_path / "geoqa_plus" / "1.png").write_bytes(RED)
     changes = {"local": str(tmp_path), "splits": {split: part}, "expected": {split: 1}}
     settings = {key: value for key, value in {**given, **changes}.items() if key not in ("_target_", "read")}
-    found = list(Source(read=get_object(given["read"]["_target_"]), **settings))
+    found = list(PublicDataset(read=get_object(given["read"]["_target_"]), **settings))
     assert len(found) == (2 if name == "ai2d_train" else 1)
     for question, data, suffix in found:
         check(question)
@@ -184,7 +185,7 @@ def test_the_hubs_form_of_real_problems_gives_what_the_folder_has():
             "id": row["id"], "question": row["meta"]["raw_question"], "options": row.get("choices", []), "level": 1,
             "decoded_image": b"", "answer": row["answer"], "solution": row.get("rationale"), "subject": "",
         }  # fmt: skip
-        found = columns.mathvision(hub)
+        found = public_datasets.mathvision(hub)
         # The folder lost the line break around some tags, and joined two words; it lost tags within sentences
         # too, where ours has words.
         unlike += "".join(found.question.split()) != "".join(row["question"].split())
@@ -210,7 +211,7 @@ def test_real_commonsense_questions_in_the_hubs_form_are_scored_by_their_own_ans
         hub = {"question_id": row["id"], "question": row["question"], "choices": row["choices"], "image": None,
                "correct_choice_idx": meta["correct_choice_idx"], "direct_answers": str(meta["direct_answers"]),
                "difficult_direct_answer": False, "rationales": meta["rationales"]}  # fmt: skip
-        choice, direct = (columns.aokvqa(hub, answer=answer) for answer in ("choice", "direct"))
+        choice, direct = (public_datasets.aokvqa(hub, answer=answer) for answer in ("choice", "direct"))
         assert (choice.answers, sorted(direct.answers)) == ([row["answer"]], sorted(meta["direct_answers"]))
         if len(set(row["choices"])) == 4:
             asked = Question(
@@ -231,7 +232,7 @@ def test_real_rows_without_an_image_are_refused_by_line():
 def source_of(name, root, splits, **changes):
     given = {**composed(name), "local": str(root), "splits": splits, "expected": None, **changes}
     settings = {key: value for key, value in given.items() if key not in ("_target_", "read")}
-    return Source(read=get_object(given["read"]["_target_"]), **settings)
+    return PublicDataset(read=get_object(given["read"]["_target_"]), **settings)
 
 
 def test_both_parts_of_gllava_are_prepared_together(tmp_path):
@@ -242,7 +243,7 @@ def test_both_parts_of_gllava_are_prepared_together(tmp_path):
     parts["gllava_alignment"] = ("alignment", {**test_columns.GEO, "conversations": said})
     for part, row in parts.values():
         (tmp_path / f"{part}.jsonl").write_text(json.dumps(row) + "\n", encoding="utf-8")
-    both = Sources({name: source_of(name, tmp_path, {"train": part}) for name, (part, _) in parts.items()})
+    both = PublicDatasets({name: source_of(name, tmp_path, {"train": part}) for name, (part, _) in parts.items()})
     (tmp_path / "out").mkdir()
     assert prepare.run(both, tmp_path / "out")["by_split"] == {"gllava/train": 2}
     found = read_jsonl(tmp_path / "out/questions.jsonl", Question)

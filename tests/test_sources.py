@@ -13,9 +13,9 @@ from PIL import Image
 from rationale.artifacts import UserError, produce
 from rationale.images import content_name
 from rationale.schema import Question, RowError, read_jsonl
-from rationale.sources import columns
 from rationale.sources import public as sources
-from rationale.sources.public import Source, Sources, folder
+from rationale.sources import public_datasets
+from rationale.sources.public import PublicDataset, PublicDatasets, folder
 from rationale.sources.rows import image_file
 from rationale.stages import prepare
 
@@ -50,7 +50,7 @@ def docvqa(**changes):
         "columns": WANTED,
         "scorers": {"short": "anls"},
     }
-    return Source("docvqa", changes.pop("read", columns.docvqa), **{**given, **changes})
+    return PublicDataset("docvqa", changes.pop("read", public_datasets.docvqa), **{**given, **changes})
 
 
 @pytest.fixture
@@ -155,7 +155,7 @@ def test_rows_past_the_limit_are_not_looked_at(copy):
 
     def read(row):
         looked_at.append(row["questionId"])
-        return columns.docvqa(row)
+        return public_datasets.docvqa(row)
 
     source = docvqa(local=str(copy), read=read, limit={"val": 2}, expected={"val": 5349})
     assert len(list(source)) == 2
@@ -177,7 +177,7 @@ def test_only_the_splits_asked_for_are_read(copy):
 
 
 def test_several_sources_follow_one_another(copy):
-    both = Sources({"one": docvqa(local=str(copy)), "two": docvqa(local=str(copy), limit={"val": 1}, ids="two")})
+    both = PublicDatasets({"one": docvqa(local=str(copy)), "two": docvqa(local=str(copy), limit={"val": 1}, ids="two")})
     assert [q.question_id for q, _, _ in both] == [f"docvqa-val-q{i}" for i in range(4)] + ["two-val-q0"]
     assert {name: counts["read"] for name, counts in both.counts.items()} == {"one": {"val": 4}, "two": {"val": 1}}
 
@@ -186,12 +186,12 @@ def test_sources_that_would_repeat_ids_are_named_before_anything_is_read(copy):
     with pytest.raises(
         UserError, match=r"one and two both name their questions docvqa-val-.*dataset\.tasks\.two\.ids=two"
     ):
-        Sources({"one": docvqa(local=str(copy)), "two": docvqa(local=str(copy), limit={"val": 1})})
+        PublicDatasets({"one": docvqa(local=str(copy)), "two": docvqa(local=str(copy), limit={"val": 1})})
 
 
 def test_the_options_stand_in_every_question(copy):
     def read(row, *, shout):
-        return columns.docvqa(row)
+        return public_datasets.docvqa(row)
 
     source = docvqa(local=str(copy), read=read, options={"shout": False}, skip=["no_image"])
     assert {json.dumps(q.meta["options"]) for q, _, _ in source} == {'{"shout": false, "skip": ["no_image"]}'}
@@ -199,10 +199,10 @@ def test_the_options_stand_in_every_question(copy):
 
 def test_a_picture_of_pillow_and_a_pair_of_bytes_and_path_are_files(copy):
     def as_picture(row):
-        return columns.docvqa({**row, "image": Image.open(io.BytesIO(row["image"]["bytes"]))})
+        return public_datasets.docvqa({**row, "image": Image.open(io.BytesIO(row["image"]["bytes"]))})
 
     def as_bytes(row):
-        return columns.docvqa({**row, "image": row["image"]["bytes"]})
+        return public_datasets.docvqa({**row, "image": row["image"]["bytes"]})
 
     assert {suffix for _, _, suffix in docvqa(local=str(copy), read=as_picture)} == {".png"}
     assert [data for _, data, _ in docvqa(local=str(copy), read=as_bytes)] == [BLUE, RED] * 2
@@ -210,7 +210,7 @@ def test_a_picture_of_pillow_and_a_pair_of_bytes_and_path_are_files(copy):
 
 def test_transparency_of_a_picture_is_kept_for_whoever_opens_it(copy):
     def clear(row):
-        return columns.docvqa({**row, "image": Image.new("RGBA", (2, 2), (255, 0, 0, 0))})
+        return public_datasets.docvqa({**row, "image": Image.new("RGBA", (2, 2), (255, 0, 0, 0))})
 
     (_, data, _), *_ = docvqa(local=str(copy), read=clear)
     assert Image.open(io.BytesIO(data)).getpixel((0, 0)) == (255, 0, 0, 0)
@@ -218,7 +218,7 @@ def test_transparency_of_a_picture_is_kept_for_whoever_opens_it(copy):
 
 def broken(**change):
     """A reader that sees the second row otherwise."""
-    return lambda row: columns.docvqa({**row, **change} if row["questionId"] == "q1" else row)
+    return lambda row: public_datasets.docvqa({**row, **change} if row["questionId"] == "q1" else row)
 
 
 def test_a_row_that_cannot_be_asked_stops_the_run_by_name(copy):
@@ -243,7 +243,7 @@ def test_a_row_without_an_answer_is_refused(copy):
 def test_repeated_choices_are_left_out_by_name(copy):
     def read(row):
         choices = ["1", "2", "2"] if row["questionId"] == "q2" else ["1", "2", "3"]
-        return columns.Fields(row["question"], ["1"], row["image"], choices=choices)
+        return public_datasets.ParsedRow(row["question"], ["1"], row["image"], choices=choices)
 
     source = docvqa(local=str(copy), read=read, scorers={"choice": "multiple_choice"}, skip=["repeated_choices"])
     assert [q.question_id for q, _, _ in source] == ["docvqa-val-0", "docvqa-val-1", "docvqa-val-3"]
@@ -332,7 +332,7 @@ def test_rows_of_another_form_are_named(copy):
     with pytest.raises(
         RowError, match=r"validation:0: no row of docvqa \(KeyError: 'human_or_machine'\); it has the columns"
     ):
-        list(docvqa(local=str(copy), read=columns.chartqa))
+        list(docvqa(local=str(copy), read=public_datasets.chartqa))
 
 
 def test_a_list_that_cannot_be_read_names_its_row(copy):
@@ -341,9 +341,9 @@ def test_a_list_that_cannot_be_read_names_its_row(copy):
             docvqa(
                 local=str(copy),
                 read=lambda row: (
-                    columns.docvqa({**row, "answers": ast.literal_eval("['1', b]")})
+                    public_datasets.docvqa({**row, "answers": ast.literal_eval("['1', b]")})
                     if row["questionId"] == "q1"
-                    else columns.docvqa(row)
+                    else public_datasets.docvqa(row)
                 ),
             )
         )

@@ -20,25 +20,14 @@ import hydra
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
 from hydra.errors import CompactHydraException, HydraException
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from rationale.artifacts import UserError, find_inputs, main_process
-from rationale.command.jobs import (
-    OBJECTIVE,
-    Call,
-    Job,
-    clash_message,
-    first_clash,
-    jobs_of,
-    run_job,
-    shown,
-    summary,
-)
-from rationale.command.runs import CONF, call, explain, run, steps_of, written
+from rationale.artifacts import UserError, main_process
+from rationale.command.jobs import OBJECTIVE, Job, clash_message, first_clash, jobs_of, run_job, shown, summary
+from rationale.command.runs import CONF, calls_of, explain, run, written
 from rationale.command.threads import cores, wait_briefly
 from rationale.endpoints.keys import refuse_keys
 from rationale.stopping import Stopped, ignore, listen
@@ -62,19 +51,20 @@ class Sweep(Callback):
         try:
             refuse_keys(to_be_written(config))
         except UserError as error:
-            print(f"rationale: {error}", file=sys.stderr)
-            raise SystemExit(1) from error
+            raise failure(error) from error
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
         try:
             refuse_keys(to_be_written(config))
             exact = config.hydra.sweeper._target_.endswith(".BasicSweeper")
-            jobs = jobs_of(sweep_overrides(config), exact)
+            given = OmegaConf.select(config, "hydra.sweeper.params") or {}  # by a sweep's config file
+            parser = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader())
+            typed = [f"{k}={v}" for k, v in given.items()] + written(config.hydra.overrides.task)
+            jobs = jobs_of(parser.parse_overrides(typed), exact)
             check_jobs(jobs, written(config.hydra.overrides.hydra), needs_number=not exact)
         except Exception as error:
-            known = explain(error) or (str(error) if isinstance(error, HydraException) else traceback.format_exc())
-            print(f"rationale: {known}", file=sys.stderr)
-            raise SystemExit(1) from error
+            known = explain(error) or (error if isinstance(error, HydraException) else traceback.format_exc())
+            raise failure(known) from error
         if config.hydra.launcher._target_.endswith(".SlurmLauncher"):
             from rationale.command.slurm import watch  # of an extra
 
@@ -87,18 +77,17 @@ class Sweep(Callback):
         Sweep.current = self  # a launcher brought it to the job's process
 
 
+def failure(message: Any) -> SystemExit:
+    """Tells what went wrong; to be raised."""
+    print(f"rationale: {message}", file=sys.stderr)
+    return SystemExit(1)
+
+
 def to_be_written(config: DictConfig) -> dict[str, Any]:
     """The settings as Hydra is about to keep them in its folder: composed, and as they were typed."""
     settings = OmegaConf.to_container(config, resolve=False)
     typed = settings.pop("hydra")["overrides"]
     return {**settings, "overrides": [*typed["task"], *typed["hydra"]]}
-
-
-def sweep_overrides(config: DictConfig) -> list[Override]:
-    """What a sweep's config file and its command line set, parsed."""
-    given = OmegaConf.select(config, "hydra.sweeper.params") or {}
-    parser = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader())
-    return parser.parse_overrides([f"{k}={v}" for k, v in given.items()] + written(config.hydra.overrides.task))
 
 
 def check_jobs(jobs: list[list[str]], own: list[str], needs_number: bool) -> None:
@@ -112,29 +101,16 @@ def check_jobs(jobs: list[list[str]], own: list[str], needs_number: bool) -> Non
         HydraConfig.instance().set_config(cfg)  # for what asks `${hydra:...}`
         return cfg
 
-    def calls(job: list[str]) -> list[Call]:
-        return [call(step.stage)[:2] for step in steps_of(composed(job), job)]
-
     first = composed(jobs[0])
     if needs_number and first.objective is None:
         raise UserError("this sweeper needs a number from each job: set objective, as conf/config.yaml shows")
-    clash = first_clash((number, calls(job)) for number, job in enumerate(jobs))
+    clash = first_clash((number, calls_of(composed(job), job)) for number, job in enumerate(jobs))
     if clash is not None:
         one, other, out = clash
-        by_variant = all(arguments["out"] != out for _, arguments in calls([*jobs[other], "variant=other"]))
+        renamed = [*jobs[other], "variant=other"]
+        by_variant = all(arguments["out"] != out for _, arguments in calls_of(composed(renamed), renamed))
         groups = {folder.name for folder in CONF.iterdir() if folder.is_dir()}
         raise UserError(clash_message(jobs[one], jobs[other], out, by_variant, first.name, groups))
-
-
-def job_of(me: DictConfig, cfg: DictConfig) -> Job:
-    """The job of a sweep that Hydra's config, `me`, tells of."""
-    overrides = written(me.overrides.task)
-    return Job(
-        num=me.job.num, sweep=Sweep.current.folder, folder=Path(me.runtime.output_dir),
-        overrides=overrides, own=written(me.overrides.hydra),
-        added=[source.path for source in me.runtime.config_sources if source.provider == "command-line"],
-        calls=[call(step.stage)[:2] for step in steps_of(cfg, overrides)] if Sweep.current.planned is None else [],
-    )  # fmt: skip
 
 
 def run_in_place(cfg: DictConfig) -> str | None:
@@ -169,8 +145,14 @@ def leave() -> None:
 
 def run_of_sweep(cfg: DictConfig) -> float | None:
     """Run one job of a sweep; its objective, if it has one. Without, a failure is told by the sweep's summary alone."""
-    me = HydraConfig.get()
-    job, in_place = job_of(me, cfg), None
+    me, in_place = HydraConfig.get(), None
+    overrides = written(me.overrides.task)
+    job = Job(
+        num=me.job.num, sweep=Sweep.current.folder, folder=Path(me.runtime.output_dir),
+        overrides=overrides, own=written(me.overrides.hydra),
+        added=[source.path for source in me.runtime.config_sources if source.provider == "command-line"],
+        calls=calls_of(cfg, overrides) if Sweep.current.planned is None else [],
+    )  # fmt: skip
     if me.launcher._target_.endswith(".SlurmLauncher"):
         in_place = partial(run_in_place, cfg)  # SLURM's tasks are processes already, and the ones that train
     else:
@@ -193,30 +175,18 @@ def _main(cfg: DictConfig) -> float | None:
         message = explain(error)
         if message is None or os.environ.get("HYDRA_FULL_ERROR") == "1":
             raise
-        print(f"rationale: {message}", file=sys.stderr)
-        raise SystemExit(1) from error
+        raise failure(message) from error
 
 
 def missing_plugin(words: list[str]) -> str | None:
     """What to install for the launcher or sweeper that the command names: Hydra says of one that is not there only
     that it knows no config of that name."""
     for word in words:
-        plugin = PLUGINS.get(word.partition("=")[2]) if re.match("hydra/(launcher|sweeper)=", word) else None
-        if plugin is None:
-            continue
-        try:
-            metadata.version(plugin)
-        except metadata.PackageNotFoundError:
-            return f"{word} needs {plugin}: pip install {plugin}, or in the clone pip install -e '.[sweeps]'"
-    return None
-
-
-def unreadable_rank() -> str | None:
-    """What is wrong with the variables that number a run's processes."""
-    try:
-        main_process()
-    except UserError as error:
-        return str(error)
+        if re.match("hydra/(launcher|sweeper)=", word) and (plugin := PLUGINS.get(word.partition("=")[2])):
+            try:
+                metadata.version(plugin)
+            except metadata.PackageNotFoundError:
+                return f"{word} needs {plugin}: pip install {plugin}, or in the clone pip install -e '.[sweeps]'"
     return None
 
 
@@ -240,9 +210,12 @@ def main() -> None:
     """Console script. Exits with `stopping.REQUEUE` where it was told to stop."""
     quiet()
     sys.stdout.reconfigure(errors="backslashreplace")  # as stderr has it, for a locale that lacks a letter
-    if said := missing_plugin(sys.argv[1:]) or unreadable_rank():
-        print(f"rationale: {said}", file=sys.stderr)
-        raise SystemExit(1)
+    if said := missing_plugin(sys.argv[1:]):
+        raise failure(said)
+    try:
+        main_process()
+    except UserError as error:  # the variables that number a run's processes
+        raise failure(error) from error
     listen()
     try:
         _main()
@@ -258,12 +231,9 @@ def main() -> None:
             print(f"rationale: told to stop by {told.name}; the same command goes on from here", file=sys.stderr)
         raise told from None
     finally:
-        well = True
-        if Sweep.current is not None and Sweep.current.folder is not None:
+        well = Sweep.current is None or Sweep.current.folder is None
+        if not well:
             said, well = summary(Sweep.current.folder, Sweep.current.planned)
             print(said, file=sys.stderr)
     if not well:
         raise SystemExit(1)
-
-
-__all__ = ["CONF", "call", "find_inputs", "main", "run", "steps_of"]

@@ -52,8 +52,7 @@ def run_job(job: Job, in_place: Callable[[], str | None] | None) -> str | None:
     """
     if main_process():
         record(job, "did not return")
-    failed = taken(job)
-    if failed:
+    if failed := taken(job):
         job = replace(job, calls=[])  # it writes nothing
     else:
         failed = run_apart(job.command) if in_place is None else in_place()
@@ -87,9 +86,8 @@ def record(job: Job, failed: str | None) -> None:
 
 def records(sweep: Path) -> list[dict[str, Any]]:
     """The records of a sweep, in the order of its jobs."""
-    return sorted(
-        (json.loads(p.read_text(encoding="utf-8")) for p in (sweep / "jobs").glob("*.json")), key=lambda job: job["num"]
-    )
+    found = [json.loads(path.read_text(encoding="utf-8")) for path in (sweep / "jobs").glob("*.json")]
+    return sorted(found, key=lambda job: job["num"])
 
 
 def summary(sweep: Path, planned: int | None) -> tuple[str, bool]:
@@ -118,27 +116,20 @@ def run_apart(command: list[str]) -> str | None:
     Where it fails, or this process is told to end, the whole group ends: ranks that a training started go with it.
     """
     child = subprocess.Popen(command, start_new_session=True, stdin=subprocess.DEVNULL)
+    code = None
     try:
         code = child.wait()
     except BaseException:
-        try:
-            os.killpg(child.pid, signal.SIGTERM)
-            with suppress(subprocess.TimeoutExpired):
-                child.wait(GRACE)
-        finally:
-            kill_group(child.pid)
-            child.wait()
+        os.killpg(child.pid, signal.SIGTERM)
+        with suppress(subprocess.TimeoutExpired):
+            child.wait(GRACE)
         raise
-    if code == 0:
-        return None
-    kill_group(child.pid)
-    return f"exit code {code}" if code > 0 else f"killed by {signal.Signals(-code).name}"
-
-
-def kill_group(group: int) -> None:
-    """Kill what is left of a process group."""
-    with suppress(ProcessLookupError):
-        os.killpg(group, signal.SIGKILL)
+    finally:
+        if code != 0:
+            with suppress(ProcessLookupError):
+                os.killpg(child.pid, signal.SIGKILL)
+            child.wait()
+    return f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}" if code else None
 
 
 def jobs_of(overrides: list[Any], exact: bool) -> list[list[str]]:

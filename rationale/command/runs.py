@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from functools import cache
 from glob import glob
 from importlib import resources
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from rationale.artifacts import UserError, leaves, main_process, processes_of, produce, write_json
 from rationale.command.binding import misfits, refuse, unread
-from rationale.command.jobs import OBJECTIVE, objective_of
+from rationale.command.jobs import OBJECTIVE, Call, objective_of
 from rationale.command.threads import threads
 from rationale.endpoints.keys import refuse_keys
 from rationale.hashes import CARD
@@ -68,13 +69,17 @@ OmegaConf.register_new_resolver("varied", varied, replace=True)
 OmegaConf.register_new_resolver("process", lambda: f"{os.uname().nodename}_{os.getpid()}", use_cache=True, replace=True)
 
 
-def call(node: DictConfig) -> tuple[str, dict[str, Any], Callable[[Path], dict]]:
-    """A stage node as its name, its resolved arguments, and the call that fills a folder."""
+def call(
+    node: DictConfig, before: Callable[[], None] | None = None
+) -> tuple[str, dict[str, Any], Callable[[Path], dict]]:
+    """A stage node as its name, its resolved arguments, and the call that fills a folder, `before` which is looked."""
     arguments = expanded(OmegaConf.to_container(node, resolve=True))
     refuse_keys(arguments)  # those that an interpolation brought, too
     stage = arguments["_target_"].split(".")[-2]
 
     def work(folder: Path) -> dict:
+        if before is not None:
+            before()
         given = {**arguments, "out": folder} if "out" in arguments else arguments
         devices, _ = processes_of(arguments)
         with threads(devices if isinstance(devices, int) and devices > 0 else 1):
@@ -82,7 +87,7 @@ def call(node: DictConfig) -> tuple[str, dict[str, Any], Callable[[Path], dict]]
                 from lightning_fabric import seed_everything
 
                 seed_everything(arguments.get("seed", 0), workers=True, verbose=False)
-            with memory_named(arguments, OmegaConf.to_container(node, resolve=False)):
+            with memory_named(arguments, node):
                 counts = hydra.utils.instantiate(given, _convert_="all")
         if "trainer" in (arguments.get("settings") or {}) and main_process() and "out" in arguments:
             (folder / "model" / CARD).write_text(model_card(stage, arguments, counts), encoding="utf-8")
@@ -92,23 +97,18 @@ def call(node: DictConfig) -> tuple[str, dict[str, Any], Callable[[Path], dict]]
 
 
 @contextmanager
-def memory_named(arguments: dict[str, Any], written: dict[str, Any]) -> Iterator[None]:
-    """A device that is out of memory is an error that names the setting of this stage to lower; `written` are its
-    arguments unresolved."""
+def memory_named(arguments: dict[str, Any], node: DictConfig) -> Iterator[None]:
+    """A device that is out of memory is an error that names the settings of this stage to lower."""
     try:
         yield
     except Exception as error:
-        cause: BaseException | None = error
-        while cause is not None and type(cause).__name__ != "OutOfMemoryError":
-            cause = cause.__cause__
+        cause = next((one for one in causes(error) if type(one).__name__ == "OutOfMemoryError"), None)
         if cause is None:
             raise
-        places = (place.split(".") for place, *_ in leaves(arguments))
-        sizes = [  # a logger has the whole config; what makes no artifact has its own batch
-            set_by(words, written)
-            for words in places
-            if words[-1] in ("batch_size", "micro") and words[0] != "logger" and "out" in arguments
-        ]
+        written = OmegaConf.to_container(node, resolve=False)
+        places = [place.split(".") for place, *_ in leaves(arguments)] if "out" in arguments else []
+        places = [p for p in places if p[-1] in ("batch_size", "micro") and p[0] != "logger"]  # it has them all
+        sizes = [set_by(words, written) for words in places]
         raise UserError(
             f"the device is out of memory ({str(cause).splitlines()[0]}); lower {' or '.join(sizes) or 'the batch'}. "
             "What is written stays: the same command goes on from it, one with another batch begins anew"
@@ -158,15 +158,21 @@ def steps_of(cfg: DictConfig, overrides: list[str]) -> Iterator[DictConfig]:
     check_read(cfg, written_in())
     if cfg.objective is not None and set(cfg.objective) != {"step", "counts"}:
         raise UserError(f"objective={cfg.objective}: give it `step`, and `counts`, names of its numbers")
+    steps = [] if cfg.objective is None else [cfg.objective.step]
     if "_target_" in cfg.stage:
         yield cfg
-    steps = [] if "_target_" in cfg.stage else list(cfg.steps)
-    steps += [] if cfg.objective is None else [cfg.objective.step]
+    else:
+        steps = [*cfg.steps, *steps]
     chosen = [o for o in overrides if not o.lstrip("+").startswith("stage=")]
     for step in steps:
         composed = hydra.compose("config", [*chosen, *str(step).split()])
         check_read(composed, written_in())
         yield composed
+
+
+def calls_of(cfg: DictConfig, overrides: list[str]) -> list[Call]:
+    """The stages that a run consists of, with their arguments."""
+    return [call(step.stage)[:2] for step in steps_of(cfg, overrides)]
 
 
 def check_read(cfg: DictConfig, files: dict[str, str]) -> None:
@@ -185,10 +191,9 @@ def written_in() -> dict[str, str]:
 @cache
 def texts_below(folders: tuple[str, ...]) -> dict[str, str]:
     """Config files by their name below any of the folders: groups within groups, but not what runs left there."""
-    depths = ("*.yaml", "*/*.yaml", "*/*/*.yaml")
-    paths = {
-        name: Path(folder, name) for folder in folders for depth in depths for name in glob(depth, root_dir=folder)
-    }
+    paths = {}
+    for folder, depth in product(folders, ("*.yaml", "*/*.yaml", "*/*/*.yaml")):
+        paths |= {name: Path(folder, name) for name in glob(depth, root_dir=folder)}
     return {name: path.read_text(encoding="utf-8") for name, path in sorted(paths.items())}
 
 
@@ -212,16 +217,11 @@ def run(cfg: DictConfig) -> None:
     steps = list(steps_of(cfg, written(HydraConfig.get().overrides.task)))
     check = cache(lambda: check_bound(steps, written_in()))
     for step in steps:
-        stage, arguments, work = call(step.stage)
-
-        def checked(folder: Path, work: Callable[[Path], dict] = work) -> dict:
-            check()
-            return work(folder)
-
+        stage, arguments, work = call(step.stage, before=check)
         if "out" not in arguments:
-            checked(Path())
+            work(Path())
             continue
-        out = produce(stage, arguments, checked, force=bool(cfg.force), kept=root / ".hashes")
+        out = produce(stage, arguments, work, force=bool(cfg.force), kept=root / ".hashes")
         if "rationale.training.dashboard" in sys.modules:  # heavy; nothing was logged without it
             sys.modules["rationale.training.dashboard"].finish(out)
     if cfg.objective is not None and main_process():
@@ -230,18 +230,23 @@ def run(cfg: DictConfig) -> None:
         write_json(Path(HydraConfig.get().runtime.output_dir) / OBJECTIVE, value)
 
 
+def causes(error: BaseException | None) -> Iterator[BaseException]:
+    """An error, what caused it, and so on."""
+    while error is not None:
+        yield error
+        error = error.__cause__
+
+
 def explain(error: BaseException) -> str | None:
     """The message of an error that the user can mend, else None."""
-    while error is not None:
-        if isinstance(error, (UserError, RowError, FloatingPointError, OmegaConfBaseException)):
-            return str(error).strip()
-        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-            return f"{error}: make room and run the same command again, which goes on where it stopped"
-        if isinstance(error, InstantiationException) and not error.__cause__:
-            return str(error).strip()
-        if isinstance(error, TypeError) and getattr(
-            error, "__notes__", None
-        ):  # Hydra 1.4's, of a call that does not bind
-            return "\n".join([str(error), *error.__notes__])
-        error = error.__cause__
+    for cause in causes(error):
+        if isinstance(cause, (UserError, RowError, FloatingPointError, OmegaConfBaseException)):
+            return str(cause).strip()
+        if isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT):
+            return f"{cause}: make room and run the same command again, which goes on where it stopped"
+        if isinstance(cause, InstantiationException) and not cause.__cause__:
+            return str(cause).strip()
+        notes = getattr(cause, "__notes__", None)
+        if isinstance(cause, TypeError) and notes:  # Hydra 1.4's, of a call that does not bind
+            return "\n".join([str(cause), *notes])
     return None

@@ -26,9 +26,8 @@ def quota() -> float:
         limit, period = (CGROUP / "cpu.max").read_text(encoding="utf-8").split()
         return int(limit) / int(period)
     with suppress(OSError, ValueError):
-        limit, period = (
-            int((CGROUP / f"cpu/cpu.cfs_{name}_us").read_text(encoding="utf-8")) for name in ("quota", "period")
-        )
+        given = ((CGROUP / f"cpu/cpu.cfs_{name}_us").read_text(encoding="utf-8") for name in ("quota", "period"))
+        limit, period = map(int, given)
         return limit / period if limit > 0 else float("inf")
     return float("inf")
 

@@ -54,33 +54,28 @@ def states(sizes: Sizes, trainer: str, devices: int, width: int, copy: bool) -> 
     `width` bytes are a number in the type that is computed in (2: bfloat16), `copy` says whether the policy has a
     frozen copy as reference. The parts, for n devices, P parameters of which T train:
 
-    weights: `width` P, under DeepSpeed; it casts the whole module, reference included (engine.py,
-    `_configure_distributed_model`). Elsewhere 4 P, as `training.checks` demands, but `width` for what lies frozen
-    beneath a LoRA; and in forward and backward another 2 T (`buffers`), copies in bfloat16 that autocast keeps of what
-    trains. ZeRO-3 holds P / n (`ds_tensor`), and those of at most 100,000 numbers whole besides, once gathered
-    (parameter_offload.py, `mark_persistent_parameters`).
-
-    gradients: 4 T, or `width` T under DeepSpeed, which adds micro-batches up in the type of the weights
-    (`get_data_types`: `grad_accum_dtype` is that of the model). Shared out from ZeRO-2 on: stage_1_and_2.py,
-    `all_grad_tensors`, then `averaged_gradients`; stage3.py, `grad_partitions_flat_buffer`. ZeRO-1 holds all of them
-    until the last micro-batch of a step was reduced.
-
-    optimizer: Adam's two moments in float32, 8 T, and float32 weights to step on, 4 T; shared out by every ZeRO
-    (`single_partition_of_fp32_groups`, `fp32_partitioned_groups_flat`), even where the weights are float32 themselves:
-    ZeRO-3 means to spare the copy then, but compares a device with its name. Without ZeRO the weights are their own.
-
-    reference: a frozen copy, of the policy's size, is a part of the module, so shared out by ZeRO-3 alone.
-
-    buffers: DDP's buckets hold all gradients once more (Reducer; `gradient_as_bucket_view` is off). ZeRO-1 and 2 have
-    two buckets, for reducing while computing (`setup_buckets`); ZeRO-3 has one, the parameters it gathered, and the
-    gradient of the largest.
-
-    step: a device's share of the gradients once more in float32 (`single_grad_partition`), and AdamW's square roots,
-    which PyTorch makes of all second moments at once on a GPU (`foreach`).
-
-    start: ZeRO-3 puts the whole module on the device before it shares it out, and later makes float32 zeros of as
-    many numbers as all devices together step on at a time (`sub_group_size`; stage3.py,
-    `initialize_optimizer_states`).
+    - weights: `width` P, under DeepSpeed; it casts the whole module, reference included (engine.py,
+      `_configure_distributed_model`). Elsewhere 4 P, as `training.checks` demands, but `width` for what lies frozen
+      beneath a LoRA; and in forward and backward another 2 T (`buffers`), copies in bfloat16 that autocast keeps of
+      what trains. ZeRO-3 holds P / n (`ds_tensor`), and those of at most 100,000 numbers whole besides, once
+      gathered (parameter_offload.py, `mark_persistent_parameters`).
+    - gradients: 4 T, or `width` T under DeepSpeed, which adds micro-batches up in the type of the weights
+      (`get_data_types`: `grad_accum_dtype` is that of the model). Shared out from ZeRO-2 on: stage_1_and_2.py,
+      `all_grad_tensors`, then `averaged_gradients`; stage3.py, `grad_partitions_flat_buffer`. ZeRO-1 holds all of
+      them until the last micro-batch of a step was reduced.
+    - optimizer: Adam's two moments in float32, 8 T, and float32 weights to step on, 4 T; shared out by every ZeRO
+      (`single_partition_of_fp32_groups`, `fp32_partitioned_groups_flat`), even where the weights are float32
+      themselves: ZeRO-3 means to spare the copy then, but compares a device with its name. Without ZeRO the weights
+      are their own.
+    - reference: a frozen copy, of the policy's size, is a part of the module, so shared out by ZeRO-3 alone.
+    - buffers: DDP's buckets hold all gradients once more (Reducer; `gradient_as_bucket_view` is off). ZeRO-1 and 2
+      have two buckets, for reducing while computing (`setup_buckets`); ZeRO-3 has one, the parameters it gathered,
+      and the gradient of the largest.
+    - step: a device's share of the gradients once more in float32 (`single_grad_partition`), and AdamW's square
+      roots, which PyTorch makes of all second moments at once on a GPU (`foreach`).
+    - start: ZeRO-3 puts the whole module on the device before it shares it out, and later makes float32 zeros of as
+      many numbers as all devices together step on at a time (`sub_group_size`; stage3.py,
+      `initialize_optimizer_states`).
     """
     p, t = sizes.total, sizes.trainable
     if trainer in WITHOUT_ZERO:

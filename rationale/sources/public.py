@@ -15,18 +15,18 @@ from typing import Any, Literal
 from rationale.artifacts import InputPath, UserError
 from rationale.schema import Question, RowError, Sourced, from_dict
 from rationale.settings import Limit, Split
-from rationale.sources.columns import REASONS, Fields, Unusable, plain
+from rationale.sources.public_datasets import REASONS, ParsedRow, Unusable, plain
 from rationale.sources.rowfiles import raised, read_rows, silent
 from rationale.sources.rows import Origin, Rows, check_images, image_file, suffix_of, table_of
 
 
 @dataclass
-class Source:
+class PublicDataset:
     """Questions of one data set, row by row; `counts` holds what was read and left out once all were yielded.
 
     `path`, `name` and `revision` are those of `datasets.load_dataset`; `local`, a folder with a copy of the same
     `columns`, takes their place; columns in `optional` are read where they are. `splits` maps our splits to the
-    source's, one or several, of which those in `only` are read, if not all. `read` turns a row into Fields by the
+    source's, one or several, of which those in `only` are read, if not all. `read` turns a row into ParsedRow by the
     `options` that change scores; with `skip` they stand in every question's `meta`. `scorers` names the scorer of each
     kind. Ids of questions begin with `ids`, or else `dataset`. A row that cannot be asked for a reason in `skip` is
     left out and counted, any other stops the run. Where no `limit` is set, the rows of a split must number as
@@ -36,7 +36,7 @@ class Source:
     """
 
     dataset: str
-    read: Callable[..., Fields]
+    read: Callable[..., ParsedRow]
     scorers: Mapping[Literal["short", "choice"], str]
     splits: Mapping[Split, str | Sequence[str]] = field(default_factory=dict)
     path: InputPath | None = None
@@ -57,13 +57,12 @@ class Source:
     streaming: bool = True
     about: Mapping[str, Any] = field(default_factory=dict)
     counts: dict[str, dict[str, int]] = field(default_factory=dict, init=False)
-    refuse: Callable[[RowError], None] = field(
-        default_factory=lambda: raised, init=False
-    )  # see question_checks.Refusals
+    refuse: Callable[[RowError], None] = field(init=False, repr=False)  # see question_checks.Refusals
     _origin: Origin = field(init=False, repr=False)
     _suffixes: dict[bytes, str] = field(default_factory=dict, init=False, repr=False)  # by the image's digest
 
     def __post_init__(self):
+        self.refuse = raised
         self._origin = Origin(self.path, self.name, self.revision, self.local, self.streaming)
         try:
             inspect.signature(self.read).bind({}, **self.options)
@@ -75,34 +74,28 @@ class Source:
             if self.splits and (unknown := sorted(set(named) - set(self.splits))):
                 raise UserError(f"dataset: {self.dataset} has no split {unknown}; it has {list(self.splits)}")
         for folder in (self.local, self.images):
-            if folder is not None and not Path(folder).expanduser().is_dir():
+            if folder is not None and not Path(folder).is_dir():
                 raise UserError(f"{self.dataset}: there is no folder {folder}")
 
     def __iter__(self) -> Iterator[Sourced]:
-        read: Counter[str] = Counter()
-        left_out: Counter[str] = Counter()
+        read, left_out = Counter(), Counter()
         parts = self._parts()
         self._check_images(parts)
-        for split, index, where, row in self._wanted(parts, self.refuse):
-            for key, place, item in self._items(index, where, row, self.refuse):
-                try:
-                    yield self._sourced(key, place, item, split)
-                except RowError as error:
-                    self.refuse(error)
-                except Unusable as fault:
-                    reason = f"{split}/{fault.reason}"
-                    if fault.reason not in self.skip:
-                        self.refuse(
-                            RowError(
-                                f"{place}: {fault}; mend the row, or have such rows left out and counted with "
-                                f"dataset.skip=[{','.join([*self.skip, fault.reason])}]"
-                            )
-                        )
-                        continue
-                    if reason not in left_out:
-                        print(f"{self.dataset}: left out {place}: {fault}; more of these are counted", flush=True)
-                    left_out[reason] += 1
-            read[split] += 1
+        for split, key, where, item in self._items(parts, self.refuse, read):
+            try:
+                yield self._sourced(key, where, item, split)
+            except RowError as error:
+                self.refuse(error)
+            except Unusable as fault:
+                if fault.reason not in self.skip:
+                    skip = f"dataset.skip=[{','.join([*self.skip, fault.reason])}]"
+                    said = f"{where}: {fault}; mend the row, or have such rows left out and counted with {skip}"
+                    self.refuse(RowError(said))
+                    continue
+                reason = f"{split}/{fault.reason}"
+                if reason not in left_out:
+                    print(f"{self.dataset}: left out {where}: {fault}; more of these are counted", flush=True)
+                left_out[reason] += 1
         self._compare(read)
         self.counts = {"read": dict(read), "left_out": dict(left_out)}
         print(f"{self.dataset}: rows read {dict(read)}, left out {dict(left_out)}", flush=True)
@@ -110,9 +103,8 @@ class Source:
     @property
     def wanted_splits(self) -> list[str]:
         """Those of `splits` that are read."""
-        return [
-            s for s in self.splits if (self.only is None or s in self.only) and (not self.limit or self.limit.get(s))
-        ]
+        found = [split for split in self.splits if self.only is None or split in self.only]
+        return [split for split in found if not self.limit or self.limit.get(split)]
 
     def _parts(self) -> list[tuple[str | None, Rows]]:
         """The rows of each part of the source, with the split of ours that it is of; None where rows say theirs.
@@ -131,25 +123,31 @@ class Source:
             found += [(split, r) for r in rows]
         return found
 
-    def _wanted(
-        self, parts: Sequence[tuple[str | None, Rows]], refuse: Callable[[RowError], None]
-    ) -> Iterator[tuple[str, int, str, Mapping[str, Any]]]:
-        """(split, number within it, place, row) of the rows within `limit`."""
-        taken: Counter[str] = Counter()
+    def _items(
+        self, parts: Sequence[tuple[str | None, Rows]], refuse: Callable[[RowError], None], read: Counter[str]
+    ) -> Iterator[tuple[str, str, str, Mapping[str, Any]]]:
+        """(split, number within it, place, row) of what the rows within `limit` hold: the row itself, or one for each
+        item of `each`. `read` counts them by split."""
         for part_of, rows in parts:
             for where, row in rows.located(refuse):
                 split = part_of or row.get(self.split_column)
                 if not split or not isinstance(split, str):
-                    refuse(
-                        RowError(f"{where}: no {self.split_column!r} in this row, or no text; add it or remove the row")
-                    )
+                    wanted = f"{where}: no {self.split_column!r} in this row, or no text; add it or remove the row"
+                    refuse(RowError(wanted))
                     continue
-                if self.limit is not None and taken[split] >= self.limit.get(split, 0):
+                index = read[split]
+                if self.limit is not None and index >= self.limit.get(split, 0):
                     if part_of:
                         break
                     continue
-                yield split, taken[split], where, row
-                taken[split] += 1
+                if self.each is None:
+                    yield split, str(index), where, row
+                elif not isinstance(row[self.each], list):
+                    refuse(RowError(f"{where}: {self.each!r} is no list, found {row[self.each]!r:.80}; mend the row"))
+                else:
+                    for number, item in enumerate(row[self.each]):
+                        yield split, f"{index}.{number}", f"{where}.{number}", {**row, self.each: item}
+                read[split] += 1
 
     def _check_images(self, parts: Sequence[tuple[str | None, Rows]]) -> None:
         """Where rows name their images, see that all are there, and all rows, before the first is decoded."""
@@ -158,21 +156,19 @@ class Source:
         read: Counter[str] = Counter()
 
         def named() -> Iterator[tuple[str, Any]]:
-            for split, index, where, row in self._wanted(parts, silent):
-                for _, place, item in self._items(index, where, row, silent):
-                    try:
-                        yield place, self._fields(place, item).image
-                    except (RowError, Unusable):  # named where the row is read again
-                        continue
-                read[split] += 1
+            for _, _, where, item in self._items(parts, silent, read):
+                try:
+                    image = self._parsed(where, item).image
+                except (RowError, Unusable):  # named where the row is read again
+                    continue
+                yield where, image
 
         if check_images(named(), self._folder):
             self._compare(read)
 
     @property
     def _folder(self) -> Path | None:
-        folder = self.images or self.local
-        return Path(folder).expanduser() if folder else None
+        return Path(self.images or self.local) if self.images or self.local else None
 
     def _compare(self, found: Mapping[str, int]) -> None:
         """Raise where a split that was read whole has another number of rows than expected."""
@@ -184,19 +180,7 @@ class Source:
                     "dataset.expected=null"
                 )
 
-    def _items(
-        self, index: int, where: str, row: Mapping[str, Any], refuse: Callable[[RowError], None]
-    ) -> Iterator[tuple[str, str, Mapping[str, Any]]]:
-        """What a row holds as (number within the split, place, row): the row itself, or one for each item."""
-        if self.each is None:
-            yield str(index), where, row
-        elif not isinstance(row[self.each], list):
-            refuse(RowError(f"{where}: {self.each!r} is no list, found {row[self.each]!r:.80}; mend the row"))
-        else:
-            for number, item in enumerate(row[self.each]):
-                yield f"{index}.{number}", f"{where}.{number}", {**row, self.each: item}
-
-    def _fields(self, where: str, row: Mapping[str, Any]) -> Fields:
+    def _parsed(self, where: str, row: Mapping[str, Any]) -> ParsedRow:
         try:
             return self.read(row, **self.options)
         except RowError as error:
@@ -204,36 +188,32 @@ class Source:
         except UserError:
             raise
         except (KeyError, TypeError, AttributeError, IndexError, ValueError, SyntaxError, RecursionError) as error:
-            raise RowError(
-                f"{where}: no row of {self.dataset} ({type(error).__name__}: {error}); it has the columns {list(row)}"
-            ) from error
+            said = f"{where}: no row of {self.dataset} ({type(error).__name__}: {error})"
+            raise RowError(f"{said}; it has the columns {list(row)}") from error
 
     def _sourced(self, key: str, where: str, row: Mapping[str, Any], split: str) -> Sourced:
         """The question of a row and its image; raises Unusable, or an error that says where."""
-        fields = self._fields(where, row)
-        kind = fields.kind or ("choice" if fields.choices else "short")
-        if not fields.answers:
+        parsed = self._parsed(where, row)
+        kind = parsed.kind or ("choice" if parsed.choices else "short")
+        if not parsed.answers:
             raise Unusable("no_answer")
-        if "repeated_choices" in self.skip and len({repr(c) for c in fields.choices}) < len(fields.choices):
+        if "repeated_choices" in self.skip and len({repr(c) for c in parsed.choices}) < len(parsed.choices):
             raise Unusable("repeated_choices")  # where it is not in `skip`, stage prepare names row and choices
-        if fields.image is None or fields.image == "":
+        if parsed.image is None or parsed.image == "":
             raise Unusable("no_image")
         if kind not in {**self.scorers, "open": None}:
             raise RowError(f"{where}: a question of kind {kind!r}, for which dataset.scorers names no scorer")
-        named = key if fields.key is None else fields.key
+        named = key if parsed.key is None else parsed.key
         chosen = {**self.options, **({"skip": list(self.skip)} if self.skip else {})}
-        question = from_dict(
-            Question,
-            {
-                "question_id": named if self.split_column else f"{self.ids or self.dataset}-{split}-{named}",
-                "dataset": self.dataset, "split": split, "image": "", "question": fields.question,
-                "answers": fields.answers, "kind": kind, "choices": fields.choices,
-                "scorer": "exact" if kind == "open" else self.scorers[kind],
-                "meta": {**fields.meta, **({"options": chosen} if chosen else {})},
-            },
-            where,
-        )  # fmt: skip
-        data, name = image_file(fields.image, self._folder, where)
+        record = {
+            "question_id": named if self.split_column else f"{self.ids or self.dataset}-{split}-{named}",
+            "dataset": self.dataset, "split": split, "image": "", "question": parsed.question,
+            "answers": parsed.answers, "kind": kind, "choices": parsed.choices,
+            "scorer": "exact" if kind == "open" else self.scorers[kind],
+            "meta": {**parsed.meta, **({"options": chosen} if chosen else {})},
+        }  # fmt: skip
+        question = from_dict(Question, record, where)
+        data, name = image_file(parsed.image, self._folder, where)
         digest = sha256(data).digest()
         if digest not in self._suffixes:
             self._suffixes[digest] = suffix_of(data, name, where)
@@ -241,21 +221,18 @@ class Source:
 
 
 @dataclass
-class Sources:
-    """Several sources after one another, under the names that their settings are reached by: dataset.tasks.<name>."""
+class PublicDatasets:
+    """Several after one another, under the names that their settings are reached by: dataset.tasks.<name>."""
 
-    tasks: Mapping[str, Source]
+    tasks: Mapping[str, PublicDataset]
 
     def __post_init__(self):
-        of: dict[str, str] = {}
+        known: dict[str, str] = {}
         for name, task in self.tasks.items():
             for ids in (f"{task.ids or task.dataset}-{split}" for split in task.wanted_splits):
-                if ids in of:
-                    raise UserError(
-                        f"dataset.tasks: {of[ids]} and {name} both name their questions {ids}-...; "
-                        f"set dataset.tasks.{name}.ids={name}"
-                    )
-                of[ids] = name
+                if (other := known.setdefault(ids, name)) != name:
+                    both = f"dataset.tasks: {other} and {name} both name their questions {ids}-..."
+                    raise UserError(f"{both}; set dataset.tasks.{name}.ids={name}")
 
     def __iter__(self) -> Iterator[Sourced]:
         return chain.from_iterable(self.tasks.values())
@@ -290,7 +267,7 @@ def folder(
     split: str = "split",
     choices: str = "choices",
     rationale: str = "rationale",
-) -> Source:
+) -> PublicDataset:
     """Questions of a local folder: a table (`data.jsonl`, .json, .csv, .tsv or .parquet) and the images that it names.
 
     `question_id` to `rationale` are what the table calls these fields; a recorded rationale travels in
@@ -299,10 +276,10 @@ def folder(
     """
     if not root:
         raise UserError("no data_root: set data_root=<folder with data.jsonl and its images>")
-    table_of(Path(root).expanduser())
+    table_of(Path(root))
     names = {"question_id": question_id, "question": question, "answer": answer, "image": image, "split": split,
              "choices": choices, "rationale": rationale}  # fmt: skip
-    return Source(
+    return PublicDataset(
         dataset, partial(plain, names=names, letters=letters), {"short": scorer, "choice": "multiple_choice"},
         local=root, images=images, split_column=names["split"], skip=skip, expected=expected, limit=limit,
     )  # fmt: skip

@@ -71,10 +71,8 @@ def _checked(text: str, where: str) -> str:
     try:
         text.encode()
     except UnicodeEncodeError as error:
-        byte = ord(text[error.start]) & 0xFF
-        raise RowError(
-            f"{where}: byte {byte:#x} after {text[: error.start][-30:]!r} is not UTF-8; save the file as UTF-8"
-        ) from error
+        found = f"byte {ord(text[error.start]) & 0xFF:#x} after {text[: error.start][-30:]!r}"
+        raise RowError(f"{where}: {found} is not UTF-8; save the file as UTF-8") from error
     return text
 
 
@@ -106,15 +104,13 @@ def _json(path: Path, refuse: Callable[[RowError], None]) -> Iterator[Located]:
     """An array of rows; an object of rows by their ids (MathVista) or with one list of them (TextVQA, DocVQA)."""
     try:
         rows = decoded(path.read_bytes())
-    except json.JSONDecodeError as error:
-        if error.msg != "Extra data":
-            raise RowError(f"{path}: not JSON ({error}); mend the file, or get it again") from error
-        yield from _lines(path, refuse)  # one row a line under another suffix
-        return
     except UnicodeDecodeError:
         raise
     except ValueError as error:
-        raise RowError(f"{path}: not JSON ({error}); mend the file, or get it again") from error
+        if getattr(error, "msg", None) != "Extra data":
+            raise RowError(f"{path}: not JSON ({error}); mend the file, or get it again") from error
+        yield from _lines(path, refuse)  # one row a line under another suffix
+        return
     if isinstance(rows, dict):
         lists = [value for value in rows.values() if isinstance(value, list)]
         if rows and all(isinstance(value, dict) for value in rows.values()):
@@ -136,11 +132,8 @@ def _csv(path: Path, refuse: Callable[[RowError], None]) -> Iterator[Located]:
             for row in reader:
                 where = f"{path}:{reader.line_num}"
                 if None in row or None in row.values():
-                    refuse(
-                        RowError(
-                            f"{where}: not the {len(reader.fieldnames)} cells of the header; mend or remove the row"
-                        )
-                    )
+                    cells = len(reader.fieldnames)
+                    refuse(RowError(f"{where}: not the {cells} cells of the header; mend or remove the row"))
                     continue
                 for name, cell in row.items():
                     _checked(name, path)

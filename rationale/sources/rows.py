@@ -50,7 +50,7 @@ class Origin:
 
     @property
     def folder(self) -> Path:
-        return Path(self.local).expanduser()
+        return Path(self.local)
 
     def split(self, part: str, columns: Sequence[str], optional: Sequence[str] = ()) -> Rows:
         """The rows of one split with `columns`, and with those of `optional` that it has; images as files' bytes."""
@@ -88,11 +88,12 @@ class Origin:
         if rows.column_names is not None and columns:
             self._compare(part, columns, rows.column_names)
             rows = rows.select_columns([*columns, *(name for name in optional if name in rows.column_names)])
+        as_file = datasets.Image(decode=False)
         for name, kind in (rows.features or {}).items():
             if isinstance(kind, datasets.Image):
-                rows = rows.cast_column(name, datasets.Image(decode=False))
+                rows = rows.cast_column(name, as_file)
             elif isinstance(kind, datasets.List) and isinstance(kind.feature, datasets.Image):
-                rows = rows.cast_column(name, datasets.List(datasets.Image(decode=False)))
+                rows = rows.cast_column(name, datasets.List(as_file))
         count = sum(map(num_rows, files)) if files and files[0].suffix == ".parquet" else None
 
         def located(refuse: Callable[[RowError], None]) -> Iterator[Located]:
@@ -155,9 +156,8 @@ def table_of(root: Path) -> Path:
     """The one file of such a folder."""
     found = tables(root)
     if not found:
-        raise RowError(
-            f"{root}: no {TABLES[0]} there; set data_root to a folder with one of {list(TABLES)} and its images"
-        )
+        needed = f"set data_root to a folder with one of {list(TABLES)} and its images"
+        raise RowError(f"{root}: no {TABLES[0]} there; {needed}")
     if len(found) > 1:
         raise RowError(f"{root}: {[path.name for path in found]} are there; leave the one with the rows")
     return found[0]
@@ -197,9 +197,9 @@ def unwrapped(value: Any, where: str) -> Any:
     try:
         data = base64.b64decode("".join(body.split()), validate=True)
     except binascii.Error as error:
-        if comma:
-            raise RowError(f"{where}: the text behind {head!r} is no base64 ({error}); mend the row") from error
-        return value
+        if not comma:
+            return value
+        raise RowError(f"{where}: the text behind {head!r} is no base64 ({error}); mend the row") from error
     return data if comma or data.startswith(STARTS) else value  # or a path of letters and digits
 
 
@@ -227,9 +227,8 @@ def image_file(value: Any, root: Path | None, where: str) -> tuple[bytes, str]:
 def image_path(value: Any, root: Path | None, where: str) -> Path:
     """Where the image is that a row names."""
     if root is None:
-        raise RowError(
-            f"{where}: the row holds only a path, {value!r:.80}; name the folder it is in with dataset.images=<folder>"
-        )
+        found = f"{where}: the row holds only a path, {value!r:.80}"
+        raise RowError(f"{found}; name the folder it is in with dataset.images=<folder>")
     return resolve(root, value, where)
 
 

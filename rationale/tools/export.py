@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -12,7 +11,7 @@ from rationale.artifacts import InputPath, UserError, write_json
 from rationale.prompts import question_text
 from rationale.schema import Pair, Question, Rationale
 from rationale.settings import Style, typed
-from rationale.sources.exchange import MARK, ROW_FORMS, Row, sharegpt_info
+from rationale.sources.exchange import MARK, ROW_FORMS, sharegpt_info
 from rationale.sources.outgoing import pair_row, sft_rows
 from rationale.sources.rowfiles import link, write_rows
 from rationale.stages.inputs import grouped, need, questions_by_id
@@ -42,35 +41,29 @@ def run(
     chosen = [q for q in everything.values() if split is None or q.split == split]
     if not chosen:
         raise UserError(f"{questions}: no question of split {split!r}; set export.split, null for all")
-    counts, used = Counter(), {}
+    used = {}
 
-    def written(question: Question, row: Row, kind: str) -> dict[str, Any]:
-        counts[kind] += 1
-        used[question.question_id] = question
-        return ROW_FORMS[form].write(row)
-
-    def imitated() -> Iterator[dict]:
+    def written(kind: str) -> Iterator[dict[str, Any]]:
         for question in chosen:
-            found = said.get(question.question_id, [None])[0]
-            for row in sft_rows(form, question, found, styles, record):
-                yield written(question, row, "sft")
+            name = question.question_id
+            rows = (pair_row(form, question, pair, record) for pair in preferred.get(name, []))
+            if kind == "sft":
+                rows = sft_rows(form, question, said.get(name, [None])[0], styles, record)
+            for row in rows:
+                used[name] = question
+                yield ROW_FORMS[form].write(row)
 
-    def compared() -> Iterator[dict]:
-        for question in chosen:
-            for pair in preferred.get(question.question_id, []):
-                yield written(question, pair_row(form, question, pair, record), "dpo")
-
-    files = {}
-    for kind, rows in (("sft", imitated()), ("dpo", compared())):
+    files, counts = {}, {}
+    for kind in ("sft", "dpo"):
         path = out / f"{kind}{ROW_FORMS[form].suffix}"
-        if write_rows(path, rows):
+        counts[kind] = write_rows(path, written(kind))
+        if counts[kind]:
             files[kind] = path.name
         else:
             path.unlink()
     if not used:
-        raise UserError(
-            f"no row to export: styles {styles}, {len(said)} rationales, {len(preferred)} questions with pairs"
-        )
+        there = f"{len(said)} rationales, {len(preferred)} questions with pairs"
+        raise UserError(f"no row to export: styles {styles}, {there}")
     if form == "sharegpt":
         write_json(out / "dataset_info.json", sharegpt_info(files))
     for image in {q.image for q in used.values() if q.image}:
@@ -81,12 +74,10 @@ def run(
     texts = {i: [r.text for r in found] for i, found in said.items()}
     for i, found in preferred.items():
         texts.setdefault(i, []).extend(text for pair in found for text in (pair.chosen, pair.rejected))
-    marked = [
-        q for i, q in used.items() if any(MARK in text for text in (question_text(q), *q.answers, *texts.get(i, ())))
-    ]
+    marked = (any(MARK in text for text in (question_text(q), *q.answers, *texts.get(i, ()))) for i, q in used.items())
     return {
-        "sft": counts["sft"], "dpo": counts["dpo"], "questions": len(used), "left_out": len(left),
-        "other_splits": len(everything) - len(chosen), "questions_with_marks_spelled_out": len(marked),
+        **counts, "questions": len(used), "left_out": len(left), "other_splits": len(everything) - len(chosen),
+        "questions_with_marks_spelled_out": sum(marked),
     }  # fmt: skip
 
 
@@ -100,7 +91,5 @@ def left_out(
         for rationale in said.get(question.question_id, []):
             kept = rationale.status == "kept"
             if not ("cot" in styles and question.kind != "open" if kept else "direct" in styles and record):
-                yield {
-                    "reason": f"{rationale.status}; styles {styles}, record {record}",
-                    "rationale": asdict(rationale),
-                }
+                reason = f"{rationale.status}; styles {styles}, record {record}"
+                yield {"reason": reason, "rationale": asdict(rationale)}

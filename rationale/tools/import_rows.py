@@ -40,7 +40,7 @@ def run(
     `unfit.jsonl` with the reason (aside).
     """
     files = files_of(sources, root)
-    store = ImageStore(Path(images or root).expanduser(), out / "images")
+    store = ImageStore(Path(images or root), out / "images")
     incoming, aside, refusals = Incoming(), 0, Refusals()
     if unfit == "error":
         check_images(named_images(files), store.root)
@@ -56,9 +56,8 @@ def run(
                         refusals.add(error)
                         continue
                     aside += 1
-                    refused.write(
-                        json.dumps({"reason": str(error), "row": raw}, ensure_ascii=False, default=_shown) + "\n"
-                    )
+                    line = {"reason": str(error), "row": raw}
+                    refused.write(json.dumps(line, ensure_ascii=False, default=_shown) + "\n")
     refusals.stop()
     if not aside:
         (out / "unfit.jsonl").unlink()
@@ -89,7 +88,7 @@ def files_of(sources: list[RowFiles], root: str | None) -> list[tuple[RowFiles, 
     found = []
     for source in sources:
         for pattern in source.rows:
-            paths = sorted(glob(str(Path(root).expanduser() / pattern)))
+            paths = sorted(glob(str(Path(root) / pattern)))
             if not paths:
                 raise UserError(f"exchange: no file {pattern} in {root}; get it, or leave it out of exchange.sources")
             found += [(source, Path(path)) for path in paths]
@@ -130,16 +129,12 @@ class ImageStore:
         """Where an image stands below the artifact; empty for a row without one."""
         if image is None:
             return ""
-        if isinstance(image, bytes):
-            digest = hashlib.sha256(image).digest()
-            if digest not in self.known:
-                name = store(image, suffix_of(image, "the row's image", where), self.folder)
-                self.known[digest] = f"images/{name}"
-            return self.known[digest]
-        path = resolve(self.root, image, where)
-        if path not in self.known:
-            open_image(path, where)
-            name = sha256_file(path)[:20] + PurePosixPath(image).suffix.lower()
-            link(path, self.folder / name)
-            self.known[path] = f"images/{name}"
-        return self.known[path]
+        embedded = isinstance(image, bytes)
+        key = hashlib.sha256(image).digest() if embedded else resolve(self.root, image, where)
+        if key not in self.known and embedded:
+            self.known[key] = store(image, suffix_of(image, "the row's image", where), self.folder)
+        elif key not in self.known:
+            open_image(key, where)
+            self.known[key] = sha256_file(key)[:20] + PurePosixPath(image).suffix.lower()
+            link(key, self.folder / self.known[key])
+        return f"images/{self.known[key]}"

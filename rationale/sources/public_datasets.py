@@ -1,4 +1,4 @@
-"""What a row of each public data set says: one small function a set, from the columns of its hub copy to `Fields`.
+"""What a row of each public data set says: one small function a set, from the columns of its hub copy to `ParsedRow`.
 
 The columns are those of the cards named in `conf/dataset/`. Keyword arguments are the options that change scores; they
 come from `options` of the config and stand in every question's `meta`.
@@ -10,6 +10,7 @@ import ast
 import math
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -37,7 +38,7 @@ class Unusable(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Fields:
+class ParsedRow:
     """A question before it has an id, a scorer and a stored image. With `choices`, `answers` is the right one's text.
 
     `image` is as the row holds it: bytes, a {"bytes", "path"} pair, a picture of Pillow, or a path.
@@ -60,12 +61,21 @@ def one_of(name: str, value: Any, known: Sequence[Any]) -> Any:
     return value
 
 
-def letter_of(choices: Sequence[str], letter: str) -> str:
-    """The text of the choice that a letter names."""
-    place = LETTERS.find(letter.strip()) if len(letter.strip()) == 1 else -1
-    if not 0 <= place < len(choices):
+def choice_at(choices: Sequence[str], place: int | None) -> str:
+    """The text of the right choice."""
+    if place is None or not 0 <= place < len(choices):
         raise Unusable("no_answer")
     return choices[place]
+
+
+def letter_of(choices: Sequence[str], letter: str) -> str:
+    """The text of the choice that a letter names."""
+    return choice_at(choices, LETTERS.find(letter.strip()) if len(letter.strip()) == 1 else None)
+
+
+def choice_in(choices: Sequence[str], text: str) -> str:
+    """The text of the choice that a reply names."""
+    return letter_of(choices, extract_choice(text, choices) or "")
 
 
 def split_choices(text: str, gap: str = r"[\s,]") -> tuple[str, list[str]]:
@@ -89,25 +99,8 @@ def split_choices(text: str, gap: str = r"[\s,]") -> tuple[str, list[str]]:
 
 TAG = re.compile(r"<image ?(\d*)>")
 ARTICLES = ("the", "a", "an", "this", "that", "each")
-# No sentence ends in one of these.
-UNFINISHED = (
-    *ARTICLES,
-    "of",
-    "in",
-    "on",
-    "from",
-    "by",
-    "with",
-    "to",
-    "as",
-    "like",
-    "for",
-    "is",
-    "are",
-    "and",
-    "or",
-    "than",
-)
+UNFINISHED = (*ARTICLES, "of", "in", "on", "from", "by", "with", "to", "as", "like", "for", "is", "are", "and", "or",
+              "than")  # fmt: skip  # no sentence ends in one of these
 
 
 def in_words(text: str) -> str:
@@ -140,7 +133,7 @@ def in_words(text: str) -> str:
     return said.strip()
 
 
-def plain(row: Row, *, names: Mapping[str, str], letters: bool) -> Fields:
+def plain(row: Row, *, names: Mapping[str, str], letters: bool) -> ParsedRow:
     """A row of a person's own folder (`sources.public.folder`). `letters`: the answer to choices is their letter.
 
     Whole numbers and decimals are read as the text that they are written as; what is wrong is named by its column.
@@ -156,45 +149,37 @@ def plain(row: Row, *, names: Mapping[str, str], letters: bool) -> Fields:
     for needed in ("question_id", "question", "answer", "image", "split"):
         if row.get(names[needed]) in (None, "", []):
             raise RowError(f"no {names[needed]!r} in this row; add it or remove the row")
-    choices = row.get(names["choices"]) or []
-    if isinstance(choices, str):  # as a table of text holds them
-        try:
-            choices = ast.literal_eval(choices)
-        except (SyntaxError, ValueError, RecursionError):
-            choices = None
+    choices = given = row.get(names["choices"]) or []
+    if isinstance(given, str):  # as a table of text holds them
+        with suppress(SyntaxError, ValueError, RecursionError):
+            choices = ast.literal_eval(given)
     if not isinstance(choices, list | tuple):
-        raise RowError(
-            f'column {names["choices"]!r} should be a list such as ["red", "blue"], found {row[names["choices"]]!r:.80}'
-        )
+        raise RowError(f'column {names["choices"]!r} should be a list such as ["red", "blue"], found {given!r:.80}')
     choices = [text(names["choices"], choice) for choice in choices]
     answer = row[names["answer"]]
     answers = [text(names["answer"], one) for one in (answer if isinstance(answer, list) else [answer])]
     if choices and letters:
         answers = [letter_of(choices, answers[0])]
+    question, key, split = (text(names[name], row[names[name]]) for name in ("question", "question_id", "split"))
     rationale = row.get(names["rationale"])
-    return Fields(
-        question=text(names["question"], row[names["question"]]), answers=answers, choices=choices,
-        image=row[names["image"]], key=text(names["question_id"], row[names["question_id"]]),
-        split=text(names["split"], row[names["split"]]),
-        meta={"rationale": None if rationale is None else text(names["rationale"], rationale)},
-    )  # fmt: skip
+    meta = {"rationale": None if rationale is None else text(names["rationale"], rationale)}
+    return ParsedRow(question, answers, row[names["image"]], key, split, choices, meta=meta)
 
 
-def aokvqa(row: Row, *, answer: str) -> Fields:
+def aokvqa(row: Row, *, answer: str) -> ParsedRow:
     """A-OKVQA: `answer` is "choice" (four choices) or "direct" (ten answers of annotators, no choices shown)."""
     rationales = list(row["rationales"] or [])
     meta = {"rationale": rationales[0] if rationales else None, "rationales": rationales}
     if one_of("answer", answer, ("choice", "direct")) == "choice":
-        choices, place = row["choices"], row["correct_choice_idx"]
-        if place is None or not 0 <= place < len(choices):
-            raise Unusable("no_answer")
-        return Fields(row["question"], [choices[place]], row["image"], row["question_id"], None, choices, None, meta)
+        choices = row["choices"]
+        right = choice_at(choices, row["correct_choice_idx"])
+        return ParsedRow(row["question"], [right], row["image"], row["question_id"], choices=choices, meta=meta)
     # The hub copy holds the ten answers as the text of a Python list, the authors' files as a list.
     given = row["direct_answers"]
     answers = ast.literal_eval(given) if isinstance(given, str) and given else list(given or [])
     if str(row["difficult_direct_answer"]) == "True":
         raise Unusable("difficult_direct_answer")
-    return Fields(row["question"], blanks_last(answers), row["image"], row["question_id"], meta=meta)
+    return ParsedRow(row["question"], blanks_last(answers), row["image"], row["question_id"], meta=meta)
 
 
 def blanks_last(answers: Sequence[str]) -> list[str]:
@@ -202,34 +187,34 @@ def blanks_last(answers: Sequence[str]) -> list[str]:
     return sorted(answers, key=lambda answer: not answer.strip())
 
 
-def chartqa(row: Row) -> Fields:
+def chartqa(row: Row) -> ParsedRow:
     """ChartQA; `meta["part"]` tells the questions of people from those of a machine."""
     part = row["human_or_machine"]
     part = part if isinstance(part, str) else ("human", "machine")[part]
-    return Fields(row["query"], row["label"], row["image"], meta={"part": part})
+    return ParsedRow(row["query"], row["label"], row["image"], meta={"part": part})
 
 
-def docvqa(row: Row) -> Fields:
+def docvqa(row: Row) -> ParsedRow:
     """DocVQA and InfographicVQA."""
-    return Fields(row["question"], row["answers"] or [], row["image"], row["questionId"])
+    return ParsedRow(row["question"], row["answers"] or [], row["image"], row["questionId"])
 
 
-def textvqa(row: Row, *, ocr_tokens: bool) -> Fields:
+def textvqa(row: Row, *, ocr_tokens: bool) -> ParsedRow:
     """TextVQA; with `ocr_tokens` the question ends with what an OCR system read, as LLaVA's evaluation has it."""
     question = row["question"]
     if ocr_tokens:
         question += f"\nReference OCR token: {', '.join(row['ocr_tokens'] or [])}"
-    return Fields(question, blanks_last(row["answers"] or []), row["image"], row["question_id"])
+    return ParsedRow(question, blanks_last(row["answers"] or []), row["image"], row["question_id"])
 
 
-def ai2d(row: Row, *, images: str) -> Fields:
+def ai2d(row: Row, *, images: str) -> ParsedRow:
     """AI2D. `images` names the copy: diagrams whose labels are covered by letters, or left as they were."""
     choices, answer = row["options"], str(row["answer"])
     right = letter_of(choices, answer if not answer.isdigit() else LETTERS[int(answer)])
-    return Fields(row["question"], [right], row["image"], choices=choices, meta={"images": images})
+    return ParsedRow(row["question"], [right], row["image"], choices=choices, meta={"images": images})
 
 
-def ai2d_train(row: Row) -> Fields:
+def ai2d_train(row: Row) -> ParsedRow:
     """AI2D in the form of The Cauldron, one turn of an image's conversation a row: "Question: ... Choices: A. ..."."""
     turn, images = row["texts"], row["images"]
     if len(images) != 1:
@@ -237,54 +222,44 @@ def ai2d_train(row: Row) -> Fields:
     stem, _, listed = turn["user"].removeprefix("Question:").partition("Choices:")
     choices = split_choices(listed.strip(), gap=r"\n")[1]
     choices[-1] = choices[-1].split("\n")[0].strip()  # what follows is the instruction
-    right = extract_choice(turn["assistant"], choices)
-    if right is None:
-        raise Unusable("no_answer")
-    return Fields(stem.strip(), [letter_of(choices, right)], images[0], choices=choices)
+    return ParsedRow(stem.strip(), [choice_in(choices, turn["assistant"])], images[0], choices=choices)
 
 
-def scienceqa(row: Row, *, subset: str, hint: bool, lecture: bool) -> Fields:
+def scienceqa(row: Row, *, subset: str, hint: bool, lecture: bool) -> ParsedRow:
     """ScienceQA. `hint` and `lecture` put those texts before the question; `subset` names the copy, IMG or FULL."""
     before = [("Lecture", row["lecture"])] * lecture + [("Context", row["hint"])] * hint
     question = "\n".join([*(f"{name}: {text.strip()}" for name, text in before if text), row["question"]])
-    choices, place = row["choices"], row["answer"]
-    if place is None or not 0 <= place < len(choices):
-        raise Unusable("no_answer")
+    choices = row["choices"]
     meta = {"rationale": row["solution"] or None, "subject": row["subject"], "topic": row["topic"], "subset": subset}
-    return Fields(question, [choices[place]], row["image"], choices=choices, meta=meta)
+    return ParsedRow(question, [choice_at(choices, row["answer"])], row["image"], choices=choices, meta=meta)
 
 
-def mathvision(row: Row) -> Fields:
+def mathvision(row: Row) -> ParsedRow:
     """MATH-Vision: a letter where there are options, else a number or an expression."""
     choices, answer = [TAG.sub(r"image \1", c) for c in row["options"] or []], str(row["answer"])
     meta = {"rationale": row["solution"] or None, "subject": row["subject"], "level": row["level"]}
-    return Fields(
-        in_words(row["question"]), [letter_of(choices, answer) if choices else answer], row["decoded_image"],
-        row["id"], choices=choices, meta=meta,
-    )  # fmt: skip
+    answers = [letter_of(choices, answer) if choices else answer]
+    return ParsedRow(in_words(row["question"]), answers, row["decoded_image"], row["id"], choices=choices, meta=meta)
 
 
-def gllava(row: Row, *, task: str) -> Fields:
+def gllava(row: Row, *, task: str) -> ParsedRow:
     """Geo170K. `task` is "qa" (questions, most with choices, and worked solutions) or "alignment" (descriptions)."""
     asked, said = (turn["value"].replace("<image>", "").strip() for turn in row["conversations"][:2])
     if one_of("task", task, ("qa", "alignment")) == "alignment":
-        return Fields(asked, [said], row["image"], kind="open")
+        return ParsedRow(asked, [said], row["image"], kind="open")
     question = asked.split("Question:", 1)[-1].strip()
     stem, listed, choices_text = question.partition("Choices:")
-    if not listed:
-        answer = said.rpartition("Answer:")[2].strip() if "Answer:" in said else ""
-        if not answer:
-            raise Unusable("no_answer")
-        return Fields(question, [answer], row["image"], meta={"rationale": said})
-    choices = split_choices(choices_text.strip())[1]
-    right = extract_choice(said, choices)
-    if right is None:
+    if listed:
+        choices = split_choices(choices_text.strip())[1]
+        right = [choice_in(choices, said)]
+        return ParsedRow(stem.strip(), right, row["image"], choices=choices, meta={"rationale": said})
+    answer = said.rpartition("Answer:")[2].strip() if "Answer:" in said else ""
+    if not answer:
         raise Unusable("no_answer")
-    meta = {"rationale": said}
-    return Fields(stem.strip(), [letter_of(choices, right)], row["image"], choices=choices, meta=meta)
+    return ParsedRow(question, [answer], row["image"], meta={"rationale": said})
 
 
-def mathvista(row: Row, *, hint: bool) -> Fields:
+def mathvista(row: Row, *, hint: bool) -> ParsedRow:
     """MathVista, the hub's copy or the authors' `testmini.json`, which has no `query` and names images by path.
 
     `hint` puts the first line of the official query before the question: the form of answer wanted.
@@ -299,43 +274,34 @@ def mathvista(row: Row, *, hint: bool) -> Fields:
     meta["source"] = row["metadata"]["source"]
     choices = list(row["choices"] or []) if row["question_type"] == "multi_choice" else []
     image = row["image"] if row["decoded_image"] is None else row["decoded_image"]
-    return Fields(question, [row["answer"]], image, row["pid"], choices=choices, meta=meta)
+    return ParsedRow(question, [row["answer"]], image, row["pid"], choices=choices, meta=meta)
 
 
-def ocrbench(row: Row) -> Fields:
+def ocrbench(row: Row) -> ParsedRow:
     """OCRBench; its rule depends on `meta["dataset_name"]`, the set that a row was taken from."""
     meta = {"dataset_name": row["dataset"], "question_type": row["question_type"]}
-    return Fields(row["question"], row["answer"], row["image"], meta=meta)
+    return ParsedRow(row["question"], row["answer"], row["image"], meta=meta)
 
 
-def mmstar(row: Row) -> Fields:
+def mmstar(row: Row) -> ParsedRow:
     """MMStar, whose questions end with "Options: A: ..., B: ..."."""
     stem, listed, options = row["question"].rpartition("Options:")
     if not listed:
         raise Unusable("unreadable_choices")
     choices = split_choices(options.strip())[1]
-    meta = {"category": row["category"], "l2_category": row["l2_category"]}
-    return Fields(
-        in_words(stem), [letter_of(choices, row["answer"])], row["image"], row["index"], None, choices, None, meta
-    )
+    meta, answers = {name: row[name] for name in ("category", "l2_category")}, [letter_of(choices, row["answer"])]
+    return ParsedRow(in_words(stem), answers, row["image"], row["index"], choices=choices, meta=meta)
 
 
-def mmmu(row: Row) -> Fields:
+def mmmu(row: Row) -> ParsedRow:
     """MMMU. Choices and lists of answers are texts of Python lists."""
     pictures = [row[f"image_{i}"] for i in range(1, 8) if row[f"image_{i}"] is not None]
     if len(pictures) > 1:
         raise Unusable("several_images")
-    choices = (
-        [TAG.sub(r"image \1", str(c)) for c in ast.literal_eval(row["options"])]
-        if row["question_type"] == "multiple-choice"
-        else []
-    )
-    given = row["answer"]
-    if choices:
-        answers = [letter_of(choices, given)]
-    else:
-        answers = [str(a) for a in ast.literal_eval(given)] if given.startswith("[") else [given]
-    meta = {"subfield": row["subfield"], "question_type": row["question_type"]}
-    return Fields(
-        in_words(row["question"]), answers, pictures[0] if pictures else None, row["id"], choices=choices, meta=meta
-    )
+    given, choices = row["answer"], []
+    if row["question_type"] == "multiple-choice":
+        choices = [TAG.sub(r"image \1", str(c)) for c in ast.literal_eval(row["options"])]
+    answers = [str(a) for a in ast.literal_eval(given)] if not choices and given.startswith("[") else [given]
+    answers = [letter_of(choices, given)] if choices else answers
+    meta, image = {name: row[name] for name in ("subfield", "question_type")}, pictures[0] if pictures else None
+    return ParsedRow(in_words(row["question"]), answers, image, row["id"], choices=choices, meta=meta)
