@@ -11,7 +11,7 @@ import rationale
 ROOT = Path(rationale.__file__).parent
 # A part may import itself and what stands in an earlier line; within a line parts do not know each other.
 CORE = [
-    {"schema", "hashes", "provenance", "operators", "settings", "markdown", "stopping"},
+    {"schema", "hashes", "provenance", "operators", "earlier", "settings", "markdown", "stopping"},
     {"images", "prompts", "pairing", "artifacts", "journal", "objectives"},
     {"scoring", "replies", "shards"},
     {"question_checks"},

@@ -172,8 +172,7 @@ MUTATIONS = {
         "stages/dpo.py", "if ids[2 * i] != ids[2 * i + 1]]", "]", EQUAL
     ),
     "score takes every response for a finished one": Mutation(
-        "stages/score.py", "prompt_text(question, style), text, ended, truncate,",
-        "prompt_text(question, style), text, True, truncate,", SCORED,
+        "models/response.py", '"uncut": ended and not cut', '"uncut": not cut', SCORED
     ),
     "chosen and rejected are swapped in a pair": Mutation(
         "pairing.py", "for pair_id, (chosen, rejected) in", "for pair_id, (rejected, chosen) in", "test_pairing.py"
