@@ -50,17 +50,13 @@ def ordered(questions: Iterable[Question], curriculum: Curriculum, seed: int) ->
     What is listed in text is easy to look up later: a model taught single readings from the start learns to tie a
     named colour to its bar last of all (experiments/LOG.md).
     """
-    rng = Random(f"{seed}/curriculum")
+    rng, keep = Random(f"{seed}/curriculum"), curriculum.keep
     rows = list(questions)
     rng.shuffle(rows)
     groups: dict[str, list[Question]] = defaultdict(list)
     for q in rows:
         groups[f"{q.meta['skill']}/{q.dataset}"].append(q)
-    kept = {
-        q.question_id
-        for name, group in groups.items()
-        for q in group[: round(curriculum.keep.get(name, 1.0) * len(group))]
-    }
+    kept = {q.question_id for name, group in groups.items() for q in group[: round(keep.get(name, 1.0) * len(group))]}
     rows = [q for q in rows if q.question_id in kept]
     describe = [q for q in rows if q.meta["skill"] == "describe"]
     first = describe[: int(curriculum.describe_share * len(describe))]
