@@ -249,7 +249,7 @@ def test_the_sweeper_composes_and_its_trials_bind():
     cfg = composed("stage=dpo", *jobs[0])
     assert cfg.dpo_name == "dpo_beta_0.02_lr_1e-05_words_45"
     step = composed(*jobs[0], *cfg.objective.step.split()).stage
-    assert (step.split, step.name) == ("val", "dpo_beta_0.02_lr_1e-05_words_45_val")
+    assert (step.evaluation.split, step.evaluation.name) == ("val", "dpo_beta_0.02_lr_1e-05_words_45_val")
 
 
 @pytest.mark.slow

@@ -39,7 +39,7 @@ def run(
 
     The pairs of a share of the questions are held out. No reference is looked for where the objective needs none.
     """
-    truncate, scored = settings.truncate, settings.reference == "scored" and settings.objective.needs_reference
+    truncate, stored = settings.truncate, None
     found = questions_by_id(questions)
     path = need(pairs, "pairs.jsonl")
     every, names = list(iter_jsonl(path, Pair)), settings.datasets
@@ -54,10 +54,10 @@ def run(
         return response_example(key, found[key[0]], Path(questions), truncate)
 
     examples = [tuple(map(example, pair.keys)) for pair in rows]
-    if scored:
-        need_scores(settings.reference_logps)
+    reads = settings.reference == "scored" and settings.objective.needs_reference
+    scores = need_scores(settings.reference_logps) if reads else None
     vlm = model(lora=settings.lora)
-    encoder, stored = Encoder(vlm.processor, truncate.tokens, layout_for(vlm.model, settings.layout)), None
+    encoder = Encoder(vlm.processor, truncate.tokens, layout_for(vlm.model, settings.layout))
     kept, num_rows = unlike(encoder, examples), len(rows)
     num_train = sum(i < len(train) for i in kept)
     if not num_train or (held and num_train == len(kept)):
@@ -67,11 +67,10 @@ def run(
             "raise its limits, or draw other pairs"
         )
     rows, examples = ([side[i] for i in kept] for side in (rows, examples))
-    if scored:
+    if scores:
         contexts = {(p.question_id, p.style): context_hash(e.image, encoder.render(e.prompt))
                     for p, (e, _) in zip(rows, examples, strict=True)}  # fmt: skip
-        expected = scored_with(vlm, truncate, settings.precision)
-        stored = stored_logps(need_scores(settings.reference_logps), rows, expected, contexts)
+        stored = stored_logps(scores, rows, scored_with(vlm, truncate, settings.precision), contexts)
     check_rows(vlm, encoder, [e for pair in examples for e in pair])
     check_end(vlm, encoder)
     freeze(vlm.model, settings.frozen_parts)

@@ -35,17 +35,22 @@ class Architecture:
     heads: Count
 
 
-def curriculum(
-    questions: Iterable[Question], describe_share: float, keep: dict[str, float], seed: int
-) -> list[Question]:
-    """Descriptions alone for the first `describe_share` of all descriptions, then everything else mixed.
+@settings
+class Curriculum:
+    """Descriptions alone for the first `describe_share` of all descriptions, then everything else mixed. `keep` is the
+    share of rows taken, by "<skill>/<data set>" (all where it is silent)."""
 
-    `keep` is the share of rows taken, by "<skill>/<data set>" (all where it is silent).
+    describe_share: Share
+    keep: dict[str, Share]
+
+
+def ordered(questions: Iterable[Question], curriculum: Curriculum, seed: int) -> list[Question]:
+    """The rows in the order of a curriculum.
 
     What is listed in text is easy to look up later: a model taught single readings from the start learns to tie a
     named colour to its bar last of all (experiments/LOG.md).
     """
-    rng = Random(f"{seed}/curriculum")
+    rng, keep = Random(f"{seed}/curriculum"), curriculum.keep
     rows = list(questions)
     rng.shuffle(rows)
     groups: dict[str, list[Question]] = defaultdict(list)
@@ -54,7 +59,7 @@ def curriculum(
     kept = {q.question_id for name, group in groups.items() for q in group[: round(keep.get(name, 1.0) * len(group))]}
     rows = [q for q in rows if q.question_id in kept]
     describe = [q for q in rows if q.meta["skill"] == "describe"]
-    first = describe[: int(describe_share * len(describe))]
+    first = describe[: int(curriculum.describe_share * len(describe))]
     rest = describe[len(first) :] + [q for q in rows if q.meta["skill"] != "describe"]
     rng.shuffle(rest)
     return first + rest
@@ -67,8 +72,7 @@ def run(
     tokenizer_texts: InputPath,
     architecture: Architecture,
     vocab_size: Count,
-    describe_share: Share,
-    keep: dict[str, Share],
+    curriculum: Curriculum,
     settings: Training,
     logger: Callable[..., list],
     seed: int,
@@ -78,7 +82,7 @@ def run(
 
     `tokenizer_texts` is a distill artifact: the tokenizer is made for rationales too, though no weight sees one.
     """
-    rows = curriculum(questions_by_id(questions).values(), describe_share, keep, seed)
+    rows = ordered(questions_by_id(questions).values(), curriculum, seed)
     vlm = start() if start else from_nothing(rows, tokenizer_texts, architecture, vocab_size, seed)
     examples = [example_of(q, Path(questions)) for q in rows]
     data = sft_data(Encoder(vlm.processor), examples, settings.order(seed))
