@@ -65,8 +65,8 @@ def taken(job: Job) -> str | None:
     """Why a job must not run: another of its sweep writes one of its artifacts with different arguments."""
     own = writes(job)
     for other in records(job.sweep):
-        for out in own.keys() & other["writes"].keys():
-            if other["writes"][out] != own[out]:
+        for out, key in other["writes"].items():
+            if own.get(out, key) != key:
                 return f"would write {out}, which job {other['num']} writes with different arguments; set variant"
     return None
 

@@ -33,16 +33,13 @@ def read_rows(path: Path, refuse: Callable[[RowError], None] = raised) -> Iterat
     Text may be UTF-8, UTF-16 or UTF-32, with or without a byte order mark, its lines ended in any way. `refuse` takes
     the error of a row that is none; one of the file as a whole is raised.
     """
-    kind = path.suffix.lower()
+    readers = {".parquet": _parquet, ".json": _json, ".csv": _csv, ".tsv": _csv}
     try:
-        if kind == ".parquet":
-            yield from ((f"{path}, row {number}", row) for number, row in enumerate(_parquet(path)))
-        elif kind == ".json":
-            yield from _json(path, refuse)
-        elif kind in (".csv", ".tsv"):
-            yield from _csv(path, refuse)
-        else:
-            yield from _lines(path, refuse)
+        for where, row in readers.get(path.suffix.lower(), _lines)(path, refuse):
+            if isinstance(row, dict):
+                yield where, row
+            else:
+                refuse(RowError(f"{where}: a row is a JSON object, found {type(row).__name__}"))
     except UnicodeDecodeError as error:
         raise RowError(f"{path}: {error}; save the file as UTF-8") from error
 
@@ -76,7 +73,7 @@ def _checked(text: str, where: str) -> str:
     return text
 
 
-def _lines(path: Path, refuse: Callable[[RowError], None]) -> Iterator[Located]:
+def _lines(path: Path, refuse: Callable[[RowError], None]) -> Iterator[tuple[str, Any]]:
     with _opened(path) as file:
         for number, line in enumerate(file, start=1):
             if line.isspace():
@@ -89,18 +86,10 @@ def _lines(path: Path, refuse: Callable[[RowError], None]) -> Iterator[Located]:
             except ValueError as error:
                 refuse(RowError(f"{where}: not a whole JSON line ({error}); mend or remove the line"))
             else:
-                yield from _objects([(where, row)], refuse)
+                yield where, row
 
 
-def _objects(found: Iterable[tuple[str, Any]], refuse: Callable[[RowError], None]) -> Iterator[Located]:
-    for where, row in found:
-        if isinstance(row, dict):
-            yield where, row
-        else:
-            refuse(RowError(f"{where}: a row is a JSON object, found {type(row).__name__}"))
-
-
-def _json(path: Path, refuse: Callable[[RowError], None]) -> Iterator[Located]:
+def _json(path: Path, refuse: Callable[[RowError], None]) -> Iterator[tuple[str, Any]]:
     """An array of rows; an object of rows by their ids (MathVista) or with one list of them (TextVQA, DocVQA)."""
     try:
         rows = decoded(path.read_bytes())
@@ -119,7 +108,7 @@ def _json(path: Path, refuse: Callable[[RowError], None]) -> Iterator[Located]:
         rows = lists[0] if len(lists) == 1 and all(isinstance(row, dict) for row in lists[0]) else rows
     if not isinstance(rows, list):
         raise RowError(f"{path}: a file of rows is an array or an object of them, found {type(rows).__name__}")
-    yield from _objects(((f"{path}, row {number}", row) for number, row in enumerate(rows)), refuse)
+    yield from ((f"{path}, row {number}", row) for number, row in enumerate(rows))
 
 
 def _csv(path: Path, refuse: Callable[[RowError], None]) -> Iterator[Located]:
@@ -143,12 +132,13 @@ def _csv(path: Path, refuse: Callable[[RowError], None]) -> Iterator[Located]:
             raise RowError(f"{path}:{reader.line_num}: no CSV ({error}); mend the file") from error
 
 
-def _parquet(path: Path) -> Iterator[dict]:
+def _parquet(path: Path, _: Callable[[RowError], None]) -> Iterator[Located]:
     import pyarrow.parquet
 
     try:
-        for batch in pyarrow.parquet.ParquetFile(path).iter_batches(64):
-            yield from batch.to_pylist()
+        batches = pyarrow.parquet.ParquetFile(path).iter_batches(64)
+        rows = (row for batch in batches for row in batch.to_pylist())
+        yield from ((f"{path}, row {number}", row) for number, row in enumerate(rows))
     except (pyarrow.ArrowException, OSError) as error:
         raise RowError(f"{path}: not a whole parquet file ({error}); get it again") from error
 
