@@ -36,7 +36,7 @@ from rationale.provenance import git_commit, machine, versions
 InputPath = str
 # Places among a stage's arguments that cannot change what is written: where to, how (not what) an endpoint is asked,
 # which device computes and how many processes share the work, and what a training keeps while it runs.
-UNKEYED = {
+NOT_IN_KEY = {
     "out", "logger", "workers", "processes", "chunk", "dry_run", "retry_failed", "save_every", "keep_last", "device",
     "model.device", "teacher.model.device", "trainer.accelerator", "trainer.devices", "trainer.num_nodes",
     "teacher.traffic", "teacher.budget", "teacher.batches", "generator.traffic", "generator.budget",
@@ -78,7 +78,7 @@ def keyed(arguments: dict[str, Any]) -> list[tuple[str, Any, Taker | None]]:
     found = [leaf for leaf in leaves(arguments) if not REPLICA.fullmatch(leaf[0])]
     # A training's trainer, workers and states are in its `settings`; they were arguments of their own.
     places = [f"{leaf[0].removeprefix('settings.')}." for leaf in found]
-    return [leaf for leaf, at in zip(found, places, strict=True) if not any(at.startswith(f"{p}.") for p in UNKEYED)]
+    return [leaf for leaf, at in zip(found, places, strict=True) if not any(at.startswith(f"{p}.") for p in NOT_IN_KEY)]
 
 
 @cache
@@ -312,7 +312,7 @@ def check_parent() -> None:
         raise OtherEnded("the process that started this one has ended")
 
 
-def follow(
+def wait_for_main_process(
     stage: str, arguments: dict[str, Any], work: Callable[[Path], dict], force: bool = False, kept: Path | None = None
 ) -> Path:
     """`produce` in any process but the first: takes part where a stage is one of several processes, and waits for the
@@ -348,10 +348,11 @@ def produce(
     `work` fills the folder, which may hold what an interrupted run of the same call left, and returns counts, or None
     where it only looked ahead. `retry_failed` among the arguments opens a finished artifact again. What stood under
     the final name stays as `.<name>.previous_<number>`, if it is another. `kept` is where digests of files are
-    remembered, if not beside the artifact. Of several processes the first does this and the others `follow`.
+    remembered, if not beside the artifact. Of several processes the first does this, the others
+    `wait_for_main_process`.
     """
     if not main_process():
-        return follow(stage, arguments, work, force, kept)
+        return wait_for_main_process(stage, arguments, work, force, kept)
     out = Path(arguments["out"])
     hashes = Hashes(kept or out.parent / ".hashes")
     key, inputs = identity(stage, arguments, hashes)

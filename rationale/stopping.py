@@ -1,6 +1,7 @@
 """Being told to stop: by SIGTERM, SIGHUP, or a scheduler's warning (SIGUSR1, SIGUSR2) that a job's time is nearly up.
 
-What a stage has finished is on the disk at any moment, so most stop at once; a training first saves its state (`held`).
+What a stage has finished is on the disk at any moment, so most stop at once; a training first saves its state
+(`deferred_signals`).
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ def ignore() -> None:
         signal.signal(number, signal.SIG_IGN)
 
 
-class Told:
+class DeferredSignals:
     """Whether this process was told to stop while signals are held, and by which."""
 
     def __init__(self) -> None:
@@ -74,20 +75,20 @@ class Told:
 
 
 @contextmanager
-def held() -> Iterator[Told]:
+def deferred_signals() -> Iterator[DeferredSignals]:
     """Within, signals are noted and whoever is within stops at a good moment; after it they are as before.
 
     One that was noted and found no such moment stops at the end.
     """
-    told = Told()
-    told.listen()
+    signals = DeferredSignals()
+    signals.listen()
     try:
-        yield told
+        yield signals
     except SystemExit:
-        if not told.number:
+        if not signals.number:
             raise
     finally:
-        for number, handler in told.before.items():
+        for number, handler in signals.before.items():
             signal.signal(number, handler)
-    if told.number:
-        told.stop(told.number)
+    if signals.number:
+        signals.stop(signals.number)

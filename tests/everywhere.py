@@ -36,9 +36,9 @@ STAGES = {
     "distill": ["teacher=local", "teacher.max_new_tokens=4", "distill.split=val"],
     "check": ["check.max_new_tokens=2"],
     "replay": [],
-    "sft": ["sft.batch.micro=3", "sft.pretrain_questions=null"],
-    "dpo": ["dpo.batch.micro=4"],
-    "pretrain": ["pretrain.batch.micro=3", "pretrain.architecture.width=16", "pretrain.stop_after=2"],
+    "sft": ["sft.batch.micro_batch_size=3", "sft.pretrain_questions=null"],
+    "dpo": ["dpo.batch.micro_batch_size=4"],
+    "pretrain": ["pretrain.batch.micro_batch_size=3", "pretrain.architecture.width=16", "pretrain.stop_after=2"],
 }
 TRAINED = ("check", "sft", "dpo", "pretrain")  # by Lightning, which does not know this device by itself
 TRAINER = {"trainer.accelerator": second.NAME, "trainer.strategy": second.STRATEGY}

@@ -157,7 +157,7 @@ def test_an_earlier_version_is_no_artifact_for_the_patterns_of_conf(tmp_path):
     [
         ("trainer.devices", False), ("trainer.num_nodes", False), ("save_every", False), ("keep_last", False),
         ("settings.trainer.devices", False), ("settings.workers", False), ("settings.keep_last", False),
-        ("settings.trainer.precision", True), ("settings.batch.micro", True),
+        ("settings.trainer.precision", True), ("settings.batch.micro_batch_size", True),
         ("workers", False), ("teacher.budget.max_cost", False), ("trainer.precision", True), ("order.accumulate", True),
         ("task.workers", True), ("task.devices", True), ("columns.chunk", True), ("teacher.options.budget", True),
     ],

@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from rationale import artifacts
-from rationale.artifacts import OtherEnded, follow, main_process
+from rationale.artifacts import OtherEnded, main_process, wait_for_main_process
 from rationale.command.cli import CONF, quiet
 
 
@@ -134,7 +134,7 @@ def test_a_process_that_waits_for_the_first_one_says_by_what(monkeypatch, capsys
         artifacts.produce("double", given, lambda _: {})
 
     monkeypatch.setattr(artifacts.time, "sleep", meanwhile)
-    assert follow("double", given, lambda _: {}) == tmp_path / "made"
+    assert wait_for_main_process("double", given, lambda _: {}) == tmp_path / "made"
     assert "waiting for the first process; this is another by LOCAL_RANK=1" in capsys.readouterr().out
 
 
@@ -142,7 +142,7 @@ def test_a_process_whose_launcher_has_ended_waits_no_longer(monkeypatch, tmp_pat
     monkeypatch.setenv("LOCAL_RANK", "1")
     monkeypatch.setattr(artifacts, "PARENT", -1)
     with pytest.raises(OtherEnded, match="the process that started this one has ended"):
-        follow("double", {"out": str(tmp_path / "made")}, lambda _: {})
+        wait_for_main_process("double", {"out": str(tmp_path / "made")}, lambda _: {})
     monkeypatch.setenv("LOCAL_RANK", "0")  # the first, whose shell may go
     assert artifacts.check_parent() is None
 
@@ -158,5 +158,5 @@ def test_another_process_takes_part_in_a_training_of_several_alone(monkeypatch, 
         artifacts.produce("double", given, lambda _: {})
 
     monkeypatch.setattr(artifacts.time, "sleep", meanwhile)
-    follow("double", given, part.append)
+    wait_for_main_process("double", given, part.append)
     assert bool(part) is took_part

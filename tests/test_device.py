@@ -207,7 +207,7 @@ def test_auto_is_the_accelerator_and_each_process_has_its_own(monkeypatch):
     ("stage", "setting"),
     [
         ("sample", "sampling.batch_size"), ("score", "score.batch_size"), ("evaluate", "evaluation.batch_size"),
-        ("sft", "sft.batch.micro"), ("dpo", "dpo.batch.micro"), ("distill", "teacher.batch_size"),
+        ("sft", "sft.batch.micro_batch_size"), ("dpo", "dpo.batch.micro_batch_size"), ("distill", "teacher.batch_size"),
         ("check", "the batch"),
     ],
 )  # fmt: skip

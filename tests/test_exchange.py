@@ -421,7 +421,7 @@ def test_stages_sft_and_dpo_train_on_released_rows(released_dir, tiny_dir, tmp_p
         "logger": partial(loggers, project="t", group="t", name="t", mode="disabled", folder=""),
     }  # fmt: skip
     training = {
-        "optim": {"lr": 1e-3}, "batch": {"micro": 2}, "layout": "tree", "trainer": quiet, "save_every": 5,
+        "optim": {"lr": 1e-3}, "batch": {"micro_batch_size": 2}, "layout": "tree", "trainer": quiet, "save_every": 5,
     }  # fmt: skip
     mixture = {"cot": "all", "direct": "all", "full": {}, "format_per_dataset": 2, "pretrain": 0, "rft": None}
     sft.run(

@@ -86,7 +86,12 @@ def test_the_method_runs_from_a_wheel_in_an_empty_environment_and_folder(wheel, 
     (packages / "dependencies.pth").write_text(sysconfig.get_path("purelib"), encoding="utf-8")
     work.mkdir()
     few = ["logger=csv", "dataset.images={train: 1, val: 1, test: 1}"]
-    sft = ["stage=sft", "ablation=direct", "sft.mixture.pretrain=0", "sft.batch={micro: 1, accumulate: 1}"]
+    sft = [
+        "stage=sft",
+        "ablation=direct",
+        "sft.mixture.pretrain=0",
+        "sft.batch={micro_batch_size: 1, gradient_accumulation_steps: 1}",
+    ]
     for step in (["stage=prepare"], ["stage=distill"], sft, ["stage=evaluate", "of=sft", "ablation=direct"]):
         done = subprocess.run(
             [place / "bin/rationale", *step, *few], cwd=work, capture_output=True, text=True, check=False,

@@ -74,7 +74,8 @@ def test_two_processes_run_an_experiment_from_one_command(small_run, tmp_path):
     shared = [f"paths.{p}={small_run}/runs/mini_small/{p}" for p in ("questions", "rationales", "pretrain_questions")]
     steps = "steps=['stage=sft ablation=both','stage=evaluate ablation=both','stage=sft ablation=direct']"
     run(
-        tmp_path, "experiment=mini_small", "logger=csv", "sft.epochs=1", "sft.batch={micro: 4, accumulate: 2}",
+        tmp_path, "experiment=mini_small", "logger=csv", "sft.epochs=1",
+        "sft.batch={micro_batch_size: 4, gradient_accumulation_steps: 2}",
         "trainer=zero2", "trainer.accelerator=cpu", "trainer.devices=2", "trainer.precision=32-true",
         *shared, steps,
     )  # fmt: skip

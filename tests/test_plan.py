@@ -13,7 +13,7 @@ from torch import nn
 
 from rationale.artifacts import UserError
 from rationale.training.optim import Optim, cosine, parameter_groups
-from rationale.training.plan import PlannedData, alike, bundled, copies, plan
+from rationale.training.plan import PlannedData, bundled, copies, length_key, plan
 
 lengths_of = st.lists(st.integers(1, 50), min_size=1, max_size=200)
 small = st.integers(1, 5)
@@ -259,7 +259,7 @@ def test_nothing_to_train_is_an_error():
 def test_rows_planned_together_are_padded_by_less_than_a_tenth():
     rng = Random(0)
     shapes = [(rng.choice([4, rng.randint(40, 160)]), rng.randint(15, 45)) for _ in range(4000)]
-    planned = plan([alike(*s) for s in shapes], micro_batch=8, accumulate=1, epochs=1, seed=0)
+    planned = plan([length_key(*s) for s in shapes], micro_batch=8, accumulate=1, epochs=1, seed=0)
     held = [[shapes[i] for i in batch] for batch in planned.micro_batches]
     room = sum(len(b) * (64 + max(t for t, _ in b) + max(p for _, p in b)) for b in held)  # 64 image tokens
     used = sum(64 + t + p for b in held for t, p in b)

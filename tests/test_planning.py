@@ -349,7 +349,7 @@ def test_the_papers_plan_is_up_to_date(tmp_path):
 def test_the_plan_speaks_of_the_run_that_would_start(tmp_path):
     model = f"plan.path={PAPER / 'llava_next_llama3_8b'}"
     whole = planned(tmp_path / "a", "scale=paper", model, "plan.trainers=[zero3]")["trainings"]
-    changed = "sft.batch.accumulate=16", "model.gradient_checkpointing=false", "dpo.frozen_parts=[]"
+    changed = "sft.batch.gradient_accumulation_steps=16", "model.gradient_checkpointing=false", "dpo.frozen_parts=[]"
     half = planned(tmp_path / "b", "scale=paper", model, "plan.trainers=[zero3]", *changed)["trainings"]
     assert half[0]["steps"] == whole[0]["steps"] // 2
     assert half[0]["held"]["activations"] > 5 * whole[0]["held"]["activations"]
@@ -393,7 +393,7 @@ def test_a_teacher_with_prices_is_paid_for(tmp_path):
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("sft.batch.accumulate=4", r"a step has 4 micro-batches, which 8 devices cannot share evenly"),
+        ("sft.batch.gradient_accumulation_steps=4", r"a step has 4 micro-batches, which 8 devices cannot share evenly"),
         ("plan.path=nowhere", r"nowhere: neither a folder nor a hub id"),
         ("model/quantization=nf4", r"does not know what 4-bit weights take"),
         ("plan.adapter=null", r"DPO: the reference adapter_off needs a LoRA"),
@@ -429,7 +429,7 @@ def test_the_papers_commands_have_the_papers_numbers():
     assert (first.sft.optim.lr, first.sft.optim.part_lrs) == (5e-6, {"vision_tower": 5e-7})
     assert (second.dpo.optim.lr, second.dpo.objective.beta, second.dpo.truncate.words) == (5e-7, 0.1, 90)
     for cfg, stage in ((first, first.sft), (second, second.dpo)):
-        assert stage.batch.micro * stage.batch.accumulate == 32
+        assert stage.batch.micro_batch_size * stage.batch.gradient_accumulation_steps == 32
         assert (stage.epochs, stage.optim.warmup_ratio, stage.optim.weight_decay) == (1, 0.03, 0.0)
         assert cfg.stage.model.gradient_checkpointing and cfg.stage.model.dtype == "bfloat16"
     sft, dpo, *others = (composed(*each) for each in commands(PAPER / "two_nodes.sh"))
@@ -438,7 +438,10 @@ def test_the_papers_commands_have_the_papers_numbers():
         found = cfg.stage.get("processes")
         assert found is None or (found.devices, found.num_nodes) == (8, 2 if cfg in others else 1)
     for batch in (sft.sft.batch, dpo.dpo.batch):
-        assert batch.micro * batch.accumulate == 32 and batch.accumulate % 16 == 0
+        assert (
+            batch.micro_batch_size * batch.gradient_accumulation_steps == 32
+            and batch.gradient_accumulation_steps % 16 == 0
+        )
 
 
 @pytest.fixture(scope="module")

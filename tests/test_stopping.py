@@ -14,7 +14,7 @@ from test_training import sft
 from rationale.command import cli
 from rationale.models.encode import Encoder
 from rationale.models.vlm import load
-from rationale.stopping import ENDS, REQUEUE, WARNS, Stopped, held, listen
+from rationale.stopping import ENDS, REQUEUE, WARNS, Stopped, deferred_signals, listen
 from rationale.training.optim import Optim
 from rationale.training.plan import plan
 from rationale.training.sft import SFTModule, sft_data
@@ -89,13 +89,13 @@ def test_who_listened_before_has_its_turn_once_the_state_is_kept(tiny_dir, examp
 
 
 def test_a_signal_that_found_no_good_moment_stops_at_the_end():
-    with pytest.raises(Stopped, match="75"), held():
+    with pytest.raises(Stopped, match="75"), deferred_signals():
         signal.raise_signal(signal.SIGTERM)
 
 
 def test_afterwards_signals_are_as_before():
     before = signal.getsignal(signal.SIGTERM)
-    with held():
+    with deferred_signals():
         assert signal.getsignal(signal.SIGTERM) != before
     assert signal.getsignal(signal.SIGTERM) == before
 

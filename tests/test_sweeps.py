@@ -317,7 +317,12 @@ def trained(tmp_path_factory):
     """A folder with a few questions and rationales, what trains on them, and the weights that one process makes."""
     folder = tmp_path_factory.mktemp("trained")
     few = ["dataset.images={train: 2, val: 1, test: 1}", "logger=csv"]
-    sft = ["stage=sft", *few, "sft.mixture.pretrain=0", "sft.batch={micro: 1, accumulate: 2}"]
+    sft = [
+        "stage=sft",
+        *few,
+        "sft.mixture.pretrain=0",
+        "sft.batch={micro_batch_size: 1, gradient_accumulation_steps: 2}",
+    ]
     for step in (["stage=prepare", *few], ["stage=distill", *few], [*sft, "paths.sft=runs/alone"]):
         command(folder, ["rationale"], *step)
     return folder, sft, load_file(folder / "runs/alone/model/model.safetensors")

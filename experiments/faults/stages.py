@@ -56,10 +56,11 @@ STAGES = [
         "pretrain_questions",
     ),
     Stage(
-        "pretrain", ["stage=pretrain", "pretrain.stop_after=12", "pretrain.save_every=2", "pretrain.batch.micro=8"],
+        "pretrain",
+        ["stage=pretrain", "pretrain.stop_after=12", "pretrain.save_every=2", "pretrain.batch.micro_batch_size=8"],
         "base_first",
     ),
-    Stage("sft", ["stage=sft", "ablation=direct", "sft.epochs=1", "sft.batch.micro=8"], "seed_1/sft_direct"),
+    Stage("sft", ["stage=sft", "ablation=direct", "sft.epochs=1", "sft.batch.micro_batch_size=8"], "seed_1/sft_direct"),
     Stage("sft, whole", ["stage=sft"], "seed_1/sft_cot"),
     Stage("evaluate", ["stage=evaluate"], "seed_1/eval/sft_cot"),
     served(

@@ -164,7 +164,7 @@ def outcome(
     if cost["accumulate"] % devices:
         raise UserError(
             f"a step has {cost['accumulate']} micro-batches, which {devices} devices cannot share evenly; set "
-            "batch.accumulate to a multiple of their number"
+            "batch.gradient_accumulation_steps to a multiple of their number"
         )
     held, speed = needs(trainer=trainer, devices=devices), devices * hardware.speed
     seconds = cost["flops_per_step"] / speed

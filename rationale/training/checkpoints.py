@@ -14,11 +14,11 @@ from pytorch_lightning.callbacks import Callback
 from rationale.artifacts import UserError
 from rationale.models.device import rng_states, set_rng_states
 from rationale.models.vlm import VLM
-from rationale.stopping import Told
+from rationale.stopping import DeferredSignals
 from rationale.training.strategy import whole_weights
 
 
-class States(Callback):
+class ResumeCheckpoints(Callback):
     """Every `every` steps the state of the run as `folder/step=N.ckpt`, of which the newest `keep` stay.
 
     A state has its name once it is whole in every process: a run that is cut while it writes one goes on from the one
@@ -26,7 +26,7 @@ class States(Callback):
     process was told to stop, a state is written at the end of its step, and all stop.
     """
 
-    told: Told  # while the training runs
+    signals: DeferredSignals  # while the training runs
 
     def __init__(self, folder: Path, every: int, keep: int):
         self.folder, self.every, self.keep, self.ended = folder, every, keep, 0
@@ -72,7 +72,7 @@ class States(Callback):
 
     def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         self.ended = trainer.global_step
-        self.told.listen()
+        self.signals.listen()
 
     def on_train_batch_start(self, trainer: pl.Trainer, module: pl.LightningModule, *_: Any) -> None:
         """By now the step before is logged, and what was due after it is measured."""
@@ -92,13 +92,13 @@ class States(Callback):
         if step == self.ended:  # in the middle of a step
             return
         self.ended = step
-        number = self.told.number
+        number = self.signals.number
         if trainer.world_size > 1:
             number = int(trainer.strategy.reduce(torch.tensor(number, device=module.device), reduce_op="max"))
         if number or not step % self.every:
             self._save(trainer, step)
         if number:
-            self.told.stop(number)
+            self.signals.stop(number)
 
     def _save(self, trainer: pl.Trainer, step: int) -> None:
         for logger in trainer.loggers:  # what a run that goes on from here does not log again

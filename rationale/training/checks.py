@@ -29,7 +29,7 @@ def check_cut(encoder: Encoder, examples: Sequence[Example], max_truncated: floa
     return {"truncated": cut}
 
 
-class Gradients(Callback):
+class GradientCheck(Callback):
     """Every part of the model that trains gets a gradient by the end of the first step that holds an image.
 
     A part is what a parameter's name begins with, such as `model.vision_tower`. One that gets none was cut off from
@@ -72,7 +72,7 @@ def part_of(name: str) -> str:
     return ".".join(name.removeprefix("base_model.model.").split(".")[:2])
 
 
-class Unmoved(Callback):
+class FrozenUnchanged(Callback):
     """What is frozen, the reference included, is bit for bit the same after the first step and at the end."""
 
     def __init__(self) -> None:

@@ -24,7 +24,7 @@ from rationale.objectives.sft import sft_loss
 from rationale.schema import RowError
 from rationale.training.nonfinite import Recipe
 from rationale.training.optim import Optim
-from rationale.training.plan import Plan, PlannedData, alike, bundled, copies
+from rationale.training.plan import Plan, PlannedData, bundled, copies, length_key
 from rationale.training.step import StepModule
 
 HALF_A_TOKEN = 0.02  # nats; 0.007 seen of one model in two batches, 2 of a model and its next step at 1e-4
@@ -69,7 +69,7 @@ def dpo_data(
     lengths = [encoder.response_lengths([pair[side] for pair in [*pairs, *held_out]]) for side in (0, 1)]
     keys = ((p[0].image, p[0].prompt) if bundle == "question" else i for i, p in enumerate(pairs))
     prompts = encoder.prompt_lengths([chosen for chosen, _ in pairs])
-    planned = bundled(order, keys, lambda b: alike(sum(side[i] for side in lengths for i in b), prompts[b[0]]))
+    planned = bundled(order, keys, lambda b: length_key(sum(side[i] for side in lengths for i in b), prompts[b[0]]))
     held, pairs = range(len(pairs), len(pairs) + len(held_out)), [*pairs, *held_out]
 
     def recipe(indices: list[int]) -> Recipe:

@@ -10,9 +10,9 @@ from pytorch_lightning.callbacks import TQDMProgressBar
 
 from rationale.artifacts import main_process
 from rationale.shards import STARTED
-from rationale.stopping import held
-from rationale.training.checkpoints import Best, States
-from rationale.training.checks import Gradients, Unmoved, check_master_copies
+from rationale.stopping import deferred_signals
+from rationale.training.checkpoints import Best, ResumeCheckpoints
+from rationale.training.checks import FrozenUnchanged, GradientCheck, check_master_copies
 from rationale.training.loggers import close
 from rationale.training.nonfinite import FOLDER
 from rationale.training.plan import PlannedData
@@ -30,9 +30,9 @@ def fit(module: StepModule, data: PlannedData, settings: Training, logger: Calla
     signal, it writes a state at the end of the step and raises `stopping.Stopped`.
     """
     trainer, data.workers = settings.trainer, settings.workers
-    states = States(out / "state", settings.save_every, settings.keep_last)
+    states = ResumeCheckpoints(out / "state", settings.save_every, settings.keep_last)
     weights, best = Weights(), Best(module.vlm, out / "best")
-    callbacks = [Gradients(), Unmoved(), weights, best, states]
+    callbacks = [GradientCheck(), FrozenUnchanged(), weights, best, states]
     if getattr(trainer, "keywords", {}).get("enable_progress_bar", True):
         callbacks.append(TQDMProgressBar(refresh_rate=20))
     run = trainer(
@@ -50,7 +50,7 @@ def fit(module: StepModule, data: PlannedData, settings: Training, logger: Calla
     states.check(run.world_size)
     if main_process():
         states.clear()
-    with held() as states.told:
+    with deferred_signals() as states.signals:
         try:
             run.fit(module, datamodule=data, ckpt_path=states.newest(), weights_only=True)
         except RuntimeError as error:

@@ -101,7 +101,7 @@ def copies(indices: list[int], step: list[int]) -> int:
     return step.count(indices[0])
 
 
-def alike(tokens: int, prompt: int, image: bool = True) -> tuple[bool, int, int]:
+def length_key(tokens: int, prompt: int, image: bool = True) -> tuple[bool, int, int]:
     """Sorts rows that pad little beside one another together: those with an image or without, of about as many
     `tokens` after what is shared, and prompts of like length."""
     return image, tokens // 8, prompt
@@ -187,7 +187,7 @@ class PlannedData(pl.LightningDataModule):
         if self.plan.accumulate % world:
             raise UserError(
                 f"a step has {self.plan.accumulate} micro-batches, which {world} processes cannot share evenly; set "
-                "batch.accumulate to a multiple of their number"
+                "batch.gradient_accumulation_steps to a multiple of their number"
             )
         return self.plan.accumulate // world
 

@@ -20,11 +20,11 @@ from rationale.training.plan import Plan, plan
 
 @settings
 class BatchSize:
-    """Of an optimizer step: `accumulate` micro-batches, over all processes, of `micro` rows or bundles each. With
-    `drop_last` what fills no step is left out."""
+    """Of an optimizer step: `gradient_accumulation_steps` micro-batches, over all processes, of `micro_batch_size` rows
+    or bundles each. With `drop_last` what fills no step is left out."""
 
-    micro: Count
-    accumulate: Count = 1
+    micro_batch_size: Count
+    gradient_accumulation_steps: Count = 1
     drop_last: bool = True
 
 
@@ -52,8 +52,9 @@ class Training:
 
     def order(self, seed: int) -> Callable[[list], Plan]:
         """The plan of rows, or bundles, of given lengths."""
-        size = {"micro_batch": self.batch.micro, "accumulate": self.batch.accumulate, "drop_last": self.batch.drop_last}
-        return partial(plan, **size, epochs=self.epochs, shuffle=self.shuffle, seed=seed)
+        size, number = self.batch.micro_batch_size, self.batch.gradient_accumulation_steps
+        rest = {"drop_last": self.batch.drop_last, "epochs": self.epochs, "shuffle": self.shuffle}
+        return partial(plan, micro_batch=size, accumulate=number, **rest, seed=seed)
 
     @property
     def precision(self) -> str:

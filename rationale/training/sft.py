@@ -17,7 +17,7 @@ from rationale.models.vlm import VLM
 from rationale.objectives.sft import sft_loss
 from rationale.training.nonfinite import Recipe
 from rationale.training.optim import Optim
-from rationale.training.plan import Plan, PlannedData, alike, bundled, copies
+from rationale.training.plan import Plan, PlannedData, bundled, copies, length_key
 from rationale.training.step import StepModule
 
 
@@ -57,7 +57,7 @@ def sft_data(
     def like(bundle: list[int]) -> tuple[bool, int, int]:
         rests = sum(prompts[i] for i in bundle) if len(bundle) > 1 else 0  # of prompts that differ behind an image
         first = bundle[0]
-        return alike(rests + sum(lengths[i] for i in bundle), prompts[first], examples[first].image is not None)
+        return length_key(rests + sum(lengths[i] for i in bundle), prompts[first], examples[first].image is not None)
 
     def recipe(indices: list[int]) -> Recipe:
         return Recipe([examples[i] for i in indices], encoder.layout, encoder.max_response_tokens)
