@@ -24,9 +24,7 @@ from pathlib import Path
 import pytest
 import pytorch_lightning as pl
 import torch
-from fitting import QUIET
-from test_stages import WHOLE, train_dpo
-from test_training import preference, sft
+from fitting import QUIET, WHOLE, preference, sft, train_dpo
 
 from rationale.models.batch import PER_TOKEN, Batch, Example
 from rationale.models.encode import Encoder

@@ -7,8 +7,7 @@ from dataclasses import replace
 import pytest
 import pytorch_lightning as pl
 import torch
-from fitting import beside, fit
-from test_training import LORA, preference, sft
+from fitting import LORA, beside, fit, preference, sft
 
 from rationale.artifacts import UserError
 from rationale.models.checks import check_end, check_image_tokens, check_rows

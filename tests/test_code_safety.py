@@ -12,12 +12,12 @@ from html.parser import HTMLParser
 from pathlib import Path
 from xml.etree import ElementTree
 
+import hostile_pages
 import pytest
-import test_browser
 import torch
+from composing import composed
+from fitting import sft
 from PIL import Image
-from test_configs import composed
-from test_training import sft
 
 from rationale.artifacts import UserError
 from rationale.command.runs import call
@@ -196,12 +196,12 @@ class Structure(HTMLParser):
         self.addresses += [value for name, value in attributes if name in ("src", "href", "action")]
 
 
-@pytest.mark.parametrize("page", [test_browser.report, test_browser.credit])
+@pytest.mark.parametrize("page", [hostile_pages.report, hostile_pages.credit])
 def test_no_text_changes_the_tags_of_a_page(page, tmp_path, monkeypatch):
     Image.new("RGB", (4, 4), "red").save(tmp_path / "image.png")
     made = []
     for text in ("harmless", HOSTILE):
-        monkeypatch.setattr(test_browser, "EVIL", text)
+        monkeypatch.setattr(hostile_pages, "EVIL", text)
         made.append(page(tmp_path).read_text(encoding="utf-8"))
     plain, hostile = map(Structure, made)
     assert "\u2028 $x_1^" in made[1] and "&lt;script&gt;" in made[1]

@@ -8,9 +8,9 @@ from copy import deepcopy
 from functools import cache
 
 import pytest
-from hydra import compose, initialize_config_dir
+from composing import EXPERIMENTS, STAGES, check, composed, options, problems, with_stage
 from hydra.errors import ConfigCompositionException
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 from omegaconf.errors import InterpolationKeyError
 
 from rationale.artifacts import UserError
@@ -18,14 +18,6 @@ from rationale.command.binding import BY_CODE, FLAGS, misfits, unread
 from rationale.command.cli import CONF
 from rationale.command.runs import check_bound, check_read, texts_below
 
-GIVEN = ["++data_root=/somewhere"]  # what only the user can know
-
-
-def options(group):
-    return sorted(path.stem for path in (CONF / group).glob("*.yaml"))
-
-
-STAGES, EXPERIMENTS = options("stage"), options("experiment")
 GROUPS = sorted(
     path.name
     for path in CONF.iterdir()
@@ -37,23 +29,7 @@ SHOWING = [name for name in EXPERIMENTS if "\nreport:" in FILES[f"experiment/{na
 MANY = ("ablation", "scale", "experiment")  # what changes other groups
 
 
-def composed(*overrides, conf=CONF):
-    with initialize_config_dir(version_base="1.3", config_dir=str(conf)):
-        return compose("config", [*GIVEN, *overrides])
-
-
 chosen = cache(composed)  # of one choice: only its stage is ever changed
-
-
-def problems(node: DictConfig, place="config"):
-    """What the calls below a node do not take, and nothing is called."""
-    resolved = OmegaConf.to_container(node, resolve=True, throw_on_missing=True)
-    written = OmegaConf.to_container(node, resolve=False)
-    return list(misfits(resolved, place, written, written))
-
-
-def check(node: DictConfig):
-    assert problems(node) == []
 
 
 @cache
@@ -69,14 +45,6 @@ def steps_of(experiment):
             else composed(f"experiment={experiment}", *words)
         )
     return found
-
-
-def with_stage(cfg, stage):
-    """The config with another stage: what `stage=...` would compose, in a fraction of the time."""
-    OmegaConf.set_struct(cfg, False)
-    found = OmegaConf.load(CONF / "stage" / f"{stage}.yaml")
-    cfg.update({"of": "sft", "stage": found} | (dict(found) if "stage" in found else {}))
-    return cfg
 
 
 @pytest.mark.parametrize("experiment", EXPERIMENTS)

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from composing import STAGES, composed, with_stage
 from omegaconf import OmegaConf
 from safetensors.torch import load_file
-from test_configs import STAGES, composed, with_stage
 
 from rationale.artifacts import UserError, call_key
 from rationale.command.runs import call

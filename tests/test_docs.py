@@ -20,9 +20,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+from composing import check
 from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from test_configs import check
 
 from rationale.command.cli import CONF
 from rationale.command.jobs import jobs_of

@@ -14,11 +14,11 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
+from composing import check, composed, with_stage
 from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
-from test_configs import check, composed, with_stage
 
 from rationale.artifacts import keyed
 from rationale.command.cli import CONF

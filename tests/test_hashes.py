@@ -8,8 +8,8 @@ import shutil
 from pathlib import Path
 
 import pytest
+from composing import STAGES, composed, options
 from omegaconf import OmegaConf
-from test_configs import STAGES, composed, options
 
 from rationale import hashes
 from rationale.artifacts import InputPath, find_inputs, keyed, path_parameters, produce

@@ -8,8 +8,8 @@ from functools import partial
 
 import numpy as np
 import pytest
+from pictures import png_header
 from PIL import Image, PngImagePlugin
-from test_images import png_header
 
 from rationale.artifacts import produce
 from rationale.images import open_image

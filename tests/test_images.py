@@ -2,10 +2,10 @@
 
 import os
 import struct
-import zlib
 
 import numpy as np
 import pytest
+from pictures import png_header
 from PIL import Image
 
 from rationale import images
@@ -124,18 +124,6 @@ def test_what_is_no_image_is_refused_by_row(tmp_path, data):
     path.write_bytes(data)
     with pytest.raises(RowError, match=r"row-7: .*image\.png is not a readable image"):
         open_image(path, "row-7")
-
-
-def png_header(width, height):
-    """A PNG that claims a size and holds next to nothing."""
-
-    def chunk(kind, data):
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-
-    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    return (
-        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"\0" * 64)) + chunk(b"IEND", b"")
-    )
 
 
 @pytest.mark.parametrize(("width", "height"), [(8001, 8001), (60_000, 60_000)])

@@ -16,11 +16,11 @@ from types import SimpleNamespace
 import pytest
 import torch
 import transformers as t
+from composing import check, composed
 from families import EVERY
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from peft import LoraConfig, get_peft_model
-from test_configs import check, composed
 from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
 from rationale.artifacts import UserError

@@ -9,8 +9,8 @@ from functools import cache
 from pathlib import Path
 
 import datasets
+import public_rows
 import pytest
-import test_columns
 from hydra import compose, initialize_config_dir
 from hydra.utils import get_object
 from omegaconf import OmegaConf
@@ -61,12 +61,12 @@ def test_a_config_names_what_there_is(name):
 
 
 HAND = {
-    "aokvqa": test_columns.AOKVQA, "chartqa": test_columns.CHARTQA, "docvqa": test_columns.DOCVQA,
-    "infovqa": test_columns.DOCVQA, "textvqa": test_columns.TEXTVQA, "ai2d": test_columns.AI2D,
-    "ai2d_train": {**test_columns.CAULDRON, "texts": [test_columns.CAULDRON["texts"]] * 2},
-    "scienceqa": test_columns.SCIENCEQA, "mathvision": test_columns.MATHVISION, "gllava": test_columns.GEO,
-    "mathvista": test_columns.MATHVISTA, "ocrbench": test_columns.OCRBENCH, "mmstar": test_columns.MMSTAR,
-    "mmmu": test_columns.MMMU,
+    "aokvqa": public_rows.AOKVQA, "chartqa": public_rows.CHARTQA, "docvqa": public_rows.DOCVQA,
+    "infovqa": public_rows.DOCVQA, "textvqa": public_rows.TEXTVQA, "ai2d": public_rows.AI2D,
+    "ai2d_train": {**public_rows.CAULDRON, "texts": [public_rows.CAULDRON["texts"]] * 2},
+    "scienceqa": public_rows.SCIENCEQA, "mathvision": public_rows.MATHVISION, "gllava": public_rows.GEO,
+    "mathvista": public_rows.MATHVISTA, "ocrbench": public_rows.OCRBENCH, "mmstar": public_rows.MMSTAR,
+    "mmmu": public_rows.MMMU,
 }  # fmt: skip
 
 
@@ -74,7 +74,7 @@ HAND = {
 def test_a_copy_of_each_set_becomes_questions_that_its_right_answer_scores(name, tmp_path):
     given = composed(name)
     pair = {"bytes": RED, "path": None}
-    row = {key: pair if value == test_columns.IMAGE else value for key, value in HAND[name].items()}
+    row = {key: pair if value == public_rows.IMAGE else value for key, value in HAND[name].items()}
     table = datasets.Dataset.from_list([{**row, "images": [pair]} if name == "ai2d_train" else row])
     for column in table.column_names:
         if (column in ("image", "decoded_image") and row[column] == pair) or column.startswith("image_"):
@@ -238,9 +238,9 @@ def source_of(name, root, splits, **changes):
 def test_both_parts_of_gllava_are_prepared_together(tmp_path):
     (tmp_path / "geoqa_plus").mkdir()
     (tmp_path / "geoqa_plus/1.png").write_bytes(RED)
-    parts = {"gllava": ("qa_tuning", test_columns.GEO)}
+    parts = {"gllava": ("qa_tuning", public_rows.GEO)}
     said = [{"from": "human", "value": "Describe it."}, {"from": "gpt", "value": "A triangle."}]
-    parts["gllava_alignment"] = ("alignment", {**test_columns.GEO, "conversations": said})
+    parts["gllava_alignment"] = ("alignment", {**public_rows.GEO, "conversations": said})
     for part, row in parts.values():
         (tmp_path / f"{part}.jsonl").write_text(json.dumps(row) + "\n", encoding="utf-8")
     both = PublicDatasets({name: source_of(name, tmp_path, {"train": part}) for name, (part, _) in parts.items()})
@@ -254,7 +254,7 @@ def test_the_authors_mathvista_is_read_as_they_give_it(tmp_path):
     """`data/testmini.json` of lupantech/MathVista: an object of rows by id, each with the path of its image."""
     (tmp_path / "data").mkdir()
     (tmp_path / "images").mkdir()
-    row = {key: value for key, value in test_columns.MATHVISTA.items() if key not in ("decoded_image", "query")}
+    row = {key: value for key, value in public_rows.MATHVISTA.items() if key not in ("decoded_image", "query")}
     rows = {str(i): {**row, "pid": str(i), "image": f"images/{i}.jpg"} for i in (1, 2)}
     for i in rows:
         (tmp_path / f"images/{i}.jpg").write_bytes(RED)

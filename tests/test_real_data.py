@@ -57,7 +57,7 @@ def test_real_rows_go_through_every_stage_with_a_tiny_model(tiny_dir, tmp_path):
     distill.run(str(questions), RecordedTeacher(), "train", 4, rationales)
     start, tuned = partial(load, str(tiny_dir)), partial(load, str(tmp_path / "sft" / "model"))
     training = {
-        "optim": {"lr": 1e-3}, "batch": {"micro": 4}, "trainer": QUIET, "save_every": 5, "layout": "tree",
+        "optim": {"lr": 1e-3}, "batch": {"micro_batch_size": 4}, "trainer": QUIET, "save_every": 5, "layout": "tree",
     }  # fmt: skip
     mixture = {"cot": "all", "direct": "all", "full": {}, "format_per_dataset": 2, "pretrain": 0, "rft": None}
     sft.run(

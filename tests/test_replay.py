@@ -10,10 +10,9 @@ from types import SimpleNamespace
 import pytest
 import pytorch_lightning as pl
 import torch
-from fitting import beside, fit, furthest, weights
+from commands import in_processes
+from fitting import beside, fit, furthest, preference, weights
 from safetensors.torch import load_file
-from test_sharded import run as processes
-from test_training import preference
 
 from rationale.artifacts import UserError
 from rationale.models.encode import Encoder
@@ -183,7 +182,7 @@ def test_of_two_processes_both_stop_and_the_one_that_saw_it_is_named(tiny, examp
     tiny.model.model.language_model.embed_tokens.weight.data[min(seen[index] - others), 0] = float("nan")
     tiny.save(tmp_path / "start")
     where = {"model": str(tmp_path / "start"), "questions": str(questions_dir), "layout": "tree"}
-    done = processes(tmp_path, 2, objective="sft", strategy="zero3", **where)
+    done = in_processes(tmp_path, 2, objective="sft", strategy="zero3", **where)
     assert "FloatingPointError: loss is nan at step 1 (micro-batch 2 of process 1; 2 questions: " in done.stderr
     told = json.loads((tmp_path / "nonfinite" / "batch.json").read_text(encoding="utf-8"))
     asked = [e["question_id"] for micro in told["micro_batches"] for e in micro["recipe"]["examples"]]

@@ -13,6 +13,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from commands import in_processes
 from safetensors.torch import load_file
 
 from rationale.models.vlm import load
@@ -21,20 +22,9 @@ DDP = "ddp_find_unused_parameters_true"  # LLaVA's last vision layer is not read
 HERE = Path(__file__).resolve().parent
 
 
-def run(out: Path, processes: int, **settings: str | int) -> subprocess.CompletedProcess:
-    """A training in its own processes."""
-    told = out / "settings.json"
-    told.write_text(json.dumps({**settings, "processes": processes, "out": str(out)}), encoding="utf-8")
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
-    return subprocess.run(
-        [*command, str(HERE / "sharded.py"), str(told)], capture_output=True, timeout=300, check=False,
-        encoding="utf-8", env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(HERE.parent)},
-    )  # fmt: skip
-
-
 def trained(out: Path, processes: int, **settings: str | int) -> SimpleNamespace:
     """The log of every step, the weights saved, and the numbers held by each process."""
-    done = run(out, processes, **settings)
+    done = in_processes(out, processes, **settings)
     assert done.returncode == 0, done.stderr[-4000:]
     return SimpleNamespace(
         steps=json.loads((out / "steps.json").read_text(encoding="utf-8")), folder=out / "model",
@@ -81,7 +71,7 @@ def test_a_run_cut_in_some_processes_goes_on_in_others(
     objective, first, then, alone, tiny_dir, questions_dir, tmp_path
 ):
     where = {"model": str(tiny_dir), "questions": str(questions_dir), "strategy": DDP, "layout": "tree"}
-    cut = run(tmp_path, first, objective=objective, kill=(5, 0, "SIGKILL"), **where)
+    cut = in_processes(tmp_path, first, objective=objective, kill=(5, 0, "SIGKILL"), **where)
     assert cut.returncode != 0 and (tmp_path / "state/step=00000004.ckpt").exists()
     found, one = trained(tmp_path, then, objective=objective, **where), alone[objective]
     assert list(found.steps) == ["5", "6"]
@@ -92,8 +82,11 @@ def test_a_run_cut_in_some_processes_goes_on_in_others(
 @pytest.mark.slow
 def test_pieces_of_a_state_are_refused_in_another_number_of_processes(tiny_dir, questions_dir, tmp_path):
     where = {"model": str(tiny_dir), "questions": str(questions_dir), "objective": "dpo", "layout": "tree"}
-    run(tmp_path, 2, strategy="zero2", kill=(5, 0, "SIGKILL"), **where)
-    assert "in 2 pieces, which 1 processes cannot go on from" in run(tmp_path, 1, strategy="zero2", **where).stderr
+    in_processes(tmp_path, 2, strategy="zero2", kill=(5, 0, "SIGKILL"), **where)
+    assert (
+        "in 2 pieces, which 1 processes cannot go on from"
+        in in_processes(tmp_path, 1, strategy="zero2", **where).stderr
+    )
 
 
 def killed(out: Path, processes: int, kills: list[tuple[int, float, str]], **settings: str | int) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 from families import gemma3
-from fitting import QUIET, csv
+from fitting import QUIET, WHOLE, train_dpo
 from PIL import Image
 from transformers import Gemma3ImageProcessorPil, Gemma3Processor, PreTrainedTokenizerFast
 
@@ -24,13 +24,9 @@ from rationale.models.logps import response_logps
 from rationale.models.prefix import layout_for
 from rationale.models.response import Truncation, response_example
 from rationale.models.vlm import VLM, load
-from rationale.objectives.dpo import Objective
 from rationale.pairing import PairingRule
 from rationale.schema import EvalRow, Pair, Question, Response, ResponseLogps, RowError, read_jsonl, write_jsonl
-from rationale.stages import dpo, evaluate, pair, sample, score
-from rationale.training.settings import DPOSettings
-
-WHOLE = Truncation(words=None, tokens=None, eos="uncut")
+from rationale.stages import evaluate, pair, sample, score
 
 
 @pytest.fixture
@@ -205,46 +201,6 @@ def test_score_of_a_response_whose_question_is_absent_is_refused(questions_dir, 
     write_jsonl(tmp_path / "rows.jsonl", [Response("nobody", 0, "cot", "text", None, 0.0, True)])
     with pytest.raises(RowError, match="1 rows without their question, first 'nobody'"):
         score.run(str(questions_dir), str(tmp_path), model, WHOLE, batch_size=2, layout="tree", out=tmp_path)
-
-
-def train_dpo(
-    questions_dir,
-    pairs_dir,
-    model,
-    out,
-    reference="frozen",
-    logps=None,
-    truncate=WHOLE,
-    datasets=None,
-    trainer=QUIET,
-    layout="tree",
-    lora=None,
-):
-    out.mkdir()
-    counts = dpo.run(
-        questions=str(questions_dir),
-        pairs=str(pairs_dir),
-        model=model,
-        settings=DPOSettings(
-            objective=Objective(),
-            reference=reference,
-            reference_logps=logps,
-            lora=lora,
-            truncate=truncate,
-            datasets=datasets,
-            optim={"lr": 1e-3},
-            batch={"micro": 4},
-            epochs=2,
-            trainer=trainer,
-            save_every=1,
-            layout=layout,
-            bundle="pair",
-        ),
-        logger=csv,
-        seed=0,
-        out=out,
-    )
-    return load(str(out / "model")).model.state_dict(), counts
 
 
 @pytest.fixture

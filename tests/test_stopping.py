@@ -8,8 +8,7 @@ import sys
 from functools import partial
 
 import pytest
-from fitting import fit, furthest, weights
-from test_training import sft
+from fitting import fit, furthest, sft, weights
 
 from rationale.command import cli
 from rationale.models.encode import Encoder

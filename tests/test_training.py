@@ -10,7 +10,7 @@ from functools import partial
 import pytest
 import pytorch_lightning as pl
 import torch
-from fitting import QUIET, fit, furthest, weights
+from fitting import LORA, QUIET, fit, furthest, preference, sft, weights
 from torch.nn.functional import logsigmoid
 
 from rationale.artifacts import UserError
@@ -25,25 +25,6 @@ from rationale.training.dpo import DPOModule, dpo_data
 from rationale.training.optim import Optim
 from rationale.training.plan import plan
 from rationale.training.sft import SFTModule, sft_data
-
-LORA = {"r": 4, "lora_alpha": 8, "target_modules": ["q_proj", "v_proj"], "lora_dropout": 0.3}
-
-
-def sft(vlm, examples, out, micro=8, accumulate=1, epochs=1, optim=None, seed=0):
-    optim = optim or Optim(lr=1e-2)
-    order = partial(plan, micro_batch=micro, accumulate=accumulate, epochs=epochs, seed=seed)
-    data = sft_data(Encoder(vlm.processor), examples, order)
-    fit(SFTModule(vlm, optim, data.plan.num_steps), data, out, save_every=1)
-    return weights(vlm)
-
-
-def preference(vlm, examples, reference, stored=None, objective=None, micro=4, layout="rows", bundle="pair"):
-    """A module and its data: four pairs, each two responses to one prompt, three epochs."""
-    pairs = [(a, replace(a, response=b.response)) for a, b in zip(examples[:4], examples[4:], strict=True)]
-    order = partial(plan, micro_batch=micro, accumulate=4 // micro, epochs=3, seed=0)
-    logps = [tuple(map(stored, pair)) for pair in pairs] if stored else None
-    data = dpo_data(Encoder(vlm.processor, layout=layout), pairs, order, logps, bundle)
-    return DPOModule(vlm, objective or Objective(), reference, Optim(lr=1e-3), data.plan.num_steps), data
 
 
 class Losses(pl.Callback):

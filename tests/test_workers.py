@@ -7,8 +7,7 @@ import pickle
 
 import pytest
 import torch
-from fitting import fit, furthest, weights
-from test_training import preference
+from fitting import fit, furthest, preference, weights
 
 from rationale.models.encode import Encoder
 from rationale.models.vlm import load
