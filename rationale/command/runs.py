@@ -107,10 +107,8 @@ def memory_named(arguments: dict[str, Any], node: DictConfig) -> Iterator[None]:
             raise
         written = OmegaConf.to_container(node, resolve=False)
         places = [place.split(".") for place, *_ in leaves(arguments)] if "out" in arguments else []
-        places = [
-            p for p in places if p[-1] in ("batch_size", "micro_batch_size") and p[0] != "logger"
-        ]  # it has them all
-        sizes = [set_by(words, written) for words in places]
+        places = [p for p in places if p[0] != "logger"]  # which has the whole config
+        sizes = [set_by(words, written) for words in places if words[-1] in ("batch_size", "micro_batch_size")]
         raise UserError(
             f"the device is out of memory ({str(cause).splitlines()[0]}); lower {' or '.join(sizes) or 'the batch'}. "
             "What is written stays: the same command goes on from it, one with another batch begins anew"

@@ -15,7 +15,7 @@ from rationale.endpoints.client import Endpoint
 from rationale.endpoints.parity import other_prompts
 from rationale.models.batch import Example
 from rationale.models.encode import Encoder
-from rationale.models.generate import Generated, seed_of
+from rationale.models.generate import Generated, limits_of, seed_of
 from rationale.models.vlm import VLM
 from rationale.replies import Reply
 from rationale.settings import Count
@@ -54,7 +54,7 @@ class Served(Endpoint):
         blind: bool = False,
         read: None = None,
     ) -> list[list[Generated]]:
-        limits = [max_new_tokens] * len(examples) if isinstance(max_new_tokens, int) else max_new_tokens
+        limits = limits_of(max_new_tokens, examples)
         found: list[list[Generated]] = [[] for _ in examples]
         self.afford(examples, num_samples)
         turn = 0

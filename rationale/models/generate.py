@@ -107,6 +107,11 @@ def read_prompts(vlm: VLM, examples: list[Example]) -> Prompts:
     return pinned(inputs, vlm.model.device), rests
 
 
+def limits_of(max_new_tokens: int | Sequence[int], examples: Sequence[Example]) -> Sequence[int]:
+    """The token limit of each example: its own, or the one that is given for all."""
+    return [max_new_tokens] * len(examples) if isinstance(max_new_tokens, int) else max_new_tokens
+
+
 @torch.inference_mode()
 def generate(
     vlm: VLM,
@@ -130,7 +135,7 @@ def generate(
     inputs = moved(inputs, vlm.model.device)
     if blind:
         inputs["pixel_values"] = torch.zeros_like(inputs["pixel_values"])
-    limits = torch.tensor([max_new_tokens] * len(examples) if isinstance(max_new_tokens, int) else max_new_tokens)
+    limits = torch.tensor(limits_of(max_new_tokens, examples))
     with evaluating(vlm.model), forked_rng(vlm.model.device):
         torch.manual_seed(seed_of(seed, *(e.question_id for e in examples)))
         if can_copy(vlm.model):
