@@ -245,3 +245,9 @@ def test_an_adapter_that_holds_a_nan_is_named_and_cannot_be_replayed(tiny_dir, e
 def test_replay_asks_for_a_folder(tmp_path):
     with pytest.raises(UserError, match=r"replay\.batch: give the folder"):
         replay.run(None, tmp_path)
+
+
+@pytest.mark.parametrize("name", ["subprocess.Popen", "rationale.objectives.dpo.dpo_loss"])
+def test_a_batch_that_names_something_else_for_its_objective_is_refused(name):
+    with pytest.raises(UserError, match=f"class={name} is no Objective"):
+        replay.objective_of({"class": name, "args": "true"})

@@ -14,7 +14,7 @@ from rationale.models.local import Generator, is_shared
 from rationale.models.vlm import VLM
 from rationale.prompts import prompt_text
 from rationale.schema import Question, Response, iter_jsonl, to_line
-from rationale.scoring.judge import judge
+from rationale.scoring.judge import is_correct, judge
 from rationale.settings import Count, NonNegative, PositiveShare, Split, Style, settings
 from rationale.shards import ALONE, Processes, in_shards
 from rationale.stages.inputs import questions_by_id
@@ -81,6 +81,6 @@ def run(
     responses = correct = unparsed = 0
     for row in iter_jsonl(rows, Response):
         responses += 1
-        correct += row.score >= 0.5
+        correct += is_correct(row.score)
         unparsed += row.predicted is None
     return {"questions": len(asked), "responses": responses, "correct": correct, "unparsed": unparsed}

@@ -19,6 +19,7 @@ from rationale.artifacts import InputPath, UserError
 from rationale.models.encode import Encoder
 from rationale.models.logps import response_logps
 from rationale.models.vlm import VLM, load
+from rationale.objectives.dpo import Objective
 from rationale.objectives.logprobs import sequence_logps
 from rationale.objectives.sft import sft_loss
 from rationale.stages.inputs import need
@@ -105,8 +106,7 @@ def replayed(
             elif start is not None:
                 with torch.no_grad():
                     reference = response_logps(start.model.eval(), rows)
-            given = dict(config["objective"])
-            objective = resolve_name(given.pop("class"))(**given)
+            objective = objective_of(dict(config["objective"]))
             step = PairBatch(rows, half, rows.mask[:half].sum().item())
             loss, terms, *_ = compared(objective, step, logps, reference)
             losses = terms.loss.detach().repeat(2)  # of a pair: once for its chosen, once for its rejected row
@@ -120,6 +120,14 @@ def replayed(
             "finite": finite(own), "loss": value,
         })  # fmt: skip
     return found
+
+
+def objective_of(given: dict[str, Any]) -> Objective:
+    """The objective that a module wrote down; a name that a folder of someone else's brings is called if it is one."""
+    kind = resolve_name(name := given.pop("class"))
+    if not (isinstance(kind, type) and issubclass(kind, Objective)):
+        raise UserError(f"batch.json: objective class={name} is no Objective; take a folder that a training wrote")
+    return kind(**given)
 
 
 @contextmanager
