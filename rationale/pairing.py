@@ -9,6 +9,7 @@ from itertools import pairwise, product, takewhile
 from typing import Literal
 
 from rationale.schema import Pair, Response
+from rationale.scoring.judge import is_correct
 from rationale.settings import Count, Share, settings
 
 
@@ -39,11 +40,6 @@ class PairingRule:
             raise ValueError(f"need low <= high, found low={self.low}, high={self.high}")
 
 
-def at_least_half(score: float) -> bool:
-    """Correct, for scores that are 0 or 1 and for graded ones alike, as `scoring.judge.is_correct`."""
-    return score >= 0.5
-
-
 def pair_question(responses: list[Response], rule: PairingRule, seed: int) -> tuple[list[Pair], str]:
     """Pairs from the responses of one question, and "paired" or why there are none.
 
@@ -55,7 +51,7 @@ def pair_question(responses: list[Response], rule: PairingRule, seed: int) -> tu
     responses = sorted(responses, key=lambda response: response.sample_id)
     question_id, style = _one_question(responses)
 
-    right = [r for r in responses if r.predicted is not None and at_least_half(r.score)]
+    right = [r for r in responses if r.predicted is not None and is_correct(r.score)]
     accuracy = len(right) / len(responses)
     if accuracy < rule.low:
         return [], "too_hard"

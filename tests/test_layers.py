@@ -12,9 +12,9 @@ ROOT = Path(rationale.__file__).parent
 # A part may import itself and what stands in an earlier line; within a line parts do not know each other.
 CORE = [
     {"schema", "hashes", "provenance", "operators", "earlier", "settings", "markdown", "stopping"},
-    {"images", "prompts", "pairing", "artifacts", "journal", "objectives"},
+    {"images", "prompts", "artifacts", "journal", "objectives"},
     {"scoring", "replies", "shards"},
-    {"question_checks"},
+    {"question_checks", "pairing"},
     {"models"},
     {"training"},
     {"stages"},

@@ -11,9 +11,9 @@ from typing import Literal
 
 from rationale.artifacts import UserError
 from rationale.models.batch import Example
-from rationale.pairing import at_least_half
 from rationale.prompts import prompt_text
 from rationale.schema import Question, Rationale, Response
+from rationale.scoring.judge import is_correct
 from rationale.settings import Count, Limit, Style, settings
 
 Amount = Literal["all", "format", "none"]  # of the rows: all, a few of each data set, or none
@@ -115,7 +115,7 @@ def rft_examples(
         if rft.datasets is not None and question.dataset not in rft.datasets:
             continue
         right = {
-            (r.style, r.text): r for r in sampled if r.predicted is not None and at_least_half(r.score) and r.finished
+            (r.style, r.text): r for r in sampled if r.predicted is not None and is_correct(r.score) and r.finished
         }
         chosen = sorted(right.values(), key=lambda r: r.sample_id)
         Random(f"{seed}/rft/{question_id}").shuffle(chosen)
