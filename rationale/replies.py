@@ -20,7 +20,7 @@ class Reply:
     `status` is answered, refused (the model or its provider declined), malformed (something came that is no answer) or
     failed (nothing came, as often as it was tried). `finished` is False where the token limit cut the text. The tokens
     are those of the whole request, whose first answer carries them. `logps` are log p of the answer's tokens, where
-    they were asked for and the endpoint gives them.
+    they were asked for and the endpoint gives them. `way` is how the teacher reasons, where it says so.
     """
 
     question_id: str
@@ -31,6 +31,7 @@ class Reply:
     input_tokens: int = 0
     output_tokens: int = 0
     logps: list[float] = field(default_factory=list)
+    way: str = ""
 
 
 @dataclass(slots=True)

@@ -49,7 +49,7 @@ class Rationale:
     """A teacher's reply to one question. Only `status == "kept"` is trained on; the rest stay, with the reason.
 
     Where the teacher declined (refused), sent what is no answer (malformed) or sent nothing as often as it was asked
-    (failed), `text` is what came, if anything did.
+    (failed), `text` is what came, if anything did. `way` is how the teacher says that it reasons (`worlds.WAYS`).
     """
 
     question_id: str
@@ -59,6 +59,7 @@ class Rationale:
     score: float
     teacher: str
     reason: str = ""  # why it was not kept
+    way: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,7 +24,7 @@ from rationale.scoring.judge import is_correct, judge
 from rationale.sources.tasks import mini
 from rationale.tools.credit import run
 from rationale.worlds.teacher import ProgramTeacher
-from rationale.worlds.truth import first_wrong_step, free_words, word_steps, wordings
+from rationale.worlds.truth import first_wrong_step, free_words, way_of, word_steps, wordings
 
 ASKED = [q for q, _, _ in mini({"test": 8}, 3, 2, 0)]
 CHART = Question(
@@ -133,7 +133,7 @@ def test_a_step_is_a_sentence_or_a_line():
 @pytest.mark.parametrize("question", [CHART, SCENE, FORM], ids=lambda q: q.question_id)
 def test_every_choice_of_words_is_enumerated_once(question):
     texts = wordings(question)
-    assert len(texts) == len(set(texts)) == 4 * 2 * 4  # openings, listings, closings
+    assert len(texts) == len(set(texts)) == 2 * 4 * 2 * 4  # ways, openings, listings, closings
 
 
 @pytest.mark.parametrize(
@@ -141,6 +141,7 @@ def test_every_choice_of_words_is_enumerated_once(question):
     [
         (CHART, BARS, "red 7, blue 12.", "red 7, blue 11.", 0),
         (CHART, BARS, "The bars", "The points", 0),
+        (CHART, BARS, " Here red 7 and blue 12. So blue 12 - red 7 = 5.", "", None),  # the working left out
         (CHART, BARS, "Here red 7", "Here red 8", 1),
         (CHART, BARS, "= 5. Hence 5", "= 6. Hence 6", 2),
         (CHART, BARS, "Hence 5", "Hence 6", 3),
@@ -170,19 +171,32 @@ def test_the_first_wrong_step_is_that_of_the_first_word_that_departs(question, t
 
 
 def test_style_is_free_where_true_wordings_that_begin_alike_go_on_differently():
-    opening, closing = 0, BARS.split().index("Hence")
-    assert free_words(CHART, BARS) == {opening, closing}
-    assert free_words(CHART, BARS.replace("Here red 7", "Here red 8")) == {opening}
+    opening, way, closing = 0, BARS.split().index("Here"), BARS.split().index("Hence")
+    assert free_words(CHART, BARS) == {opening, way, closing}
+    assert free_words(CHART, BARS.replace("Here red 7", "Here red 8")) == {opening, way}
     assert free_words(SCENE, f"Let me read it. {COUNTED}") == {
         0,
         4,
+        len(f"Let me read it. {I_SEE.partition(' Count')[0]}".split()),
         len(f"Let me read it. {I_SEE} The count is 1.".split()),
     }
 
 
 def test_no_teacher_that_does_not_slip_has_a_wrong_step():
     assert {q.meta["task"] for q in ASKED} == {"mini_chart", "mini_scene", "mini_form"}
-    assert all(first_wrong_step(q, ProgramTeacher(seed=seed)(q)) is None for q in ASKED for seed in range(3))
+    teachers = [ProgramTeacher(seed=seed, terse=terse) for seed, terse in ((0, 0.0), (1, 0.5), (2, 1.0))]
+    assert all(first_wrong_step(q, teacher(q)) is None for q in ASKED for teacher in teachers)
+
+
+def test_the_way_of_a_text_is_that_in_which_the_teacher_wrote_it():
+    teacher = ProgramTeacher(slip=0.5, terse=0.5)
+    assert {teacher.way(q) for q in ASKED} == {"worked", "terse"}
+    assert all(way_of(teacher(q)) == teacher.way(q) for q in ASKED)
+
+
+def test_a_share_of_terse_rationales_changes_no_other():
+    plain, mixed = ProgramTeacher(slip=0.5), ProgramTeacher(slip=0.5, terse=0.5)
+    assert all(mixed(q) == plain(q) for q in ASKED if mixed.way(q) == "worked")
 
 
 def test_a_teacher_that_misread_goes_wrong_where_it_lists_what_it_sees():

@@ -1,6 +1,7 @@
 """Teachers: what writes a rationale for a question.
 
-A teacher that answers one question at a time is called as teacher(question) and returns its text. One that answers many
+A teacher that answers one question at a time is called as teacher(question) and returns its text; it may say in which
+`way(question)` it reasons. One that answers many
 at once is a `Teacher`, which `OneByOne` makes of the first kind.
 """
 
@@ -65,7 +66,8 @@ class OneByOne:
     def replies(self, asked: Sequence[Question], done: Container[str], root: Path, folder: Path) -> Iterator[Reply]:
         for question in asked:
             if question.question_id not in done:
-                yield Reply(question.question_id, self.teacher(question))
+                way = getattr(self.teacher, "way", lambda _: "")(question)
+                yield Reply(question.question_id, self.teacher(question), way=way)
 
     def preview(self, questions: Sequence[Question], root: Path) -> str:
         return f"{self.name}: {len(questions)} questions, at no cost and without a prompt"

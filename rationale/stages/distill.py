@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from rationale.artifacts import InputPath
@@ -26,7 +27,8 @@ def status(question: Question, reply: Reply, teacher: str) -> Rationale:
     """The reply with its verdict, or with the reason why there is nothing to judge."""
     if reply.status != "answered":
         return Rationale(question.question_id, reply.text, None, reply.status, 0.0, teacher, reply.reason)
-    return judged(question, reply.text, teacher, "" if reply.finished else ", cut at the token limit")
+    cut = "" if reply.finished else ", cut at the token limit"
+    return replace(judged(question, reply.text, teacher, cut), way=reply.way)
 
 
 def run(

@@ -5,8 +5,8 @@ what is where), `mini_form` for DocVQA and TextVQA (read text and digits, extrac
 """
 
 from rationale.worlds import chart, form, scene
-from rationale.worlds.template import Solution, Template, World, split_of, write_rationale
+from rationale.worlds.template import WAYS, Solution, Template, World, split_of, write_rationale
 
 WORLDS = {"mini_chart": chart, "mini_scene": scene, "mini_form": form}
 
-__all__ = ["WORLDS", "Solution", "Template", "World", "split_of", "write_rationale"]
+__all__ = ["WAYS", "WORLDS", "Solution", "Template", "World", "split_of", "write_rationale"]

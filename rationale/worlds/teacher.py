@@ -18,12 +18,18 @@ class ProgramTeacher:
     """Works out the mini worlds exactly and writes it down in varied wording.
 
     With probability `slip` it misreads the image first, as a real teacher sometimes does, so that the filter has
-    something to find; the slip depends on (seed, question_id) alone.
+    something to find. With probability `terse` it leaves the working out, as a real teacher often skips the steps that
+    a small model needs. Both depend on (seed, question_id) alone.
     """
 
     slip: Share = 0.0
+    terse: Share = 0.0
     seed: int = 0
     name: str = "program"
+
+    def way(self, question: Question) -> str:
+        """In which of `WAYS` its rationale is written."""
+        return "terse" if Random(f"{self.seed}/way/{question.question_id}").random() < self.terse else "worked"
 
     def __call__(self, question: Question) -> str:
         if "world" not in question.meta:
@@ -34,7 +40,8 @@ class ProgramTeacher:
         if rng.random() < self.slip:
             world = misread(world, args, rng)
         solution = next(t for t in module.TEMPLATES if t.name == question.meta["template"]).solve(world, args)
-        text = write_rationale(module.listing(world, rng), solution, answer := solution.answer, rng)
+        way = self.way(question)
+        text = write_rationale(module.listing(world, rng), solution, answer := solution.answer, rng, way)
         if question.kind == "choice":
             if answer not in question.choices:  # a misread count beyond the choices: the teacher says so
                 return text

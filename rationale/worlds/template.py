@@ -134,7 +134,10 @@ OPENINGS = ("", "", "I look at the picture first. ", "Let me read it. ", "First 
 CLOSINGS = ("So the answer is {}.", "That gives {}.", "The answer is therefore {}.", "Hence {}.")
 
 
-def write_rationale(listing: str, solution: Solution, shown_answer: str, rng: Random) -> str:
-    """A step-by-step rationale in varied wording: what is seen, the working, a closing. No answer marker yet."""
-    steps = " ".join(map(sentence, solution.working))
-    return f"{rng.choice(OPENINGS)}{listing} {steps} {rng.choice(CLOSINGS).format(shown_answer)}"
+WAYS = ("worked", "terse")  # of reasoning: with the working between what is seen and the closing, or without
+
+
+def write_rationale(listing: str, solution: Solution, shown_answer: str, rng: Random, way: str = "worked") -> str:
+    """A rationale in varied wording: what is seen, the working if this is its way, a closing. No answer marker yet."""
+    steps = "".join(f"{sentence(step)} " for step in solution.working if way == "worked")
+    return f"{rng.choice(OPENINGS)}{listing} {steps}{rng.choice(CLOSINGS).format(shown_answer)}"

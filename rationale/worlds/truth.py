@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from itertools import pairwise, product, zip_longest
 from typing import Any
 
-from rationale.prompts import with_answer
+from rationale.prompts import ANSWER_MARKER, with_answer
 from rationale.schema import Question
-from rationale.worlds import WORLDS, write_rationale
+from rationale.worlds import WAYS, WORLDS, write_rationale
+from rationale.worlds.template import OPENINGS
 
 _KEYS = {"task", "world", "args", "template"}
 
@@ -31,17 +32,27 @@ def has_truth(question: Question) -> bool:
 
 
 def wordings(question: Question) -> list[str]:
-    """Every text of a teacher that does not slip, with its answer line: all that its choices of words can give."""
+    """Every text of a teacher that does not slip, with its answer line: all that its ways and choices of words give."""
     meta = question.meta
     module, world = WORLDS[meta["task"]], meta["world"]
     solution = next(t for t in module.TEMPLATES if t.name == meta["template"]).solve(world, meta["args"])
 
-    def text(rng: _Scripted) -> str:
-        return with_answer(write_rationale(module.listing(world, rng), solution, solution.answer, rng), question.answer)
+    def text(rng: _Scripted, way: str) -> str:
+        written = write_rationale(module.listing(world, rng), solution, solution.answer, rng, way)
+        return with_answer(written, question.answer)
 
     first = _Scripted()
-    text(first)  # whatever was chosen, the next choice has as many options
-    return list(dict.fromkeys(text(_Scripted(script)) for script in product(*map(range, first.sizes))))
+    text(first, WAYS[0])  # whatever was chosen, the next choice has as many options
+    scripts = list(product(*map(range, first.sizes)))
+    return list(dict.fromkeys(text(_Scripted(script), way) for way in WAYS for script in scripts))
+
+
+def way_of(text: str) -> str:
+    """The way in which a rationale about a mini world is written: terse where at most two sentences, what is seen and
+    the closing, stand between an opening and the answer line."""
+    said = text.split(ANSWER_MARKER.strip())[0].strip()
+    opening = next((o.strip() for o in OPENINGS if o and said.startswith(o.strip())), "")
+    return "terse" if len(re.findall(r"[.!?](?=\s|$)", said[len(opening) :].lstrip())) <= 2 else "worked"
 
 
 def word_spans(text: str) -> list[tuple[int, int]]:
