@@ -95,7 +95,7 @@ def experiment(tmp_path) -> Path:
         evaluation(root, seed, "dpo", wrong={1, 2})
         (member / "eval/.dpo.previous").mkdir()
         responses = [Response(q.question_id, i, "cot", f"t{i}", "56"[i], 1.0 - i, True) for q in TEST for i in (0, 1)]
-        folder(member / "candidates", "rows.jsonl", responses)
+        folder(member / "samples/sft_both", "rows.jsonl", responses)
         for side, logp in (("sft", -1.0), ("dpo", -0.5)):
             logps = [ResponseLogps(*r.key[:4], [logp, logp], "") for r in responses]
             folder(member / f"verifier_logps_{side}", "rows.jsonl", logps)
@@ -113,7 +113,7 @@ def tabulate(root: Path, stale: str = "refuse", pairs: str = "seed_*/pairs") -> 
         trained_on=str(root / "questions"),
         rationales=str(root / "rationales"),
         evals=f"{root}/seed_*/eval/*",
-        candidates=f"{root}/seed_*/candidates",
+        samples=f"{root}/seed_*/samples/*",
         logps={side: f"{root}/seed_*/verifier_logps_{side}" for side in ("sft", "dpo")},
         pairs=f"{root}/{pairs}",
         artifacts=[f"{root}/seed_*/sft_*"],

@@ -165,7 +165,7 @@ def test_stale_rows_are_marked_in_every_form_where_that_is_chosen(experiment):
 
 
 def test_votes_of_stale_candidates_are_marked(experiment):
-    candidates = experiment / "seed_1/candidates"
+    candidates = experiment / "seed_1/samples/sft_both"
     manifest(candidates, "sample", [experiment / "seed_1/sft_cot/model"])
     training(experiment, 1, "sft_cot", ["questions"], weights="second")
     with pytest.raises(UserError, match=rf"{candidates} is made from .*\n    to mend: stage=sample for {candidates}"):
@@ -238,12 +238,12 @@ def test_one_evaluation_under_two_folders_is_an_error(experiment):
 def test_two_folders_of_candidates_or_log_probs_that_nothing_tells_apart_are_refused(experiment):
     shutil.copytree(experiment / "seed_1/verifier_logps_dpo", experiment / "seed_1/verifier_logps_dpo_other")
     logps = {side: f"{experiment}/seed_*/verifier_logps_{side}*" for side in ("sft", "dpo")}
-    with pytest.raises(UserError, match=r"verifier_logps_dpo_other and .*verifier_logps_dpo are both of .*seed_1"):
-        load_candidates(f"{experiment}/seed_*/candidates", logps)
+    with pytest.raises(UserError, match=r"verifier_logps_dpo_other and .*verifier_logps_dpo are both of 1"):
+        load_candidates(experiment.glob("seed_*/samples/*"), logps)
     shutil.copytree(experiment / "seed_2", experiment / "again/seed_2")
-    logps = {side: f"{experiment}/**/verifier_logps_{side}" for side in ("sft", "dpo")}
-    with pytest.raises(UserError, match="candidates are both of 2"):
-        load_candidates(f"{experiment}/**/candidates", logps)
+    logps = {side: f"{experiment}/seed_*/verifier_logps_{side}" for side in ("sft", "dpo")}
+    with pytest.raises(UserError, match="samples/sft_both are both of 2"):
+        load_candidates(experiment.glob("**/samples/*"), logps)
 
 
 def test_two_folders_of_pairs_of_one_seed_are_refused(experiment):

@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 
 from rationale.artifacts import UserError
+from rationale.reporting.load import sampled_rows
 from rationale.reporting.specs import Claim, Column, Report, Row, TableSpec, VoteSpec
 from rationale.reporting.tables import (
     Table,
@@ -31,7 +32,7 @@ from rationale.reporting.verifier import (
     verify,
 )
 from rationale.schema import EvalRow, Question, Response, ResponseLogps, RowError
-from rationale.scoring.cells import Cell, Run, Scored, difference, scores_of, summary
+from rationale.scoring.cells import SAMPLED, Cell, Run, Scored, difference, scores_of, summary
 from rationale.scoring.intervals import Interval
 
 AVERAGE = ["chart", "scene"]
@@ -252,3 +253,25 @@ def test_a_text_cut_at_the_limit_and_one_that_ended_have_their_own_rewards():
 
 def test_sizes_are_the_powers_of_two_within_reach():
     assert (sizes_of(1), sizes_of(7), sizes_of(8)) == ([1], [1, 2, 4], [1, 2, 4, 8])
+
+
+# Many responses to a question.
+
+
+def test_samples_give_their_mean_the_majority_and_pass_at_8():
+    question = QUESTIONS["q"]
+    right, wrong = (
+        Response("q", i, "cot", "", text, score, True) for i, (text, score) in enumerate((("5", 1), ("2", 0)))
+    )
+    run = Run("m", 1, list(sampled_rows(question, [right] * 3 + [wrong] * 13)))
+    score = {style: scores_of([run], "m", style)[1, "q"].value for style in SAMPLED}
+    assert score["sampled"] == 3 / 16
+    assert score["majority"] == 0
+    assert score["pass@8"] == pytest.approx(
+        1 - (13 * 12 * 11 * 10 * 9 * 8 * 7 * 6) / (16 * 15 * 14 * 13 * 12 * 11 * 10 * 9)
+    )
+
+
+def test_fewer_than_8_samples_give_no_pass_at_8():
+    rows = sampled_rows(QUESTIONS["q"], [Response("q", 0, "cot", "", "1", 1, True)])
+    assert [row.style for row in rows] == ["sampled", "majority"]

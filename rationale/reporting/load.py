@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,8 +17,10 @@ from rationale.hashes import read_manifest
 from rationale.reporting.lineage import sources_of
 from rationale.reporting.specs import flat
 from rationale.reporting.verifier import Candidates, sequence_sums
-from rationale.schema import EvalRow, Record, Response, ResponseLogps, read_jsonl
-from rationale.scoring.cells import Run
+from rationale.schema import EvalRow, Question, Record, Response, ResponseLogps, read_jsonl
+from rationale.scoring.cells import PASS, SAMPLED, Run
+from rationale.scoring.judge import canonical, is_correct
+from rationale.scoring.votes import majority, pass_at
 from rationale.stages.inputs import need
 
 
@@ -56,15 +58,45 @@ def load_runs(pattern: str) -> list[Run]:
     return list(runs.values())
 
 
-def load_candidates(candidates: str, logps: dict[str, str]) -> list[Candidates]:
-    """Candidates of every seed that both sides have scored."""
-    sides = {side: once(folders(pattern), lambda f: f.parent) for side, pattern in logps.items()}
-    scored = [f for f in folders(candidates) if all(f.parent in found for found in sides.values())]
+def load_candidates(candidates: Iterable[Path], logps: dict[str, str]) -> list[Candidates]:
+    """Those of the folders of candidates whose seed both sides have scored."""
+    sides = {side: once(folders(pattern), seed_of) for side, pattern in logps.items()}
     loaded = []
-    for seed, folder in once(scored, seed_of).items():
-        sums = {side: sequence_sums(rows(found[folder.parent], ResponseLogps)) for side, found in sides.items()}
-        loaded.append(Candidates(seed, rows(folder, Response), **sums))
+    for seed, folder in once(sorted(candidates), seed_of).items():
+        if all(seed in found for found in sides.values()):
+            sums = {side: sequence_sums(rows(found[seed], ResponseLogps)) for side, found in sides.items()}
+            loaded.append(Candidates(seed, rows(folder, Response), **sums))
     return loaded
+
+
+def load_samples(pattern: str, questions: dict[str, Question]) -> list[Run]:
+    """Every artifact of samples as rows of the prompts in `SAMPLED`, by its folder's name and seed: one of each
+    response, one of the majority and one of pass@k of each question."""
+    runs = []
+    for folder in folders(pattern):
+        grouped: dict[str, list[Response]] = {}
+        for response in rows(folder, Response):
+            grouped.setdefault(response.question_id, []).append(response)
+        made = [row for i, found in grouped.items() for row in sampled_rows(questions[i], found)]
+        runs.append(Run(folder.name, seed_of(folder), made, folder))
+    return runs
+
+
+def sampled_rows(question: Question, responses: list[Response]) -> Iterator[EvalRow]:
+    """The responses to a question as rows of an evaluation; pass@k where there are k of them."""
+    sampled, voted, passed = SAMPLED
+
+    def row(style: str, response: Response, score: float) -> EvalRow:
+        return EvalRow(
+            question.question_id, question.dataset, question.image, style, response.text, response.predicted, score,
+            len(response.token_ids), response.finished,
+        )  # fmt: skip
+
+    yield from (row(sampled, response, response.score) for response in responses)
+    chosen = responses[majority([canonical(question, r.predicted) for r in responses])]
+    yield row(voted, chosen, chosen.score)
+    if len(responses) >= PASS:
+        yield row(passed, chosen, pass_at(PASS, len(responses), sum(is_correct(r.score) for r in responses)))
 
 
 def once(found: list[Path], key: Callable[[Path], Any]) -> dict[Any, Path]:

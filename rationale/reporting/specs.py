@@ -8,10 +8,10 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, Discriminator, Tag
 
 from rationale.reporting.standing import Stale, marked
-from rationale.scoring.cells import STYLES
+from rationale.scoring.cells import SAMPLED, STYLES
 from rationale.settings import Count, Limit, Positive, settings
 
-Prompt = Literal["direct", "cot", "mean", "best"]
+Prompt = Literal["direct", "cot", "mean", "best", SAMPLED]
 
 
 @settings
@@ -81,7 +81,8 @@ class VoteSpec:
 
 @settings
 class Report:
-    """A report. Its column Avg is over the data sets of `average`; `compare` names evaluations, before and after DPO.
+    """A report. Its column Avg is over the data sets of `average`; `compare` names evaluations, before and after DPO,
+    and samples of the first are the verifier's candidates.
 
     What was made from a model or data that are another now is refused by `stale`, or marked. `num_examples` questions
     can be leafed through; intervals are of `num_resamples`.
@@ -116,6 +117,12 @@ class Report:
         """The evaluations that are shown."""
         claimed = {side[0] for claim in self.orderings for side in (claim.better, claim.worse)}
         return {row.name for row in self.rows}.union(self.compare, claimed)
+
+    @property
+    def prompts(self) -> set[str]:
+        """Those of tables and claims."""
+        claimed = {side[1] for claim in self.orderings for side in (claim.better, claim.worse)}
+        return claimed.union(*(table.prompts for table in self.tables.values()))
 
     @property
     def main_column(self) -> str:

@@ -15,11 +15,12 @@ from rationale.markdown import in_markdown
 from rationale.markdown import table as table_lines
 from rationale.reporting.specs import Report, Row
 from rationale.schema import Question, Rationale
-from rationale.scoring.cells import Cell, Run, difference, scores_of, summary
+from rationale.scoring.cells import SAMPLED, Cell, Run, difference, scores_of, summary
 
 Value = str | Cell
 MISSING = "–"
 PROMPTS = {"direct": "direct", "cot": "CoT", "mean": "mean of both", "best": "better of both"}
+PROMPTS |= dict(zip(SAMPLED, ("CoT, sampled", "CoT, majority", f"CoT, {SAMPLED[-1]}"), strict=True))
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +91,8 @@ def accuracy_table(report: Report, name: str, runs: list[Run]) -> Table:
             )
             keys = {"model": row.label, "name": row.name, "prompt": style}
             records += [record(cell, **keys, column=c.label) for c, cell in zip(columns, cells, strict=True)]
-            plain = [MISSING if c.interval is None else number(c.interval.mean) for c in (unparsed, tokens)]
+            told = (unparsed, Cell(None, {}) if style in SAMPLED else tokens)  # samples do not say their tokens
+            plain = [MISSING if c.interval is None else number(c.interval.mean) for c in told]
             rows.append([row.label, PROMPTS[style], *cells, *plain])
     header = ["model", "prompt", *(c.label for c in columns), "unparsed %", "tokens"]
     return Table(name, spec.title, f"{spec.caption} {seeds_text(runs, spec.rows)}", header, rows, records)

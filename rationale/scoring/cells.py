@@ -12,6 +12,8 @@ from rationale.schema import EvalRow
 from rationale.scoring.intervals import Interval, macro_interval
 
 STYLES = ("direct", "cot")
+PASS = 8  # k of pass@k
+SAMPLED = ("sampled", "majority", f"pass@{PASS}")  # of many CoT responses to a question, where the others are greedy
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +60,8 @@ def scores_of(
     runs: Iterable[Run], name: str, style: str, value: Callable[[EvalRow], float] = lambda row: row.score
 ) -> Scores:
     """Scores of one model in one style, in "mean", which averages a question's direct and CoT scores, or in "best",
-    which takes of every data set the style with the higher mean (paper, Table G.3: "Avg (of best)")."""
+    which takes of every data set the style with the higher mean (paper, Table G.3: "Avg (of best)"). Of several rows of
+    a question, as there are of its samples, the mean."""
     if style == "best":
         return _best_style([scores_of(runs, name, each, value) for each in STYLES])
     styles = STYLES if style == "mean" else (style,)
@@ -70,7 +73,7 @@ def scores_of(
     return {
         key: Scored(rows[0].dataset, rows[0].image, fmean(map(value, rows)))
         for key, rows in found.items()
-        if len(rows) == len(styles)
+        if {row.style for row in rows} == set(styles)
     }
 
 

@@ -16,6 +16,12 @@ def majority(answers: Sequence[str | None], _: Sequence[float] = ()) -> int:
     return _vote(answers, [1.0] * len(answers))
 
 
+def pass_at(k: int, num: int, right: int) -> float:
+    """The probability that at least one of k of `num` responses, drawn without replacement, is among the `right`
+    ones: pass@k (Chen et al., arXiv 2107.03374, Eq. 1)."""
+    return 1 - math.comb(num - right, k) / math.comb(num, k)
+
+
 def best_of(answers: Sequence[str | None], rewards: Sequence[float]) -> int:
     """The response with the highest reward."""
     parsed = [i for i, answer in enumerate(answers) if answer is not None] or range(len(answers))

@@ -13,7 +13,7 @@ from rationale.reporting import figures, load, page, standing, tables
 from rationale.reporting.specs import Report
 from rationale.reporting.verifier import add_orderings, curves, verifier_table, verify
 from rationale.schema import Pair, Rationale
-from rationale.scoring.cells import Run, scores_of
+from rationale.scoring.cells import SAMPLED, Run, scores_of
 from rationale.settings import Side, typed
 from rationale.stages.inputs import questions_by_id
 
@@ -30,7 +30,7 @@ def run(
     trained_on: InputPath,
     rationales: InputPath,
     evals: InputPath,
-    candidates: InputPath,
+    samples: InputPath,
     logps: dict[Side, InputPath],
     pairs: InputPath,
     artifacts: list[InputPath],
@@ -41,12 +41,15 @@ def run(
     `sources.csv` leads from a row's name and seed to its evaluation, config, commit and hashes.
 
     `questions` are those that were evaluated, `trained_on` those of the rationales and pairs, often the same folder.
-    `evals`, `candidates`, `logps` and `pairs` are glob patterns over the seeds of one experiment. `artifacts` are
+    `evals`, `samples`, `logps` and `pairs` are glob patterns over the seeds of one experiment. `artifacts` are
     patterns of what it may be made from, so that a report is not up to date when one of them is made anew.
     """
     runs = load.load_runs(evals)
     known = {folder: questions_by_id(folder) for folder in (questions, trained_on)}
     asked = {i: q for found in known.values() for i, q in found.items()}
+    drawn = load.load_samples(samples, asked)
+    candidates = [run.folder for run in drawn if run.name == report.compare[0]]
+    every = [*runs, *(drawn if report.prompts & {*SAMPLED} else [])]
     images = {i: Path(folder) / q.image for folder, found in known.items() for i, q in found.items()}
     replies = load.rows(Path(rationales), Rationale) if Path(rationales).is_dir() else []
     kept = {r.question_id: r for r in replies if r.status == "kept"}
@@ -55,24 +58,24 @@ def run(
     first_pairs = load.rows(next(iter(paired.values())), Pair, "pairs.jsonl") if paired else []
 
     given = {
-        "verifier": ([candidates, *logps.values()], sampled),
+        "verifier": ([*map(str, candidates or [samples]), *logps.values()], sampled),
         "lengths": ([rationales], replies),
         "pairs": ([pairs], paired),
     }
     parts = {part: [f for p in places for f in load.folders(p)] for part, (places, found) in given.items() if found}
     names = report.named
-    named = [run for run in runs if run.name in names]
+    named = [run for run in every if run.name in names]
     stands = standing.checked([*(run.folder for run in named), *chain(*parts.values())], report.stale)
     of_part = {part: [stands[folder] for folder in places] for part, places in parts.items()}
     report = report.marked({run.name for run in named if stands[run.folder].changed})
     labels = report.labels
     compared = {labels.get(name, name): name for name in report.compare}
 
-    made = [tables.accuracy_table(report, name, runs) for name in report.tables]
+    made = [tables.accuracy_table(report, name, every) for name in report.tables]
     for table in made:
         rows = {row.name for row in report.tables[table.name].rows}
         table.notes.extend(standing.notes(stands[run.folder] for run in named if run.name in rows))
-    made.append(tables.orderings_table(report, runs))
+    made.append(tables.orderings_table(report, every))
     made[-1].notes.extend(standing.notes(stands[run.folder] for run in named))
     made[max(len(report.tables) - 1, 0)].notes.extend(
         f"Evaluated, and in no table of this run; to show it, add to the rows of a table of the report: {line}"
@@ -96,7 +99,7 @@ def run(
 
     for table in made:
         tables.save(table, out, ["md", "csv", *["tex"] * (table.name in report.tables)])
-    tables.save(tables.Table("sources", "", "", [], [], load.sources(runs)), out, ["csv"])
+    tables.save(tables.Table("sources", "", "", [], [], load.sources(every)), out, ["csv"])
     for drawing in drawings:
         figures.save(drawing, out / f"{drawing.name}.svg")
     absent = missing(runs, labels, {part: places for part, (places, found) in given.items() if not found}, trained)
