@@ -11,7 +11,7 @@ from rationale.reporting.standing import Stale, marked
 from rationale.scoring.cells import SAMPLED, STYLES
 from rationale.settings import Count, Limit, Positive, settings
 
-Prompt = Literal["direct", "cot", "mean", "best", SAMPLED]
+Prompt = Literal[(*STYLES, "mean", "best", *SAMPLED)]
 
 
 @settings
