@@ -62,6 +62,6 @@ def run(
     counts |= {"held_out": len(held), **check_cut(encoder, examples, settings.max_truncated, "sft")}
     freeze(vlm.model, settings.frozen_parts)
     rows, measured = ([examples[i] for i in side] for side in (train, held))
-    data = sft_data(encoder, rows, settings.order(seed), settings.reduction, settings.bundle, measured)
+    data = sft_data(encoder, rows, settings.order(seed), settings.reduction, settings.group_by, measured)
     module = SFTModule(vlm, settings.optim, data.plan.num_steps, settings.reduction)
     return counts | fit(module, data, settings, logger, out)
