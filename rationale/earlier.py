@@ -32,7 +32,7 @@ RENAMED = {
     "training.sft_module": "training.sft",
 }  # fmt: skip
 
-SETTINGS = {"sft.bundle": "sft.group_by", "dpo.bundle": "dpo.group_by"}
+SETTINGS = {"of": "checkpoint", "sft.bundle": "sft.group_by", "dpo.bundle": "dpo.group_by"}
 
 
 def renamed(overrides: Iterable[str]) -> str | None:

@@ -87,10 +87,10 @@ def test_every_option_serves_every_stage(choice):
             check(with_stage(cfg, stage).stage)
 
 
-@pytest.mark.parametrize("of", ["model", "base", "sft", "dpo"])
-def test_every_subject_can_be_sampled_scored_and_evaluated(of):
+@pytest.mark.parametrize("checkpoint", ["model", "base", "sft", "dpo"])
+def test_every_checkpoint_can_be_sampled_scored_and_evaluated(checkpoint):
     for stage in ("sample", "score", "evaluate"):
-        check(composed(f"of={of}", f"stage={stage}"))
+        check(composed(f"checkpoint={checkpoint}", f"stage={stage}"))
 
 
 @pytest.mark.parametrize("stage", STAGES)
@@ -163,7 +163,7 @@ def test_a_misspelt_override_fails():
 
 # Where keys are free: names of data sets, models and tables, labels, and what another library or an endpoint takes.
 FREE = re.compile(
-    r"benchmarks\.sets|subjects|subject_names|score\.names|logger\.config.*|dataset(\.tasks\.\w+)?\.(about|options)|dataset\.tasks"
+    r"benchmarks\.sets|checkpoints|checkpoint_names|score\.names|logger\.config.*|dataset(\.tasks\.\w+)?\.(about|options)|dataset\.tasks"
     r"|model\.processor.*|plan\.adapter|plan\.\w+\.shared|pretrain\.curriculum\.parts(\[\d\])?|(teacher|extractor\.model)\.options"
     r"|report\.(tables|verifier\.paper\.\w+)|panels(\.\w+(\.gains(\.\w+)?)?)?|sft\.optim\.part_lrs|trainer\.strategy"
 )
