@@ -32,7 +32,10 @@ RENAMED = {
     "training.sft_module": "training.sft",
 }  # fmt: skip
 
-SETTINGS = {"of": "checkpoint", "sft.bundle": "sft.group_by", "dpo.bundle": "dpo.group_by"}
+SETTINGS = {
+    "of": "checkpoint", "set": "train_set", "in_set": "train_datasets",
+    "sft.bundle": "sft.group_by", "dpo.bundle": "dpo.group_by",
+}  # fmt: skip
 
 
 def renamed(overrides: Iterable[str]) -> str | None:

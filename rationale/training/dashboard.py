@@ -29,8 +29,8 @@ ALWAYS = {"seed", "model"}
 # The groups of numbers that weights hang on; those that they do not are no part of what a run is known by.
 WEIGHTS = {
     "pretrain": {"pretrain"},
-    "sft": {"ablation", "set", "sft"},
-    "dpo": {"ablation", "set", "sft", "sampling", "pairing", "dpo", "variant"},
+    "sft": {"ablation", "train_set", "sft"},
+    "dpo": {"ablation", "train_set", "sft", "sampling", "pairing", "dpo", "variant"},
 }
 EVALUATION = {"checkpoint", "evaluation", "generator"}
 SECRET_ARGUMENT = re.compile(r"(^|_)(api_?key|token|password|secret|authorization)$", re.IGNORECASE)
