@@ -35,6 +35,7 @@ RENAMED = {
 SETTINGS = {
     "of": "checkpoint", "set": "train_set", "in_set": "train_datasets",
     "sft.bundle": "sft.group_by", "dpo.bundle": "dpo.group_by",
+    "sft.validation.share": "sft.validation.fraction", "dpo.validation.share": "dpo.validation.fraction",
 }  # fmt: skip
 
 

@@ -259,7 +259,7 @@ WRONG = [
     "sft.optim.lr=nan", "sft.optim.lr=-1e-3", "sft.optim.lr=fast", "sft.optim.lr='1e-3'",
     "sft.optim.warmup_ratio=1.5", "sft.epochs=-1", "sft.epochs=0.5", "sft.batch.micro_batch_size=0", "sft.layout=bush",
     "sft.reduction=word", "sft.group_by=question", "sft.mixture.cot=some", "sft.mixture.pretrain=-3",
-    "sft.validation.share=2", "sft.save_every=0", "sft.max_truncated=-1", "dpo.batch.gradient_accumulation_steps=0",
+    "sft.validation.fraction=2", "sft.save_every=0", "sft.max_truncated=-1", "dpo.batch.gradient_accumulation_steps=0",
     "dpo.objective.beta=0", "dpo.objective.beta=nan", "dpo.objective.loss_type=dpo",
     "dpo.objective.label_smoothing=0.6", "dpo.truncate.words=-5", "dpo.truncate.eos=often",
     "dpo.reference=thawed", "sampling.temperature.short=-1", "sampling.top_p=0", "sampling.num_samples=0",

@@ -42,7 +42,7 @@ def served(name: str, client: str, out: str, *arguments: str) -> Stage:
     return Stage(name, [*arguments, *(f"{client}.{each}" for each in traffic)], out, f"{client}.base_url")
 
 
-QUICK = ["ablation=cot", "sft.save_every=2", "sft.validation={share: 0.1, every: 0.5}", "dpo.save_every=2"]
+QUICK = ["ablation=cot", "sft.save_every=2", "sft.validation={fraction: 0.1, every: 0.5}", "dpo.save_every=2"]
 STAGES = [
     Stage("prepare", ["stage=prepare"], "questions"),
     Stage("distill", ["stage=distill"], "rationales"),

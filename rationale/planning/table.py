@@ -12,7 +12,7 @@ from rationale.models.reference import KINDS
 from rationale.models.vlm import check_path
 from rationale.planning import activations, flops, memory
 from rationale.planning.sizes import Rows, Sizes, sizes
-from rationale.settings import Count, Layout, Limit, NonNegative, Positive, PositiveShare, Validation, settings
+from rationale.settings import Count, Layout, Limit, NonNegative, Positive, PositiveFraction, Validation, settings
 
 GIB = 2**30
 
@@ -29,7 +29,7 @@ class Hardware:
     memory: Positive
     spare: NonNegative
     peak: Positive
-    achieved: PositiveShare
+    achieved: PositiveFraction
     bandwidth: Positive
     launch: NonNegative
 
@@ -141,7 +141,7 @@ def costs(sizes: Sizes, training: Training, together: int, reference: str | None
     micro = flops.training(sizes, rows, training.checkpointing, reference)
     once = sum(flops.forward(sizes, rows).values()) * training.examples / examples
     passes = 1 + (reference in ("frozen", "adapter_off"))
-    measured = training.validation.share / training.validation.every
+    measured = training.validation.fraction / training.validation.every
     return {
         "examples": training.examples, "examples_per_step": step, "accumulate": training.accumulate,
         "rows_per_micro_batch": rows.rows, "steps": training.examples // step * training.epochs,

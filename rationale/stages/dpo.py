@@ -47,7 +47,7 @@ def run(
     rows = [p for p in every if names is None or found[p.question_id].dataset in names]
     if not rows:
         raise UserError(f"{path}: none of {len(every)} pairs is of dpo.datasets={names}")
-    train, held = held_out([p.question_id for p in rows], settings.validation.share, seed)
+    train, held = held_out([p.question_id for p in rows], settings.validation.fraction, seed)
     rows = [rows[i] for i in train + held]
 
     def example(key: ResponseKey) -> Example:

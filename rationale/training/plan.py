@@ -122,16 +122,16 @@ def _built(collate: Callable[[list[int], list[int]], Any], plan: Plan, micro: in
     return collate(plan.micro_batches[micro], plan.step_of(micro))
 
 
-def held_out(keys: Sequence[str], share: float, seed: int) -> tuple[list[int], list[int]]:
-    """Indices to train on, and about a `share` of them to measure on; those of one key are on one side together.
+def held_out(keys: Sequence[str], fraction: float, seed: int) -> tuple[list[int], list[int]]:
+    """Indices to train on, and about a `fraction` of them to measure on; those of one key are on one side together.
 
     The draw depends on (seed, key) alone, so adding rows never moves another's.
     """
     sides: tuple[list[int], list[int]] = [], []
     for index, key in enumerate(keys):
-        sides[Random(f"{seed}/held out/{key}").random() < share].append(index)
-    if share and not all(sides):
-        raise UserError(f"validation.share={share} of {len(set(keys))} leaves nothing on one side; set another, or 0")
+        sides[Random(f"{seed}/held out/{key}").random() < fraction].append(index)
+    if fraction and not all(sides):
+        raise UserError(f"validation.fraction={fraction} of {len(set(keys))} leaves one side empty; set another, or 0")
     return sides
 
 

@@ -12,7 +12,7 @@ from rationale.models.reference import KINDS
 from rationale.models.response import Truncation
 from rationale.objectives.dpo import Objective
 from rationale.objectives.sft import REDUCTIONS
-from rationale.settings import Count, Layout, Limit, Share, Validation, settings
+from rationale.settings import Count, Fraction, Layout, Limit, Validation, settings
 from rationale.training.mixture import Mixture
 from rationale.training.optim import Optim
 from rationale.training.plan import Plan, plan
@@ -48,7 +48,7 @@ class Training:
     frozen_parts: list[str] = field(default_factory=list)
     workers: Limit = 0
     keep_last: Count = 1
-    validation: Validation = Validation(share=0.0, every=0.1)
+    validation: Validation = Validation(fraction=0.0, every=0.1)
 
     def order(self, seed: int) -> Callable[[list], Plan]:
         """The plan of rows, or groups of them, of given lengths."""
@@ -64,7 +64,7 @@ class Training:
 
 @settings(kw_only=True)
 class SFTSettings(Training):
-    """`responses`, a sample artifact, is what `mixture.rft` imitates. More than a share of `max_truncated` responses
+    """`responses`, a sample artifact, is what `mixture.rft` imitates. More than a fraction of `max_truncated` responses
     cut to `max_response_tokens` is refused. `group_by`: what a step counts, examples or images with all of theirs."""
 
     mixture: Mixture
@@ -73,7 +73,7 @@ class SFTSettings(Training):
     group_by: Literal["example", "image"]
     reduction: Literal[REDUCTIONS]
     max_response_tokens: Count | None
-    max_truncated: Share
+    max_truncated: Fraction
 
 
 @settings(kw_only=True)
