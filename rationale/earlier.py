@@ -1,9 +1,10 @@
-"""Modules by their names before the house was divided, for configs, scripts and runs of others that still say them."""
+"""Modules and settings by their earlier names, for configs, scripts and runs of others that still say them."""
 
 from __future__ import annotations
 
 import sys
 import warnings
+from collections.abc import Iterable
 from importlib import import_module
 from importlib.machinery import ModuleSpec
 from importlib.util import spec_from_loader
@@ -30,6 +31,18 @@ RENAMED = {
     "training.dpo_module": "training.dpo", "training.saves": "training.checkpoints",
     "training.sft_module": "training.sft",
 }  # fmt: skip
+
+SETTINGS = {
+    "of": "checkpoint", "set": "train_set", "in_set": "train_datasets",
+    "sft.bundle": "sft.group_by", "dpo.bundle": "dpo.group_by",
+    "sft.validation.share": "sft.validation.fraction", "dpo.validation.share": "dpo.validation.fraction",
+}  # fmt: skip
+
+
+def renamed(overrides: Iterable[str]) -> str | None:
+    """The first setting that is written by an earlier name, with that of today; None where none is."""
+    keys = (override.lstrip("+~").partition("=")[0] for override in overrides)
+    return next((f"{key} is now {SETTINGS[key]}" for key in keys if key in SETTINGS), None)
 
 
 class Earlier:

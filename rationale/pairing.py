@@ -10,7 +10,7 @@ from typing import Literal
 
 from rationale.schema import Pair, Response
 from rationale.scoring.judge import is_correct
-from rationale.settings import Count, Share, settings
+from rationale.settings import Count, Fraction, settings
 
 
 @settings
@@ -26,8 +26,8 @@ class PairingRule:
     `feedback` says what is correct: the `annotation`, or, without one, the `majority` of the question's own responses.
     """
 
-    low: Share = 0.25
-    high: Share = 0.85
+    low: Fraction = 0.25
+    high: Fraction = 0.85
     max_pairs: Count = 3
     drop_unparsed_negatives: bool = False
     deduplicate: bool = True

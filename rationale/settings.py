@@ -20,10 +20,10 @@ settings = partial(dataclass, frozen=True, slots=True, config=_CONFIG)  # of a c
 
 Count = Annotated[int, Field(ge=1)]
 Limit = Annotated[int, Field(ge=0)]
-Share = Annotated[float, Field(ge=0, le=1)]
-PositiveShare = Annotated[float, Field(gt=0, le=1)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+PositiveFraction = Annotated[float, Field(gt=0, le=1)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-HalfShare = Annotated[float, Field(ge=0, le=0.5)]
+HalfFraction = Annotated[float, Field(ge=0, le=0.5)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Addresses = str | Annotated[list[str], Field(min_length=1)]  # of servers: one, or several of the same model
 
@@ -46,8 +46,8 @@ def typed(function: Callable[..., Any]) -> Callable[..., Any]:
 
 @settings
 class Validation:
-    """What a training measures: rows held out, about a `share` of images or questions, every so many (`every`, a share)
-    of its steps."""
+    """What a training measures: rows held out, about a `fraction` of images or questions, every so many (`every`, a
+    fraction) of its steps."""
 
-    share: Share
-    every: PositiveShare
+    fraction: Fraction
+    every: PositiveFraction

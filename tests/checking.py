@@ -22,7 +22,7 @@ def page(capsys, model, questions=None, generator=Local, frozen_parts=("vision_t
         model=model, questions=questions, max_new_tokens=4, generator=generator, hardware=HARDWARE,
         settings=DPOSettings(
             objective=Objective(), reference="frozen", truncate=Truncation(words=90, tokens=None, eos="uncut"),
-            optim={"lr": 1e-4}, batch={"micro_batch_size": 1}, save_every=1, trainer=trainer, bundle="pair",
+            optim={"lr": 1e-4}, batch={"micro_batch_size": 1}, save_every=1, trainer=trainer, group_by="pair",
             frozen_parts=list(frozen_parts),
         ),
     )  # fmt: skip

@@ -36,5 +36,5 @@ def with_stage(cfg, stage):
     """The config with another stage: what `stage=...` would compose, in a fraction of the time."""
     OmegaConf.set_struct(cfg, False)
     found = OmegaConf.load(CONF / "stage" / f"{stage}.yaml")
-    cfg.update({"of": "sft", "stage": found} | (dict(found) if "stage" in found else {}))
+    cfg.update({"checkpoint": "sft", "stage": found} | (dict(found) if "stage" in found else {}))
     return cfg

@@ -56,7 +56,7 @@ def composed(stage: str, given: dict[str, str]) -> DictConfig:
     if stage == "dpo":
         paths["paths.sft"] = f"{given['out']}/start"
     words = [f"{name}={path}" for name, path in paths.items()]
-    return compose("config", [f"stage={stage}", "logger=csv", "of=model", *words, *STAGES[stage]])
+    return compose("config", [f"stage={stage}", "logger=csv", "checkpoint=model", *words, *STAGES[stage]])
 
 
 def run(cfg: DictConfig, device: str, root: Path, **more: str) -> str:

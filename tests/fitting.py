@@ -60,12 +60,12 @@ def sft(vlm, examples, out, micro=8, accumulate=1, epochs=1, optim=None, seed=0)
     return weights(vlm)
 
 
-def preference(vlm, examples, reference, stored=None, objective=None, micro=4, layout="rows", bundle="pair"):
+def preference(vlm, examples, reference, stored=None, objective=None, micro=4, layout="rows", group_by="pair"):
     """A module and its data: four pairs, each two responses to one prompt, three epochs."""
     pairs = [(a, replace(a, response=b.response)) for a, b in zip(examples[:4], examples[4:], strict=True)]
     order = partial(plan, micro_batch=micro, accumulate=4 // micro, epochs=3, seed=0)
     logps = [tuple(map(stored, pair)) for pair in pairs] if stored else None
-    data = dpo_data(Encoder(vlm.processor, layout=layout), pairs, order, logps, bundle)
+    data = dpo_data(Encoder(vlm.processor, layout=layout), pairs, order, logps, group_by)
     return DPOModule(vlm, objective or Objective(), reference, Optim(lr=1e-3), data.plan.num_steps), data
 
 
@@ -103,7 +103,7 @@ def train_dpo(
             trainer=trainer,
             save_every=1,
             layout=layout,
-            bundle="pair",
+            group_by="pair",
         ),
         logger=csv,
         seed=0,

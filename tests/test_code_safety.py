@@ -168,7 +168,7 @@ def test_calls_and_interpolations_in_rows_stay_data(tiny_dir, ran):
     told = read_jsonl(ran_stage("distill", "teacher=recorded") / "rows.jsonl", Rationale)
     assert [(reply.text, reply.status) for reply in told] == [(row["rationale"], "kept")]
     evaluated = ran_stage(
-        "evaluate", "of=model", f"model.path={tiny_dir}", "evaluation.max_new_tokens={direct: 2, cot: 2}"
+        "evaluate", "checkpoint=model", f"model.path={tiny_dir}", "evaluation.max_new_tokens={direct: 2, cot: 2}"
     )
     assert len(read_jsonl(evaluated / "rows.jsonl", EvalRow)) == 2
     assert not ran.exists()

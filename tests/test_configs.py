@@ -87,10 +87,10 @@ def test_every_option_serves_every_stage(choice):
             check(with_stage(cfg, stage).stage)
 
 
-@pytest.mark.parametrize("of", ["model", "base", "sft", "dpo"])
-def test_every_subject_can_be_sampled_scored_and_evaluated(of):
+@pytest.mark.parametrize("checkpoint", ["model", "base", "sft", "dpo"])
+def test_every_checkpoint_can_be_sampled_scored_and_evaluated(checkpoint):
     for stage in ("sample", "score", "evaluate"):
-        check(composed(f"of={of}", f"stage={stage}"))
+        check(composed(f"checkpoint={checkpoint}", f"stage={stage}"))
 
 
 @pytest.mark.parametrize("stage", STAGES)
@@ -163,7 +163,7 @@ def test_a_misspelt_override_fails():
 
 # Where keys are free: names of data sets, models and tables, labels, and what another library or an endpoint takes.
 FREE = re.compile(
-    r"benchmarks\.sets|subjects|subject_names|score\.names|logger\.config.*|dataset(\.tasks\.\w+)?\.(about|options)|dataset\.tasks"
+    r"benchmarks\.sets|checkpoints|checkpoint_names|score\.names|logger\.config.*|dataset(\.tasks\.\w+)?\.(about|options)|dataset\.tasks"
     r"|model\.processor.*|plan\.adapter|plan\.\w+\.shared|pretrain\.curriculum\.parts(\[\d\])?|(teacher|extractor\.model)\.options"
     r"|report\.(tables|verifier\.paper\.\w+)|panels(\.\w+(\.gains(\.\w+)?)?)?|sft\.optim\.part_lrs|trainer\.strategy"
 )
@@ -258,8 +258,8 @@ def command(*words):
 WRONG = [
     "sft.optim.lr=nan", "sft.optim.lr=-1e-3", "sft.optim.lr=fast", "sft.optim.lr='1e-3'",
     "sft.optim.warmup_ratio=1.5", "sft.epochs=-1", "sft.epochs=0.5", "sft.batch.micro_batch_size=0", "sft.layout=bush",
-    "sft.reduction=word", "sft.bundle=question", "sft.mixture.cot=some", "sft.mixture.pretrain=-3",
-    "sft.validation.share=2", "sft.save_every=0", "sft.max_truncated=-1", "dpo.batch.gradient_accumulation_steps=0",
+    "sft.reduction=word", "sft.group_by=question", "sft.mixture.cot=some", "sft.mixture.pretrain=-3",
+    "sft.validation.fraction=2", "sft.save_every=0", "sft.max_truncated=-1", "dpo.batch.gradient_accumulation_steps=0",
     "dpo.objective.beta=0", "dpo.objective.beta=nan", "dpo.objective.loss_type=dpo",
     "dpo.objective.label_smoothing=0.6", "dpo.truncate.words=-5", "dpo.truncate.eos=often",
     "dpo.reference=thawed", "sampling.temperature.short=-1", "sampling.top_p=0", "sampling.num_samples=0",

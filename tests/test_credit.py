@@ -436,7 +436,7 @@ def test_log_probs_of_another_tokenizer_are_refused(call, tmp_path):
 def test_a_response_that_a_side_did_not_score_is_refused(call, tmp_path):
     (tmp_path / "sft/rows.jsonl").write_text("".join(lines(call["logps"]["sft"])[1:]), encoding="utf-8")
     with pytest.raises(
-        RowError, match="response 0 has no log-probs under sft; re-run stage=score score=verifier of=sft"
+        RowError, match="response 0 has no log-probs under sft; re-run stage=score score=verifier checkpoint=sft"
     ):
         into(tmp_path, call)
 

@@ -21,9 +21,10 @@ from rationale.training.dashboard import finish, hidden, known_by, short, tags
 from rationale.training.loggers import loggers
 
 CONFIG = {
-    "seed": 2, "of": "dpo", "ablation": "cot", "set": "chartqa", "variant": "beta_0.05", "model": {"path": "m"},
-    "pretrain": {"lr": 1}, "sft": {"lr": 2}, "sampling": {"limit": 3}, "pairing": {"low": 4}, "dpo": {"beta": 0.05},
-    "evaluation": {"split": "test"}, "generator": {"key_variable": "ENDPOINT"}, "trainer": {"devices": 1},
+    "seed": 2, "checkpoint": "dpo", "ablation": "cot", "train_set": "chartqa", "variant": "beta_0.05",
+    "model": {"path": "m"}, "pretrain": {"lr": 1}, "sft": {"lr": 2}, "sampling": {"limit": 3}, "pairing": {"low": 4},
+    "dpo": {"beta": 0.05}, "evaluation": {"split": "test"}, "generator": {"key_variable": "ENDPOINT"},
+    "trainer": {"devices": 1},
 }  # fmt: skip
 TABLE_ROWS = 5
 
@@ -34,17 +35,17 @@ def test_a_run_is_named_by_its_artifacts_path_below_the_runs_folder():
 
 
 @pytest.mark.parametrize(
-    ("job", "of", "expected"),
+    ("job", "checkpoint", "expected"),
     [
         ("pretrain", "sft", {"pretrain", "trainer"}),
-        ("sft", "sft", {"ablation", "set", "sft", "trainer"}),
-        ("dpo", "sft", {"ablation", "set", "sft", "sampling", "pairing", "dpo", "variant", "trainer"}),
-        ("evaluate", "model", {"of", "evaluation", "generator"}),
-        ("evaluate", "sft", {"ablation", "set", "sft", "of", "evaluation", "generator"}),
+        ("sft", "sft", {"ablation", "train_set", "sft", "trainer"}),
+        ("dpo", "sft", {"ablation", "train_set", "sft", "sampling", "pairing", "dpo", "variant", "trainer"}),
+        ("evaluate", "model", {"checkpoint", "evaluation", "generator"}),
+        ("evaluate", "sft", {"ablation", "train_set", "sft", "checkpoint", "evaluation", "generator"}),
     ],
 )
-def test_a_run_is_known_by_what_it_hangs_on(job, of, expected):
-    assert known_by(job, {**CONFIG, "of": of}).keys() == expected | {"seed", "model"}
+def test_a_run_is_known_by_what_it_hangs_on(job, checkpoint, expected):
+    assert known_by(job, {**CONFIG, "checkpoint": checkpoint}).keys() == expected | {"seed", "model"}
 
 
 def test_tags_tell_the_weights_the_ablation_the_variant_and_the_seed():

@@ -427,14 +427,14 @@ def test_stages_sft_and_dpo_train_on_released_rows(released_dir, tiny_dir, tmp_p
     sft.run(
         questions=str(out), rationales=str(out), out=made(tmp_path / "sft"), **given,
         settings=SFTSettings(
-            mixture=mixture, reduction="token", max_truncated=1.0, max_response_tokens=64, bundle="image", **training,
+            mixture=mixture, reduction="token", max_truncated=1.0, max_response_tokens=64, group_by="image", **training,
         ),
     )  # fmt: skip
     counts = dpo.run(
         questions=str(out), pairs=str(out), out=made(tmp_path / "dpo"), **given,
         settings=DPOSettings(
             objective=Objective(), reference="frozen", truncate={"words": 90, "tokens": 64, "eos": "uncut"},
-            bundle="question", **training,
+            group_by="question", **training,
         ),
     )  # fmt: skip
     assert counts["pairs"] == 2

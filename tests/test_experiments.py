@@ -182,7 +182,7 @@ def test_no_two_figures_are_the_same():
 
 
 def evaluation_of(path: str, *more: str):
-    return composed("stage=evaluate", "of=model", f"model.path={path}", *more).stage
+    return composed("stage=evaluate", "checkpoint=model", f"model.path={path}", *more).stage
 
 
 @pytest.mark.parametrize(
@@ -205,10 +205,12 @@ def test_two_checkpoints_are_evaluated_as_two_artifacts(one, other):
 def test_a_checkpoint_s_name_can_be_read_and_is_the_same_on_any_machine():
     assert evaluation_of("Qwen/Qwen2-VL-2B-Instruct").evaluation.name == "Qwen--Qwen2-VL-2B-Instruct"
     assert re.fullmatch(r"sft_both_[0-9a-f]{6}", evaluation_of("/a/sft_both/model").evaluation.name)
-    assert composed("stage=evaluate", "of=model").stage.evaluation.name == "experiments--mini_base"
+    assert composed("stage=evaluate", "checkpoint=model").stage.evaluation.name == "experiments--mini_base"
 
 
-@pytest.mark.parametrize("given", [["of=sft", "ablation=cot"], ["of=dpo", "evaluation.blind=true", "seed=2"]])
+@pytest.mark.parametrize(
+    "given", [["checkpoint=sft", "ablation=cot"], ["checkpoint=dpo", "evaluation.blind=true", "seed=2"]]
+)
 def test_the_command_that_mends_an_evaluation_makes_that_evaluation(given, tmp_path):
     stage = composed("stage=evaluate", f"root={tmp_path}/my runs", "evaluation.suffix=x", *given).stage
     arguments = OmegaConf.to_container(stage, resolve=True)

@@ -92,7 +92,7 @@ def test_the_method_runs_from_a_wheel_in_an_empty_environment_and_folder(wheel, 
         "sft.mixture.pretrain=0",
         "sft.batch={micro_batch_size: 1, gradient_accumulation_steps: 1}",
     ]
-    for step in (["stage=prepare"], ["stage=distill"], sft, ["stage=evaluate", "of=sft", "ablation=direct"]):
+    for step in (["stage=prepare"], ["stage=distill"], sft, ["stage=evaluate", "checkpoint=sft", "ablation=direct"]):
         done = subprocess.run(
             [place / "bin/rationale", *step, *few], cwd=work, capture_output=True, text=True, check=False,
             env={key: value for key, value in os.environ.items() if key != "PYTHONPATH"},

@@ -143,4 +143,4 @@ def test_a_home_that_can_be_written_is_left_as_it_is(tmp_path, monkeypatch):
 @pytest.mark.slow
 def test_stages_end_well_without_a_home(homeless):
     command(homeless, "experiment=mini_small", "stage=prepare")
-    command(homeless, "experiment=mini_small", "stage=evaluate", "of=base", "evaluation.batch_size=32")
+    command(homeless, "experiment=mini_small", "stage=evaluate", "checkpoint=base", "evaluation.batch_size=32")

@@ -357,19 +357,19 @@ def test_the_plan_speaks_of_the_run_that_would_start(tmp_path):
     assert half[2]["trainable"] > whole[2]["trainable"]
 
 
-def test_a_bundle_counts_as_one_in_a_batch(tmp_path):
-    rows = planned(tmp_path, "scale=paper", "plan.trainers=[zero3]", "dpo.bundle=question", "sft.bundle=image")
+def test_a_group_counts_as_one_in_a_batch(tmp_path):
+    rows = planned(tmp_path, "scale=paper", "plan.trainers=[zero3]", "dpo.group_by=question", "sft.group_by=image")
     found = {
         (row["training"], row["layout"]): (row["rows_per_micro_batch"], row["examples_per_step"])
         for row in rows["trainings"]
     }
     assert found["SFT", "rows"] == (8, 64)
-    assert found["SFT", "tree, sft.bundle=image"] == (4, 64)
-    assert found["DPO", "tree, dpo.bundle=question"] == (1, 96)
+    assert found["SFT", "tree, sft.group_by=image"] == (4, 64)
+    assert found["DPO", "tree, dpo.group_by=question"] == (1, 96)
 
 
 def test_the_hours_are_those_of_the_config_by_number_of_devices(tmp_path):
-    less = "sft.layout=tree", "sft.bundle=image", "dpo.reference=scored", "sampling.batch_size=8"
+    less = "sft.layout=tree", "sft.group_by=image", "dpo.reference=scored", "sampling.batch_size=8"
     small = "scale=paper", "plan.trainers=[zero2]", "plan.dpo.references=[frozen]"
     one, other = planned(tmp_path / "a", *small)["hours"], planned(tmp_path / "b", *small, *less)["hours"]
     scored = {"score for dpo.reference=scored"}

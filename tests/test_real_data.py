@@ -63,7 +63,7 @@ def test_real_rows_go_through_every_stage_with_a_tiny_model(tiny_dir, tmp_path):
     sft.run(
         questions=str(questions), rationales=str(rationales), model=start, logger=CSV, seed=1,
         settings=SFTSettings(
-            mixture=mixture, reduction="token", max_truncated=1.0, max_response_tokens=64, bundle="image", **training,
+            mixture=mixture, reduction="token", max_truncated=1.0, max_response_tokens=64, group_by="image", **training,
         ),
         out=made(tmp_path / "sft"),
     )  # fmt: skip
@@ -95,7 +95,7 @@ def test_real_rows_go_through_every_stage_with_a_tiny_model(tiny_dir, tmp_path):
         questions=str(questions), pairs=str(tmp_path / "pairs"), model=tuned, logger=CSV, seed=1,
         settings=DPOSettings(
             objective=Objective(), reference="scored", reference_logps=str(tmp_path / "logps"), truncate=cut,
-            bundle="question", **training,
+            group_by="question", **training,
         ),
         out=made(tmp_path / "dpo"),
     )  # fmt: skip

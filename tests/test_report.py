@@ -143,7 +143,7 @@ def test_a_stale_row_is_refused_with_its_evaluation_its_model_and_what_mends_it(
     assert said.startswith("2 artifacts that this report shows are stale\n")  # the other is dpo, and no other seed's
     made_anew = f"is made from {member}/sft_both/model, which was made anew since (2026-11-30 12:00 UTC)"
     assert f"{member}/eval/sft_both {made_anew}" in said and f"{member}/dpo {made_anew}" in said
-    command = f"rationale stage=evaluate of=model model.path={member}/{{0}}/model seed=1 evaluation.name={{0}}"
+    command = f"rationale stage=evaluate checkpoint=model model.path={member}/{{0}}/model seed=1 evaluation.name={{0}}"
     assert f"to mend: {command.format('sft_both')}" in said
     assert f"to mend: stage=dpo for {member}/dpo, then {command.format('dpo')}" in said
     assert "report.stale=mark" in said

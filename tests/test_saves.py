@@ -46,12 +46,12 @@ def test_the_newest_states_stay_until_the_end(tiny, examples, tmp_path):
 
 
 def test_held_out_rows_are_measured_so_often(tiny, examples, tmp_path):
-    _, seen = trained(tiny, examples, tmp_path, save_every=10, validation={"share": 0.25, "every": 0.2})
+    _, seen = trained(tiny, examples, tmp_path, save_every=10, validation={"fraction": 0.25, "every": 0.2})
     assert list(seen.losses) == [2, 4, 6, 8, 10]
 
 
 def test_the_best_weights_are_those_of_the_lowest_loss_on_held_out_rows(tiny, examples, tmp_path):
-    counts, seen = trained(tiny, examples, tmp_path, save_every=10, validation={"share": 0.25, "every": 0.1})
+    counts, seen = trained(tiny, examples, tmp_path, save_every=10, validation={"fraction": 0.25, "every": 0.1})
     step, loss = min(seen.losses.items(), key=lambda item: item[1])
     assert (counts["best_step"], counts["best_loss"]) == (step, pytest.approx(loss, abs=1e-6))
     found = load(str(tmp_path / "best" / "model"))
@@ -84,5 +84,5 @@ def test_another_row_moves_no_row_to_the_other_side():
 
 
 def test_a_share_that_leaves_nothing_is_refused():
-    with pytest.raises(UserError, match=r"validation\.share=0\.001 of 2 leaves nothing"):
+    with pytest.raises(UserError, match=r"validation\.fraction=0\.001 of 2 leaves one side empty"):
         held_out(["a", "b"], 0.001, seed=0)

@@ -39,7 +39,7 @@ def test_a_key_of_the_environment_is_in_no_file_and_no_output(tmp_path):
     with Loopback(lambda text, number: "400" if len(text) % 2 and "Reference answer" in text else None) as server:
         done = asked(
             tmp_path, "seed=1", "teacher=openai", "generator=server", "generator.model_name=served",
-            "steps=['stage=prepare','stage=distill','stage=evaluate of=model evaluation.name=served']",
+            "steps=['stage=prepare','stage=distill','stage=evaluate checkpoint=model evaluation.name=served']",
             *(f"{of}.base_url={server.url}" for of in ("teacher", "generator")),
             *(f"{of}.key_variable=TEST_KEY" for of in ("teacher", "generator")), "-m",
         )  # fmt: skip

@@ -45,7 +45,7 @@ def told_at(vlm, examples, out, number, batch, epochs=4, held_out=(), accumulate
 
     data.collate = with_signal
     module = SFTModule(vlm, optim, data.plan.num_steps)
-    fit(module, data, out, save_every=100, validation={"share": 0.0, "every": every})
+    fit(module, data, out, save_every=100, validation={"fraction": 0.0, "every": every})
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])

@@ -201,8 +201,8 @@ def composed(*overrides):
 
 def outs(variant):
     """What each stage of the method would write."""
-    stages = ["sft", "sample", "pair", "dpo", "evaluate of=sft", "evaluate of=dpo", "tabulate"]
-    stages += [f"score score=verifier of={of}" for of in ("sft", "dpo")]
+    stages = ["sft", "sample", "pair", "dpo", "evaluate checkpoint=sft", "evaluate checkpoint=dpo", "tabulate"]
+    stages += [f"score score=verifier checkpoint={side}" for side in ("sft", "dpo")]
     given = ["experiment=mini", *([f"variant={variant}"] if variant else []), "dpo.objective.beta=0.05"]
     return {stage: composed(*given, *f"stage={stage}".split()).stage.out for stage in stages}
 
@@ -212,8 +212,8 @@ def test_a_variant_is_in_the_path_of_what_hangs_on_dpo_and_of_nothing_else():
     changed = {stage: path.removeprefix("runs/mini/") for stage, path in varied.items() if path != plain[stage]}
     assert changed == {
         "dpo": "seed_1/dpo_beta_0.05",
-        "evaluate of=dpo": "seed_1/eval/dpo_beta_0.05",
-        "score score=verifier of=dpo": "seed_1/verifier_logps_dpo_beta_0.05",
+        "evaluate checkpoint=dpo": "seed_1/eval/dpo_beta_0.05",
+        "score score=verifier checkpoint=dpo": "seed_1/verifier_logps_dpo_beta_0.05",
         "tabulate": "report_beta_0.05",
     }
     assert plain["dpo"] == "runs/mini/seed_1/dpo"

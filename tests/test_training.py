@@ -139,25 +139,25 @@ def test_shared_prefixes_give_the_losses_of_plain_rows_under_gradient_checkpoint
 
 
 def test_a_step_of_questions_weighs_every_pair_alike(tiny_dir, examples):
-    """Two pairs of one question and two of others, in steps of two and three bundles that hold all four pairs."""
+    """Two pairs of one question and two of others, in steps of two and three groups that hold all four pairs."""
     whole = []
-    for bundle in ("pair", "question"):
+    for group_by in ("pair", "question"):
         vlm = load(str(tiny_dir))
         pairs = [(replace(examples[0], response=a.response), replace(examples[0], response=b.response))
                  for a, b in zip(examples[:2], examples[2:4], strict=True)]  # fmt: skip
         pairs += [(e, replace(e, response="so")) for e in examples[4:6]]
-        order = partial(plan, micro_batch=4 if bundle == "pair" else 3, accumulate=1, epochs=3, seed=0)
-        data = dpo_data(Encoder(vlm.processor, layout="tree"), pairs, order, None, bundle)
+        order = partial(plan, micro_batch=4 if group_by == "pair" else 3, accumulate=1, epochs=3, seed=0)
+        data = dpo_data(Encoder(vlm.processor, layout="tree"), pairs, order, None, group_by)
         module = DPOModule(vlm, Objective(), "frozen", Optim(lr=1e-3), data.plan.num_steps)
         assert len(data.plan.micro_batches) == 3
         whole.append(losses(module, data))
     torch.testing.assert_close(torch.tensor(whole[1]), torch.tensor(whole[0]), atol=1e-5, rtol=0)
 
 
-def test_rows_of_text_alone_are_bundled_by_prompt(tiny, examples):
+def test_rows_of_text_alone_are_grouped_by_prompt(tiny, examples):
     text = [replace(examples[0], image=None, prompt=prompt) for prompt in ("one", "two", "one", "three")]
     order = partial(plan, micro_batch=1, accumulate=1, epochs=1, seed=0)
-    data = sft_data(Encoder(tiny.processor), text, order, bundle="image")
+    data = sft_data(Encoder(tiny.processor), text, order, group_by="image")
     assert sorted(data.plan.micro_batches) == [[0, 2], [1], [3]]
 
 

@@ -42,7 +42,7 @@ def served(name: str, client: str, out: str, *arguments: str) -> Stage:
     return Stage(name, [*arguments, *(f"{client}.{each}" for each in traffic)], out, f"{client}.base_url")
 
 
-QUICK = ["ablation=cot", "sft.save_every=2", "sft.validation={share: 0.1, every: 0.5}", "dpo.save_every=2"]
+QUICK = ["ablation=cot", "sft.save_every=2", "sft.validation={fraction: 0.1, every: 0.5}", "dpo.save_every=2"]
 STAGES = [
     Stage("prepare", ["stage=prepare"], "questions"),
     Stage("distill", ["stage=distill"], "rationales"),
@@ -72,13 +72,13 @@ STAGES = [
     Stage("pair", ["stage=pair"], "seed_1/pairs"),
     Stage("score", ["stage=score"], "seed_1/reference_logps"),
     Stage("dpo", ["stage=dpo"], "seed_1/dpo"),
-    Stage("evaluate, dpo", ["stage=evaluate", "of=dpo"], "seed_1/eval/dpo"),
+    Stage("evaluate, dpo", ["stage=evaluate", "checkpoint=dpo"], "seed_1/eval/dpo"),
     Stage("sample, candidates", ["stage=sample", "sampling=verifier", "sampling.num_samples=4"], "seed_1/candidates"),
-    Stage("score, sft", ["stage=score", "score=verifier", "of=sft"], "seed_1/verifier_logps_sft"),
-    Stage("score, dpo", ["stage=score", "score=verifier", "of=dpo"], "seed_1/verifier_logps_dpo"),
+    Stage("score, sft", ["stage=score", "score=verifier", "checkpoint=sft"], "seed_1/verifier_logps_sft"),
+    Stage("score, dpo", ["stage=score", "score=verifier", "checkpoint=dpo"], "seed_1/verifier_logps_dpo"),
     Stage("credit", ["stage=credit"], "seed_1/credit"),
     Stage("tabulate", ["stage=tabulate"], "report"),
-    Stage("publish", ["stage=publish", "of=dpo"], "seed_1/published_dpo"),
+    Stage("publish", ["stage=publish", "checkpoint=dpo"], "seed_1/published_dpo"),
     Stage("export", ["stage=export"], "export_llava"),
     Stage("import", ["stage=import", "exchange=ours", "exchange.root=${run_dir}/export_llava"], "imported_ours"),
     Stage("plan", ["stage=plan"], "plan"),

@@ -210,7 +210,7 @@ def memory(device: torch.device, work: Path, small: bool) -> Rows:
         vlm.model.to(device)  # from where Lightning left it
         if what == "SFT":
             module, reference = SFTModule(vlm, OPTIM, 3), None
-            data = sft_data(encoder, [e for pair in pairs for e in pair], order, bundle="image")
+            data = sft_data(encoder, [e for pair in pairs for e in pair], order, group_by="image")
         else:
             module, reference = DPOModule(vlm, Objective(), "frozen", OPTIM, 3), "frozen"
             data = dpo_data(encoder, [tuple(pair) for pair in pairs], order)

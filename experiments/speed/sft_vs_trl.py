@@ -56,7 +56,7 @@ def ours(work: Path, shape: Shape, steps: int, device: str, dtype: str, layout: 
     """Our module on one image a step."""
     vlm = load(str(work / "model"), device=device)
     encoder = Encoder(vlm.processor, layout=layout)
-    data = sft_data(encoder, examples(work, shape, steps + 1), partial(in_order, micro_batch=1), bundle="image")
+    data = sft_data(encoder, examples(work, shape, steps + 1), partial(in_order, micro_batch=1), group_by="image")
     times = fit_ours(SFTModule(vlm, OPTIM, data.plan.num_steps), data, device, dtype)
     return {"seconds": times.seconds(), "loss": [row["train/loss"] for row in times.logged]}
 

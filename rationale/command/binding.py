@@ -15,6 +15,7 @@ from typing import Any, get_args, get_type_hints
 from typing_extensions import is_typeddict
 
 from rationale.artifacts import UserError
+from rationale.earlier import renamed
 from rationale.endpoints.keys import strings
 
 Problem = tuple[str, str]  # where the setting stands, and what is wrong with it
@@ -30,7 +31,7 @@ def refuse(problems: Iterable[Problem], files: dict[str, str]) -> None:
     for place, what in dict.fromkeys(problems):
         key = re.compile(rf"^[^#]*(?<![\w.]){re.escape(re.sub(r'.*[.]', '', place))}[\"']?:", re.MULTILINE)
         where = [name for name, text in files.items() if key.search(text)]
-        lines.append(f"{place} ({', '.join(where[:3]) or 'command line'}): {what}")
+        lines.append(f"{place} ({', '.join(where[:3]) or 'command line'}): {renamed([place]) or what}")
     if lines:
         raise UserError("\n".join(lines))
 

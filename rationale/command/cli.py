@@ -29,6 +29,7 @@ from rationale.artifacts import UserError, main_process
 from rationale.command.jobs import OBJECTIVE, Job, clash_message, first_clash, jobs_of, run_job, shown, summary
 from rationale.command.runs import CONF, calls_of, explain, run, written
 from rationale.command.threads import cores, wait_briefly
+from rationale.earlier import renamed
 from rationale.endpoints.keys import refuse_keys
 from rationale.stopping import Stopped, ignore, listen
 
@@ -210,8 +211,8 @@ def main() -> None:
     """Console script. Exits with `stopping.REQUEUE` where it was told to stop."""
     quiet()
     sys.stdout.reconfigure(errors="backslashreplace")  # as stderr has it, for a locale that lacks a letter
-    if said := missing_plugin(sys.argv[1:]):
-        raise failure(said)
+    if refusal := missing_plugin(sys.argv[1:]) or renamed(sys.argv[1:]):
+        raise failure(refusal)
     try:
         main_process()
     except UserError as error:  # the variables that number a run's processes

@@ -60,7 +60,7 @@ def checkpoint_name(path: str, revision: str | None) -> str:
 
 # What Hydra 1.4 and OmegaConf 2.4 say of names and arguments that 1.3 and 2.3 do not know.
 warnings.filterwarnings("ignore", message="(?s).*(register_new_resolver|version_base parameter|_execution_whitelist_)")
-OmegaConf.register_new_resolver("checkpoint", checkpoint_name, replace=True)
+OmegaConf.register_new_resolver("hub_name", checkpoint_name, replace=True)
 OmegaConf.register_new_resolver("repo", lambda path: str(ROOT / path), replace=True)
 OmegaConf.register_new_resolver("expanded", os.path.expanduser, replace=True)
 OmegaConf.register_new_resolver("times", lambda a, b: a * b, replace=True)

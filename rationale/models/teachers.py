@@ -20,7 +20,7 @@ from rationale.models.vlm import VLM
 from rationale.prompts import ANSWER_MARKER, TEACHER_SYSTEM, teacher_text, with_answer
 from rationale.replies import Budget, Reply
 from rationale.schema import Question
-from rationale.settings import Count, NonNegative, PositiveShare
+from rationale.settings import Count, NonNegative, PositiveFraction
 
 
 class Teacher(Protocol):
@@ -84,7 +84,7 @@ class LocalTeacher:
     model: Callable[..., VLM]
     max_new_tokens: Count
     temperature: NonNegative
-    top_p: PositiveShare
+    top_p: PositiveFraction
     batch_size: Count
     seed: int
     name: str = "local"

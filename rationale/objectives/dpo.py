@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from rationale.settings import HalfShare, NonNegative, Positive, settings
+from rationale.settings import HalfFraction, NonNegative, Positive, settings
 
 LOSS_TYPES = ("sigmoid", "robust", "hinge", "ipo")
 
@@ -83,7 +83,7 @@ class Objective:
 
     beta: Positive = 0.1
     loss_type: Literal[LOSS_TYPES] = "sigmoid"
-    label_smoothing: HalfShare = 0.0
+    label_smoothing: HalfFraction = 0.0
     sft_weight: NonNegative = 0.0
     length_normalised: bool = False
     needs_reference: ClassVar[bool] = True  # False in a subclass: none is computed, and its call is given None

@@ -12,7 +12,7 @@ from rationale.models.reference import KINDS
 from rationale.models.vlm import check_path
 from rationale.planning import activations, flops, memory
 from rationale.planning.sizes import Rows, Sizes, sizes
-from rationale.settings import Count, Layout, Limit, NonNegative, Positive, PositiveShare, Validation, settings
+from rationale.settings import Count, Layout, Limit, NonNegative, Positive, PositiveFraction, Validation, settings
 
 GIB = 2**30
 
@@ -29,7 +29,7 @@ class Hardware:
     memory: Positive
     spare: NonNegative
     peak: Positive
-    achieved: PositiveShare
+    achieved: PositiveFraction
     bandwidth: Positive
     launch: NonNegative
 
@@ -65,7 +65,7 @@ class Training:
     """What is trained on: `examples` of `responses` each (2: pairs), as its own config has it.
 
     `mean` decides over time, `longest` over memory. `shared` are ways to lay out a row, by the number of examples in
-    it (0: a row for each response); a batch counts examples, or with the `bundle` image or question the fullest rows,
+    it (0: a row for each response); a batch counts examples, or with `group_by` image or question the fullest rows,
     as training does. `references` are kinds to plan for, `layout` and `reference` those of the training's own config;
     `adapter` is the LoRA of adapter_off where the training has none.
     """
@@ -75,7 +75,7 @@ class Training:
     responses: Count
     micro: Count
     accumulate: Count
-    bundle: Literal["example", "image", "pair", "question"]
+    group_by: Literal["example", "image", "pair", "question"]
     epochs: Count
     frozen_parts: list[str]
     lora: dict[str, Any] | None
@@ -92,7 +92,7 @@ class Training:
     @property
     def fullest(self) -> int:
         """Examples of the fullest row, which a batch counts as one."""
-        return max(self.shared.values()) if self.bundle in ("image", "question") else 1
+        return max(self.shared.values()) if self.group_by in ("image", "question") else 1
 
     @property
     def own(self) -> int:
@@ -141,7 +141,7 @@ def costs(sizes: Sizes, training: Training, together: int, reference: str | None
     micro = flops.training(sizes, rows, training.checkpointing, reference)
     once = sum(flops.forward(sizes, rows).values()) * training.examples / examples
     passes = 1 + (reference in ("frozen", "adapter_off"))
-    measured = training.validation.share / training.validation.every
+    measured = training.validation.fraction / training.validation.every
     return {
         "examples": training.examples, "examples_per_step": step, "accumulate": training.accumulate,
         "rows_per_micro_batch": rows.rows, "steps": training.examples // step * training.epochs,

@@ -90,7 +90,7 @@ def _logps(response: Response, num: int, sides: dict[str, Logps]) -> tuple[list[
     who = f"{response.question_id}: response {response.sample_id}"
     for side, rows in sides.items():
         if response.key not in rows:
-            raise RowError(f"{who} has no log-probs under {side}; re-run stage=score score=verifier of={side}")
+            raise RowError(f"{who} has no log-probs under {side}; re-run stage=score score=verifier checkpoint={side}")
     dpo, sft = (sides[side][response.key] for side in ("dpo", "sft"))
     if len(dpo.logps) != len(sft.logps):
         raise RowError(

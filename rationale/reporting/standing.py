@@ -61,7 +61,7 @@ def command(folder: Path) -> str:
     given = manifest["arguments"]
     if manifest["stage"] != "evaluate" or not str(given["generator"]["_target_"]).endswith(".Local"):
         return f"stage={manifest['stage']} for {folder}"
-    words = ["stage=evaluate", "of=model", f"model.path={given['model']['path']}", f"seed={given['seed']}"]
+    words = ["stage=evaluate", "checkpoint=model", f"model.path={given['model']['path']}", f"seed={given['seed']}"]
     how = given.get("evaluation", given)  # runs of before Evaluation have its fields among the arguments
     words += [f"evaluation.name={how['name']}", *["evaluation.blind=true"] * how["blind"]]
     words += [f"paths.benchmarks={given['questions']}", f"paths.eval={folder.parent}"]

@@ -38,7 +38,7 @@ def reward(response: Response, found: Candidates) -> float:
         if response.key not in getattr(found, side):
             raise RowError(
                 f"{response.question_id}: response {response.sample_id} of seed {found.seed} has no log-probs under"
-                f" the {side} model; re-run stage=score score=verifier of={side}"
+                f" the {side} model; re-run stage=score score=verifier checkpoint={side}"
             )
     return found.dpo[response.key] - found.sft[response.key]
 

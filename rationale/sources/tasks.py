@@ -10,7 +10,7 @@ from types import MappingProxyType
 from typing import Any, Literal
 
 from rationale.schema import Question, Sourced
-from rationale.settings import Count, Limit, Share, Split
+from rationale.settings import Count, Fraction, Limit, Split
 from rationale.worlds import WORLDS, drill, split_of
 
 
@@ -95,8 +95,8 @@ def mini_base(
     copies: Limit,
     drills: Limit,
     images: Limit,
-    readings: Share,
-    steps: Share,
+    readings: Fraction,
+    steps: Fraction,
     seed: int,
     largest: Mapping[Literal[tuple(WORLDS)], Count] = MappingProxyType({}),
 ) -> Iterator[Sourced]:

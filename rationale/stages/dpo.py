@@ -47,7 +47,7 @@ def run(
     rows = [p for p in every if names is None or found[p.question_id].dataset in names]
     if not rows:
         raise UserError(f"{path}: none of {len(every)} pairs is of dpo.datasets={names}")
-    train, held = held_out([p.question_id for p in rows], settings.validation.share, seed)
+    train, held = held_out([p.question_id for p in rows], settings.validation.fraction, seed)
     rows = [rows[i] for i in train + held]
 
     def example(key: ResponseKey) -> Example:
@@ -75,7 +75,7 @@ def run(
     check_end(vlm, encoder)
     freeze(vlm.model, settings.frozen_parts)
     order, held = settings.order(seed), examples[num_train:]
-    data = dpo_data(encoder, examples[:num_train], order, stored, settings.bundle, held)
+    data = dpo_data(encoder, examples[:num_train], order, stored, settings.group_by, held)
     module = DPOModule(vlm, settings.objective, settings.reference, settings.optim, data.plan.num_steps)
     counts = fit(module, data, settings, logger, out)
     cut = sum(truncate_words(text, truncate.words)[1] for p in rows for text in (p.chosen, p.rejected))

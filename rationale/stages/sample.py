@@ -15,7 +15,7 @@ from rationale.models.vlm import VLM
 from rationale.prompts import prompt_text
 from rationale.schema import Question, Response, iter_jsonl, to_line
 from rationale.scoring.judge import is_correct, judge
-from rationale.settings import Count, NonNegative, PositiveShare, Split, Style, settings
+from rationale.settings import Count, NonNegative, PositiveFraction, Split, Style, settings
 from rationale.shards import ALONE, Processes, in_shards
 from rationale.stages.inputs import questions_by_id
 
@@ -31,7 +31,7 @@ class Sampling:
     style: Style
     num_samples: Count
     temperature: dict[Literal["short", "choice"], NonNegative]
-    top_p: PositiveShare
+    top_p: PositiveFraction
     max_new_tokens: Count
     batch_size: Count
     out: str = ""

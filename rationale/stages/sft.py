@@ -54,7 +54,7 @@ def run(
         drawn = Random(f"{seed}/pretrain").sample(base, min(mixture.pretrain, len(base)))
         examples += [example_of(q, Path(settings.pretrain_questions)) for q in drawn]
         counts["pretrain"] = len(drawn)
-    train, held = held_out([Path(e.about).name for e in examples], settings.validation.share, seed)
+    train, held = held_out([Path(e.about).name for e in examples], settings.validation.fraction, seed)
     vlm = model()
     encoder = Encoder(vlm.processor, settings.max_response_tokens, layout_for(vlm.model, settings.layout))
     check_rows(vlm, encoder, examples)
@@ -62,6 +62,6 @@ def run(
     counts |= {"held_out": len(held), **check_cut(encoder, examples, settings.max_truncated, "sft")}
     freeze(vlm.model, settings.frozen_parts)
     rows, measured = ([examples[i] for i in side] for side in (train, held))
-    data = sft_data(encoder, rows, settings.order(seed), settings.reduction, settings.bundle, measured)
+    data = sft_data(encoder, rows, settings.order(seed), settings.reduction, settings.group_by, measured)
     module = SFTModule(vlm, settings.optim, data.plan.num_steps, settings.reduction)
     return counts | fit(module, data, settings, logger, out)

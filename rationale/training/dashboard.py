@@ -29,10 +29,10 @@ ALWAYS = {"seed", "model"}
 # The groups of numbers that weights hang on; those that they do not are no part of what a run is known by.
 WEIGHTS = {
     "pretrain": {"pretrain"},
-    "sft": {"ablation", "set", "sft"},
-    "dpo": {"ablation", "set", "sft", "sampling", "pairing", "dpo", "variant"},
+    "sft": {"ablation", "train_set", "sft"},
+    "dpo": {"ablation", "train_set", "sft", "sampling", "pairing", "dpo", "variant"},
 }
-EVALUATION = {"of", "evaluation", "generator"}
+EVALUATION = {"checkpoint", "evaluation", "generator"}
 SECRET_ARGUMENT = re.compile(r"(^|_)(api_?key|token|password|secret|authorization)$", re.IGNORECASE)
 SECRET_VARIABLE = re.compile(r"(KEY|TOKEN|PASSWORD|SECRET|CREDENTIALS)$")
 
@@ -111,14 +111,14 @@ def short(name: str, folder: str) -> str:
 
 def known_by(job: str, config: dict[str, Any]) -> dict[str, Any]:
     """Those of the composed groups that a run hangs on, by the names of their overrides."""
-    subject = config.get("of") if job == "evaluate" else job
+    subject = config.get("checkpoint") if job == "evaluate" else job
     groups = ALWAYS | WEIGHTS.get(subject, set()) | (EVALUATION if job == "evaluate" else {"trainer"})
     return {key: value for key, value in config.items() if key in groups and value is not None}
 
 
 def tags(known: dict[str, Any]) -> list[str]:
     """Words to filter runs by: whose weights, the ablation, the variant, the seed."""
-    found = [known[key] for key in ("of", "ablation", "variant") if key in known]
+    found = [known[key] for key in ("checkpoint", "ablation", "variant") if key in known]
     return [str(tag)[:64] for tag in found + ([f"seed_{known['seed']}"] if "seed" in known else [])]  # wandb's limit
 
 

@@ -24,7 +24,7 @@ from rationale.objectives.sft import sft_loss
 from rationale.schema import RowError
 from rationale.training.nonfinite import Recipe
 from rationale.training.optim import Optim
-from rationale.training.plan import Plan, PlannedData, bundled, copies, length_key
+from rationale.training.plan import Plan, PlannedData, copies, grouped, length_key
 from rationale.training.step import StepModule
 
 HALF_A_TOKEN = 0.02  # nats; 0.007 seen of one model in two batches, 2 of a model and its next step at 1e-4
@@ -55,21 +55,21 @@ def dpo_data(
     pairs: list[tuple[Example, Example]],
     order: Callable[[list], Plan],
     stored: list[tuple[list[float], list[float]]] | None = None,
-    bundle: str = "pair",
+    group_by: str = "pair",
     held_out: Sequence[tuple[Example, Example]] = (),
 ) -> PlannedData:
     """Batches of (chosen, rejected) in planned order; `held_out` pairs are not trained on but measured.
 
     `stored` holds the reference log-probs of each pair, those of the held-out ones last.
 
-    What is planned and counted are bundles: single pairs, or all pairs of one question, which then share a row in the
+    What is planned and counted are groups: single pairs, or all pairs of one question, which then share a row in the
     layout `tree`. A step of questions holds up to three times as many pairs, and the pairs of a question move the
     weights together rather than in turn; every pair weighs the same within its step.
     """
     lengths = [encoder.response_lengths([pair[side] for pair in [*pairs, *held_out]]) for side in (0, 1)]
-    keys = ((p[0].image, p[0].prompt) if bundle == "question" else i for i, p in enumerate(pairs))
+    keys = ((p[0].image, p[0].prompt) if group_by == "question" else i for i, p in enumerate(pairs))
     prompts = encoder.prompt_lengths([chosen for chosen, _ in pairs])
-    planned = bundled(order, keys, lambda b: length_key(sum(side[i] for side in lengths for i in b), prompts[b[0]]))
+    planned = grouped(order, keys, lambda g: length_key(sum(side[i] for side in lengths for i in g), prompts[g[0]]))
     held, pairs = range(len(pairs), len(pairs) + len(held_out)), [*pairs, *held_out]
 
     def recipe(indices: list[int]) -> Recipe:

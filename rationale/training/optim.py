@@ -13,7 +13,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from rationale.artifacts import UserError
 from rationale.models.families import is_in
-from rationale.settings import NonNegative, Positive, Share, settings
+from rationale.settings import Fraction, NonNegative, Positive, settings
 
 Decay = Annotated[float, Field(ge=0, lt=1)]  # of a running mean
 
@@ -25,8 +25,8 @@ class Optim:
 
     lr: Positive
     part_lrs: dict[str, NonNegative] = field(default_factory=dict)
-    warmup_ratio: Share = 0.03
-    min_lr_ratio: Share = 0.0
+    warmup_ratio: Fraction = 0.03
+    min_lr_ratio: Fraction = 0.0
     weight_decay: NonNegative = 0.0
     betas: tuple[Decay, Decay] = (0.9, 0.999)
     clip: NonNegative = 1.0
@@ -55,7 +55,7 @@ def parameter_groups(model: nn.Module, optim: Optim) -> list[dict]:
 
 
 def cosine(step: int, total: int, warmup_ratio: float, floor: float = 0.0) -> float:
-    """Share of the peak rate at a step: linear warm-up, then half a cosine down to `floor`."""
+    """Fraction of the peak rate at a step: linear warm-up, then half a cosine down to `floor`."""
     warmup = max(1, math.ceil(total * warmup_ratio))
     if step < warmup:
         return (step + 1) / warmup

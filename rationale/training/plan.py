@@ -47,15 +47,15 @@ def plan(
     accumulate: Count,
     epochs: Count,
     seed: int,
-    group: int = 32,
+    window: int = 32,
     shuffle: bool = True,
     drop_last: bool = True,
 ) -> Plan:
-    """Shuffle, sort by length within windows of `group` steps, cut into steps, shuffle the steps of a window.
+    """Shuffle, sort by length within every `window` steps, cut into steps, shuffle the steps of a window.
 
     `lengths` are whatever sorts rows of like length together: token counts, or tuples that hold them.
 
-    Grouping by length keeps padding low and leaves the composition of the data over a window random. What does not
+    Sorting by length keeps padding low and leaves the composition of the data over a window random. What does not
     fill a step is set apart before anything is sorted, so a row's length has no part in it: each epoch leaves other
     len(lengths) mod step rows out, or with `drop_last=False` ends with a smaller step of them. Fewer rows than one
     step are such a step either way. `shuffle=False` keeps the given order (a curriculum) from window to window.
@@ -70,8 +70,8 @@ def plan(
         if shuffle:
             rng.shuffle(order)
         rest = order[whole:]
-        for start in range(0, whole, step * group):
-            chunk = sorted(order[start : min(start + step * group, whole)], key=lambda i: lengths[i])
+        for start in range(0, whole, step * window):
+            chunk = sorted(order[start : min(start + step * window, whole)], key=lambda i: lengths[i])
             steps = [chunk[i : i + step] for i in range(0, len(chunk), step)]
             rng.shuffle(steps)
             micro_batches += [batch for indices in steps for batch in _cut(indices, accumulate)]
@@ -103,16 +103,16 @@ def length_key(tokens: int, prompt: int, image: bool = True) -> tuple[bool, int,
     return image, tokens // 8, prompt
 
 
-def bundled(order: Callable[[list], Plan], keys: Iterable[Hashable], length: Callable[[list[int]], Any]) -> Plan:
-    """A plan of indices in which those that share a key, a bundle, stay together. `order` plans the bundles, by first
+def grouped(order: Callable[[list], Plan], keys: Iterable[Hashable], length: Callable[[list[int]], Any]) -> Plan:
+    """A plan of indices in which those that share a key, a group, stay together. `order` plans the groups, by first
     appearance, from what `length` says of each."""
-    found: dict[Hashable, list[int]] = {}
+    by_key: dict[Hashable, list[int]] = {}
     for index, key in enumerate(keys):
-        found.setdefault(key, []).append(index)
-    together = list(found.values())
-    planned = order([length(bundle) for bundle in together])
+        by_key.setdefault(key, []).append(index)
+    groups = list(by_key.values())
+    planned = order([length(group) for group in groups])
     micro_batches, left_out = (
-        [[i for bundle in listed for i in together[bundle]] for listed in lists]
+        [[i for group in listed for i in groups[group]] for listed in lists]
         for lists in (planned.micro_batches, planned.left_out)
     )
     return Plan(micro_batches, planned.accumulate, left_out)
@@ -122,16 +122,16 @@ def _built(collate: Callable[[list[int], list[int]], Any], plan: Plan, micro: in
     return collate(plan.micro_batches[micro], plan.step_of(micro))
 
 
-def held_out(keys: Sequence[str], share: float, seed: int) -> tuple[list[int], list[int]]:
-    """Indices to train on, and about a `share` of them to measure on; those of one key are on one side together.
+def held_out(keys: Sequence[str], fraction: float, seed: int) -> tuple[list[int], list[int]]:
+    """Indices to train on, and about a `fraction` of them to measure on; those of one key are on one side together.
 
     The draw depends on (seed, key) alone, so adding rows never moves another's.
     """
     sides: tuple[list[int], list[int]] = [], []
     for index, key in enumerate(keys):
-        sides[Random(f"{seed}/held out/{key}").random() < share].append(index)
-    if share and not all(sides):
-        raise UserError(f"validation.share={share} of {len(set(keys))} leaves nothing on one side; set another, or 0")
+        sides[Random(f"{seed}/held out/{key}").random() < fraction].append(index)
+    if fraction and not all(sides):
+        raise UserError(f"validation.fraction={fraction} of {len(set(keys))} leaves one side empty; set another, or 0")
     return sides
 
 

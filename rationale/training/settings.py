@@ -12,7 +12,7 @@ from rationale.models.reference import KINDS
 from rationale.models.response import Truncation
 from rationale.objectives.dpo import Objective
 from rationale.objectives.sft import REDUCTIONS
-from rationale.settings import Count, Layout, Limit, Share, Validation, settings
+from rationale.settings import Count, Fraction, Layout, Limit, Validation, settings
 from rationale.training.mixture import Mixture
 from rationale.training.optim import Optim
 from rationale.training.plan import Plan, plan
@@ -21,7 +21,7 @@ from rationale.training.plan import Plan, plan
 @settings
 class BatchSize:
     """Of an optimizer step: `gradient_accumulation_steps` micro-batches, over all processes, of `micro_batch_size` rows
-    or bundles each. With `drop_last` what fills no step is left out."""
+    or groups of rows each. With `drop_last` what fills no step is left out."""
 
     micro_batch_size: Count
     gradient_accumulation_steps: Count = 1
@@ -48,10 +48,10 @@ class Training:
     frozen_parts: list[str] = field(default_factory=list)
     workers: Limit = 0
     keep_last: Count = 1
-    validation: Validation = Validation(share=0.0, every=0.1)
+    validation: Validation = Validation(fraction=0.0, every=0.1)
 
     def order(self, seed: int) -> Callable[[list], Plan]:
-        """The plan of rows, or bundles, of given lengths."""
+        """The plan of rows, or groups of them, of given lengths."""
         size, number = self.batch.micro_batch_size, self.batch.gradient_accumulation_steps
         rest = {"drop_last": self.batch.drop_last, "epochs": self.epochs, "shuffle": self.shuffle}
         return partial(plan, micro_batch=size, accumulate=number, **rest, seed=seed)
@@ -64,22 +64,22 @@ class Training:
 
 @settings(kw_only=True)
 class SFTSettings(Training):
-    """`responses`, a sample artifact, is what `mixture.rft` imitates. More than a share of `max_truncated` responses
-    cut to `max_response_tokens` is refused. `bundle` is what a step counts: examples, or images with all of theirs."""
+    """`responses`, a sample artifact, is what `mixture.rft` imitates. More than a fraction of `max_truncated` responses
+    cut to `max_response_tokens` is refused. `group_by`: what a step counts, examples or images with all of theirs."""
 
     mixture: Mixture
     responses: InputPath | None = None
     pretrain_questions: InputPath | None = None
-    bundle: Literal["example", "image"]
+    group_by: Literal["example", "image"]
     reduction: Literal[REDUCTIONS]
     max_response_tokens: Count | None
-    max_truncated: Share
+    max_truncated: Fraction
 
 
 @settings(kw_only=True)
 class DPOSettings(Training):
     """`datasets`: of these alone, where they are named. `reference` scored reads `reference_logps`, which stage score
-    made. `lora` is a fresh adapter (models.vlm). `bundle` is what a step counts: pairs, or questions with all of
+    made. `lora` is a fresh adapter (models.vlm). `group_by` is what a step counts: pairs, or questions with all of
     theirs."""
 
     objective: Objective
@@ -88,4 +88,4 @@ class DPOSettings(Training):
     reference_logps: InputPath | None = None
     lora: dict[str, Any] | None = None
     truncate: Truncation
-    bundle: Literal["pair", "question"]
+    group_by: Literal["pair", "question"]

@@ -17,7 +17,7 @@ from rationale.models.vlm import VLM
 from rationale.objectives.sft import sft_loss
 from rationale.training.nonfinite import Recipe
 from rationale.training.optim import Optim
-from rationale.training.plan import Plan, PlannedData, bundled, copies, length_key
+from rationale.training.plan import Plan, PlannedData, copies, grouped, length_key
 from rationale.training.step import StepModule
 
 
@@ -40,30 +40,30 @@ def sft_data(
     examples: list[Example],
     order: Callable[[list], Plan],
     reduction: str = "token",
-    bundle: str = "example",
+    group_by: str = "example",
     held_out: Sequence[Example] = (),
 ) -> PlannedData:
     """Batches of examples in the order that `order(lengths)` plans, each told the total of its optimizer step.
 
-    What is planned and counted are bundles: single examples, or all examples about one image, which then share a row
+    What is planned and counted are groups: single examples, or all examples about one image, which then share a row
     in the layout `tree`. A step of images is less mixed than one of as many examples: its examples come in fours (two
     questions, both styles) about a quarter as many images. `held_out` are not trained on but measured.
     """
     num_train, examples = len(examples), [*examples, *held_out]
     lengths = encoder.response_lengths(examples)
-    keys = (e.about if bundle == "image" else i for i, e in enumerate(examples[:num_train]))
+    keys = (e.about if group_by == "image" else i for i, e in enumerate(examples[:num_train]))
     prompts = encoder.prompt_lengths(examples)
 
-    def like(bundle: list[int]) -> tuple[bool, int, int]:
-        rests = sum(prompts[i] for i in bundle) if len(bundle) > 1 else 0  # of prompts that differ behind an image
-        first = bundle[0]
-        return length_key(rests + sum(lengths[i] for i in bundle), prompts[first], examples[first].image is not None)
+    def like(group: list[int]) -> tuple[bool, int, int]:
+        rests = sum(prompts[i] for i in group) if len(group) > 1 else 0  # of prompts that differ behind an image
+        first = group[0]
+        return length_key(rests + sum(lengths[i] for i in group), prompts[first], examples[first].image is not None)
 
     def recipe(indices: list[int]) -> Recipe:
         return Recipe([examples[i] for i in indices], encoder.layout, encoder.max_response_tokens)
 
     collate = partial(_collate, encoder, examples, lengths, reduction)  # can be pickled: it goes to other processes
-    return PlannedData(bundled(order, keys, like), collate, range(num_train, len(examples)), recipe)
+    return PlannedData(grouped(order, keys, like), collate, range(num_train, len(examples)), recipe)
 
 
 def _collate(

@@ -9,7 +9,7 @@ from typing import Any
 from rationale.artifacts import UserError
 from rationale.prompts import with_answer
 from rationale.schema import LETTERS, Question
-from rationale.settings import Share
+from rationale.settings import Fraction
 from rationale.worlds import WORLDS, World, write_rationale
 
 
@@ -22,8 +22,8 @@ class ProgramTeacher:
     a small model needs. Both depend on (seed, question_id) alone.
     """
 
-    slip: Share = 0.0
-    terse: Share = 0.0
+    slip: Fraction = 0.0
+    terse: Fraction = 0.0
     seed: int = 0
     name: str = "program"
 
