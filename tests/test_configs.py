@@ -16,7 +16,7 @@ from omegaconf.errors import InterpolationKeyError
 from rationale.artifacts import UserError
 from rationale.command.binding import BY_CODE, FLAGS, misfits, unread
 from rationale.command.cli import CONF
-from rationale.command.runs import check_bound, check_read, texts_below
+from rationale.command.runs import check_bound, check_read, overrides_of, texts_below
 
 GROUPS = sorted(
     path.name
@@ -37,12 +37,11 @@ def steps_of(experiment):
     """Each step of an experiment and the config it composes to."""
     cfg = composed(f"experiment={experiment}")
     found = {}
-    for words in (str(step).split() for step in cfg.steps):
+    for step in cfg.steps:
+        words = overrides_of(step)
         alone = len(words) == 1
         found[" ".join(words)] = (
-            with_stage(deepcopy(cfg), words[0].removeprefix("stage="))
-            if alone
-            else composed(f"experiment={experiment}", *words)
+            with_stage(deepcopy(cfg), step.stage) if alone else composed(f"experiment={experiment}", *words)
         )
     return found
 
@@ -67,6 +66,15 @@ def test_every_step_of_an_experiment_is_a_stage_that_binds(experiment):
     for step, cfg in steps_of(experiment).items():
         assert "_target_" in cfg.stage, step
         check(cfg)
+
+
+@pytest.mark.parametrize(
+    ("step", "told"),
+    [("stage=sft ablation=both", r"\{stage: sft, ablation: both\}"), ({"of": "dpo"}, "now checkpoint")],
+)
+def test_a_step_written_as_before_is_told_how_it_is_written(step, told):
+    with pytest.raises(UserError, match=told):
+        overrides_of(OmegaConf.create([step])[0])
 
 
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
@@ -109,8 +117,8 @@ def test_every_step_of_the_base_checkpoint_is_a_stage_that_binds():
     own = [f"hydra.searchpath=[file://{CONF.parent}/experiments/mini_base/conf]", "experiment=mini_base"]
     steps = composed(*own).steps
     for step in steps:
-        check(composed(*own, *step.split()))
-    assert "stage=pretrain" in steps
+        check(composed(*own, *overrides_of(step)))
+    assert {"stage": "pretrain"} in steps
 
 
 def test_an_experiment_never_mentions_a_stage():
@@ -163,7 +171,8 @@ def test_a_misspelt_override_fails():
 
 # Where keys are free: names of data sets, models and tables, labels, and what another library or an endpoint takes.
 FREE = re.compile(
-    r"benchmarks\.sets|checkpoints|checkpoint_names|score\.names|logger\.config.*|dataset(\.tasks\.\w+)?\.(about|options)|dataset\.tasks"
+    r"benchmarks\.(train_sets|other_pairs\.make)|checkpoints|checkpoint_names|score\.names|logger\.config.*"
+    r"|dataset(\.tasks\.\w+)?\.(about|options)|dataset\.tasks"
     r"|model\.processor.*|plan\.adapter|plan\.\w+\.shared|pretrain\.curriculum\.parts(\[\d\])?|(teacher|extractor\.model)\.options"
     r"|report\.(tables|verifier\.paper\.\w+)|panels(\.\w+(\.gains(\.\w+)?)?)?|sft\.optim\.part_lrs|trainer\.strategy"
 )

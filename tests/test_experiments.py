@@ -23,6 +23,7 @@ from omegaconf import OmegaConf
 from rationale.artifacts import keyed
 from rationale.command.cli import CONF
 from rationale.command.jobs import jobs_of
+from rationale.command.runs import overrides_of
 from rationale.reporting.figures import REWARDS
 from rationale.reporting.specs import Report, Row
 from rationale.reporting.standing import command
@@ -60,10 +61,9 @@ def steps(job: tuple[str, ...]) -> list:
     if "_target_" in cfg.stage:
         return [cfg]
     chosen = [o for o in job if not o.startswith("stage=")]
-    found = [str(step).split() for step in cfg.steps]
     return [
-        with_stage(deepcopy(cfg), words[0].removeprefix("stage=")) if len(words) == 1 else composed(*chosen, *words)
-        for words in found
+        with_stage(deepcopy(cfg), step.stage) if len(step) == 1 else composed(*chosen, *overrides_of(step))
+        for step in cfg.steps
     ]
 
 

@@ -72,7 +72,7 @@ def test_a_training_killed_half_way_ends_with_the_weights_of_an_uncut_one(small_
 def test_two_processes_run_an_experiment_from_one_command(small_run, tmp_path):
     """Stages that train run in both processes, the others in the first; the second waits for what the first writes."""
     shared = [f"paths.{p}={small_run}/runs/mini_small/{p}" for p in ("questions", "rationales", "pretrain_questions")]
-    steps = "steps=['stage=sft ablation=both','stage=evaluate ablation=both','stage=sft ablation=direct']"
+    steps = "steps=[{stage: sft, ablation: both},{stage: evaluate, ablation: both},{stage: sft, ablation: direct}]"
     run(
         tmp_path, "experiment=mini_small", "logger=csv", "sft.epochs=1",
         "sft.batch={micro_batch_size: 4, gradient_accumulation_steps: 2}",

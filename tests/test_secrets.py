@@ -39,7 +39,7 @@ def test_a_key_of_the_environment_is_in_no_file_and_no_output(tmp_path):
     with Loopback(lambda text, number: "400" if len(text) % 2 and "Reference answer" in text else None) as server:
         done = asked(
             tmp_path, "seed=1", "teacher=openai", "generator=server", "generator.model_name=served",
-            "steps=['stage=prepare','stage=distill','stage=evaluate checkpoint=model evaluation.name=served']",
+            "steps=[{stage: prepare},{stage: distill},{stage: evaluate, checkpoint: model, evaluation.name: served}]",
             *(f"{of}.base_url={server.url}" for of in ("teacher", "generator")),
             *(f"{of}.key_variable=TEST_KEY" for of in ("teacher", "generator")), "-m",
         )  # fmt: skip
@@ -78,7 +78,7 @@ def test_a_key_typed_as_a_setting_is_refused_before_anything_is_written(tmp_path
         ({"base_url": "https://host/v1?key=abc"}, "base_url gives 'key'"),
         ({"overrides": ["seed=1", "+teacher.options.api_key=abc,def"]}, "overrides gives 'teacher.options.api_key'"),
         ({"overrides": ["hydra.job.env_set.OPENAI_API_KEY=abc"]}, "gives 'hydra.job.env_set.OPENAI_API_KEY'"),
-        ({"steps": ["stage=distill teacher.options={password: abc}"]}, "steps gives 'password'"),
+        ({"steps": [{"stage": "distill", "teacher.options.password": "abc"}]}, "options.password is called"),
         ({"key_variable": "abc-def"}, "key_variable is not a variable's name"),
         ({"key_variable": "hf_abcdefghijklmnopqrst"}, "key_variable is not a variable's name"),
         ({"user": "sk-abcdefghijklmnop"}, "user holds a key"),

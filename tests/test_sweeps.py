@@ -23,6 +23,7 @@ from safetensors.torch import load_file
 from rationale.artifacts import UserError
 from rationale.command.cli import CONF
 from rationale.command.jobs import Job, clash_message, first_clash, jobs_of, objective_of, record, run_job, taken
+from rationale.command.runs import overrides_of
 from rationale.command.threads import cores
 from rationale.stopping import REQUEUE
 
@@ -248,14 +249,14 @@ def test_the_sweeper_composes_and_its_trials_bind():
     jobs = jobs_of(OverridesParser.create().parse_overrides([f"{k}={v}" for k, v in sweeper.params.items()]), False)
     cfg = composed("stage=dpo", *jobs[0])
     assert cfg.dpo_name == "dpo_beta_0.02_lr_1e-05_words_45"
-    step = composed(*jobs[0], *cfg.objective.step.split()).stage
+    step = composed(*jobs[0], *overrides_of(cfg.objective.step)).stage
     assert (step.evaluation.split, step.evaluation.name) == ("val", "dpo_beta_0.02_lr_1e-05_words_45_val")
 
 
 @pytest.mark.slow
 def test_optuna_gets_the_objective_of_each_job(folder):
     code, _, err = answer(
-        folder, "-m", "+mode=interval(1,4)", "objective={step: 'stage=double', counts: ['squ*']}",
+        folder, "-m", "+mode=interval(1,4)", "objective={step: {stage: double}, counts: ['squ*']}",
         "hydra/sweeper=optuna", "hydra.sweeper.direction=minimize", "hydra.sweeper.n_trials=3",
         "hydra.sweeper.sampler.seed=3", "hydra.sweeper.n_jobs=1",
     )  # fmt: skip

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import json
 import os
 import re
 import sys
@@ -27,6 +28,7 @@ from rationale.artifacts import UserError, leaves, main_process, processes_of, p
 from rationale.command.binding import misfits, refuse, unread
 from rationale.command.jobs import OBJECTIVE, Call, objective_of
 from rationale.command.threads import threads
+from rationale.earlier import renamed
 from rationale.endpoints.keys import refuse_keys
 from rationale.hashes import CARD
 from rationale.reporting.card import model_card
@@ -165,9 +167,19 @@ def steps_of(cfg: DictConfig, overrides: list[str]) -> Iterator[DictConfig]:
         steps = [*cfg.steps, *steps]
     chosen = [o for o in overrides if not o.lstrip("+").startswith("stage=")]
     for step in steps:
-        composed = hydra.compose("config", [*chosen, *str(step).split()])
+        composed = hydra.compose("config", [*chosen, *overrides_of(step)])
         check_read(composed, written_in())
         yield composed
+
+
+def overrides_of(step: DictConfig) -> list[str]:
+    """The groups and values of a step, as a command would choose them."""
+    if not OmegaConf.is_dict(step):
+        raise UserError(f"step {step!r}: give groups and values, such as {{stage: sft, ablation: both}}")
+    chosen = OmegaConf.to_container(step, resolve=True)
+    if earlier := renamed(chosen):
+        raise UserError(f"step {chosen}: {earlier}")
+    return [f"{key}={json.dumps(value, ensure_ascii=False)}" for key, value in chosen.items()]
 
 
 def calls_of(cfg: DictConfig, overrides: list[str]) -> list[Call]:
