@@ -60,6 +60,11 @@ def test_help_names_every_stage_with_a_line_of_its_own(tmp_path):
         assert any(words[0] == stage and len(words) > 3 for words in lines if words), stage
 
 
+def test_the_command_alone_prints_its_help_and_runs_nothing(tmp_path):
+    assert answer(tmp_path) == answer(tmp_path, "--help")
+    assert not list(tmp_path.iterdir())
+
+
 def test_help_names_every_group_with_its_options(tmp_path):
     _, text = answer(tmp_path, "--help")
     for group in (path for path in CONF.iterdir() if path.is_dir() and path.name != "hydra"):

@@ -69,11 +69,11 @@ def test_every_step_of_an_experiment_is_a_stage_that_binds(experiment):
 
 
 @pytest.mark.parametrize(
-    ("step", "told"),
+    ("step", "today"),
     [("stage=sft ablation=both", r"\{stage: sft, ablation: both\}"), ({"of": "dpo"}, "now checkpoint")],
 )
-def test_a_step_written_as_before_is_told_how_it_is_written(step, told):
-    with pytest.raises(UserError, match=told):
+def test_a_step_written_as_before_is_told_how_it_is_written(step, today):
+    with pytest.raises(UserError, match=today):
         overrides_of(OmegaConf.create([step])[0])
 
 

@@ -208,8 +208,10 @@ def quiet() -> None:
 
 
 def main() -> None:
-    """Console script. Exits with `stopping.REQUEUE` where it was told to stop."""
+    """Console script. Without arguments it prints its help. Exits with `stopping.REQUEUE` where it was told to stop."""
     quiet()
+    if len(sys.argv) == 1:
+        sys.argv.append("--help")
     sys.stdout.reconfigure(errors="backslashreplace")  # as stderr has it, for a locale that lacks a letter
     if refusal := missing_plugin(sys.argv[1:]) or renamed(sys.argv[1:]):
         raise failure(refusal)
