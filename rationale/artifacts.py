@@ -40,7 +40,8 @@ NOT_IN_KEY = {
     "out", "logger", "workers", "processes", "chunk", "dry_run", "retry_failed", "save_every", "keep_last", "device",
     "model.device", "teacher.model.device", "trainer.accelerator", "trainer.devices", "trainer.num_nodes",
     "teacher.traffic", "teacher.budget", "teacher.batches", "generator.traffic", "generator.budget",
-    "generator.processor", "extractor.traffic", "extractor.budget", "sampling.out", "evaluation.suffix",
+    "generator.processor", "extractor.traffic", "extractor.budget",
+    "sampling.out", "evaluation.suffix",  # in manifests of earlier runs
 }  # fmt: skip
 # Addresses in a list are replicas of one model, which is part of the key by its name: they may come and go.
 REPLICA = re.compile(r"(teacher|generator|extractor)\.base_url\.\d+")

@@ -33,7 +33,7 @@ RENAMED = {
 }  # fmt: skip
 
 SETTINGS = {
-    "of": "checkpoint", "set": "train_set", "in_set": "train_datasets",
+    "of": "checkpoint", "set": "train_set", "in_set": "train_datasets", "sampling.out": "paths.samples",
     "sft.bundle": "sft.group_by", "dpo.bundle": "dpo.group_by",
     "sft.validation.share": "sft.validation.fraction", "dpo.validation.share": "dpo.validation.fraction",
 }  # fmt: skip

@@ -212,7 +212,7 @@ def test_a_checkpoint_s_name_can_be_read_and_is_the_same_on_any_machine():
     "given", [["checkpoint=sft", "ablation=cot"], ["checkpoint=dpo", "evaluation.blind=true", "seed=2"]]
 )
 def test_the_command_that_mends_an_evaluation_makes_that_evaluation(given, tmp_path):
-    stage = composed("stage=evaluate", f"root={tmp_path}/my runs", "evaluation.suffix=x", *given).stage
+    stage = composed("stage=evaluate", f"root={tmp_path}/my runs", "evaluation.name=x", *given).stage
     arguments = OmegaConf.to_container(stage, resolve=True)
     folder = Path(arguments["out"])
     folder.mkdir(parents=True)

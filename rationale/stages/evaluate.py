@@ -25,10 +25,8 @@ from rationale.training.panels import evaluation_panels
 
 @settings
 class Evaluation:
-    """What a model is asked, and what a table calls it: `name`, which ends in `suffix` where there is one.
-
-    `blind` blanks every image: what is left is the language prior. `batch_size` counts responses.
-    """
+    """What a model is asked, and what a table calls it: `name`. `blind` blanks every image: what is left is the
+    language prior. `batch_size` counts responses."""
 
     name: str
     split: str | None
@@ -36,7 +34,6 @@ class Evaluation:
     max_new_tokens: dict[Style, Count]
     batch_size: Count
     blind: bool = False
-    suffix: str | int | float | None = None
 
 
 def run(
@@ -55,12 +52,12 @@ def run(
     The evaluation's name and `seed` say which row of a table this is. `logger` makes the loggers for a folder; what is
     shown is logged when all is written, so a cut run shows nothing.
     """
-    asked, limits = questions_by_id(questions, evaluation.split), evaluation.max_new_tokens
-    found = [q for q in asked.values() if q.kind != "open"]
+    by_id, limits = questions_by_id(questions, evaluation.split), evaluation.max_new_tokens
+    closed = [q for q in by_id.values() if q.kind != "open"]
     share = processes.join(out, alone=is_shared(generator))
     answer = generator(model)
-    first = {q.image: len(q.question) for q in reversed(found)}  # questions about one image stay together
-    ordered = sorted(found, key=lambda q: (first[q.image], q.image, q.question_id))
+    first = {q.image: len(q.question) for q in reversed(closed)}  # questions about one image stay together
+    ordered = sorted(closed, key=lambda q: (first[q.image], q.image, q.question_id))
     units = in_chunks(
         [(q, style) for q in ordered for style in evaluation.styles], answer.at_once or evaluation.batch_size
     )
@@ -102,7 +99,7 @@ def run(
     write_json(out / "summary.json", {**about, "cells": summary})
     loggers = logger(out)
     for dashboard in dashboards(loggers):
-        shown = evaluation_panels(summary, judged, asked, Path(questions), dashboard.table_rows)
+        shown = evaluation_panels(summary, judged, by_id, Path(questions), dashboard.table_rows)
         with unless_ended():
             dashboard.experiment.log(shown)
     close(loggers, out)

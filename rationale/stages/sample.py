@@ -23,7 +23,7 @@ from rationale.stages.inputs import questions_by_id
 @settings
 class Sampling:
     """Which questions are asked, and how: `limit` of a split (None: all) without the data sets in `exclude`.
-    `temperature` is by question kind, `batch_size` counts questions. `out` is where conf/ has the stage write."""
+    `temperature` is by question kind, `batch_size` counts questions."""
 
     split: Split
     limit: Count | None
@@ -34,7 +34,6 @@ class Sampling:
     top_p: PositiveFraction
     max_new_tokens: Count
     batch_size: Count
-    out: str = ""
 
 
 def choose(questions: list[Question], limit: int | None, seed: int) -> list[Question]:
@@ -53,20 +52,20 @@ def run(
     processes: Processes = ALONE,
 ) -> dict:
     """Responses of `generator(model)` to each question. Writes Response rows."""
-    found = questions_by_id(questions, sampling.split).values()
-    found = [q for q in found if q.kind != "open" and q.dataset not in sampling.exclude]
-    asked, style = choose(found, sampling.limit, seed), sampling.style
+    every = questions_by_id(questions, sampling.split).values()
+    closed = [q for q in every if q.kind != "open" and q.dataset not in sampling.exclude]
+    chosen, style = choose(closed, sampling.limit, seed), sampling.style
     share = processes.join(out, alone=is_shared(generator))
     answer = generator(model)
     # One temperature a batch; prompts of like length together, so that padding is small.
-    asked.sort(key=lambda q: (q.kind, len(prompt_text(q, style)), q.question_id))
+    chosen.sort(key=lambda q: (q.kind, len(prompt_text(q, style)), q.question_id))
     size = answer.at_once or sampling.batch_size
-    units = [c for kind in ("short", "choice") for c in in_chunks([q for q in asked if q.kind == kind], size)]
+    units = [c for kind in ("short", "choice") for c in in_chunks([q for q in chosen if q.kind == kind], size)]
 
     def example(question: Question) -> Example:
         return Example(question.question_id, Path(questions) / question.image, prompt_text(question, style), "")
 
-    answer.check([example(q) for q in asked], [sampling.max_new_tokens] * len(asked))
+    answer.check([example(q) for q in chosen], [sampling.max_new_tokens] * len(chosen))
 
     def work(batch: list[Question], read: Any) -> list[str]:
         drawn = sampling.num_samples, sampling.temperature[batch[0].kind], sampling.top_p, seed
@@ -83,4 +82,4 @@ def run(
         responses += 1
         correct += is_correct(row.score)
         unparsed += row.predicted is None
-    return {"questions": len(asked), "responses": responses, "correct": correct, "unparsed": unparsed}
+    return {"questions": len(chosen), "responses": responses, "correct": correct, "unparsed": unparsed}
