@@ -5,10 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
+from rapidfuzz.distance import Levenshtein
+
 from rationale.schema import LETTERS, Question
 from rationale.scoring.dress import boxed
 from rationale.scoring.maths import final_value, letter_or_value, value
-from rationale.scoring.rules import levenshtein
 
 ANSWER_TYPES = ("integer", "float", "list", "text")
 _LETTER = re.compile(r"\(([a-zA-Z])\)")
@@ -26,7 +27,7 @@ def normalize(extraction: str, choices: Sequence[str], answer_type: str, precisi
         letter = marked[0].upper() if marked else extraction.strip()
         if len(letter) == 1 and letter in LETTERS[: len(choices)]:
             return choices[LETTERS.index(letter)]
-        return min(choices, key=lambda choice: levenshtein(letter, choice))
+        return min(choices, key=lambda choice: Levenshtein.distance(letter, choice))
     try:
         if answer_type == "integer":
             return str(int(float(extraction)))
@@ -87,7 +88,7 @@ def _nearest(text: str, choices: list[str]) -> str | None:
     if value(text) is not None:
         return None
     # The distance is at least the difference in length: a long text is near no choice.
-    near = [(levenshtein(text, c), i) for i, c in enumerate(choices) if 2 * len(c) > len(text)]
+    near = [(Levenshtein.distance(text, c), i) for i, c in enumerate(choices) if 2 * len(c) > len(text)]
     if not near:
         return None
     (distance, index), *others = sorted(near)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from rapidfuzz.distance import Levenshtein
+
 from rationale.schema import LETTERS, Question
 from rationale.scoring.answers import extract_choice
 from rationale.scoring.dress import plain_text
@@ -54,33 +56,8 @@ def _similarity(answer: str, gold: str) -> float:
     if a == b:
         return 1.0
     length = max(len(answer.upper()), len(gold.upper()))
-    # The distance is at least the difference in length, so a sentence against a word needs no table.
-    if 1 - abs(len(a) - len(b)) / length < 0.5:
-        return 0.0
-    similarity = 1 - levenshtein(a, b) / length
+    similarity = 1 - Levenshtein.distance(a, b) / length
     return similarity if similarity >= 0.5 else 0.0
-
-
-def levenshtein(a: str, b: str) -> int:
-    """Edit distance: a row of the table is two bit vectors, one step a character (Myers 1999, Hyyro 2003)."""
-    a, b = sorted((a, b), key=len)  # the vectors are as long as the first
-    if not a:
-        return len(b)
-    places: dict[str, int] = {}
-    for i, x in enumerate(a):
-        places[x] = places.get(x, 0) | 1 << i
-    full, last = (1 << len(a)) - 1, 1 << len(a) - 1
-    up, down, distance = full, 0, len(a)
-    for y in b:
-        match = places.get(y, 0)
-        diagonal = (((match & up) + up) ^ up) | match | down
-        right = down | ~(diagonal | up)
-        left = up & diagonal
-        distance += bool(right & last) - bool(left & last)
-        right = right << 1 | 1
-        up = (left << 1 | ~(diagonal | right)) & full
-        down = right & diagonal & full
-    return distance
 
 
 def vqa_accuracy(answer: str, golds: Sequence[str]) -> float:
