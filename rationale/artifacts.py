@@ -76,20 +76,20 @@ def leaves(node: Any, place: str = "", taker: Taker | None = None) -> Iterator[t
 
 def keyed(arguments: dict[str, Any]) -> list[tuple[str, Any, Taker | None]]:
     """The leaves of a stage's arguments that are part of its key."""
-    found = [leaf for leaf in leaves(arguments) if not REPLICA.fullmatch(leaf[0])]
+    kept = [leaf for leaf in leaves(arguments) if not REPLICA.fullmatch(leaf[0])]
     # A training's trainer, workers and states are in its `settings`; they were arguments of their own.
-    places = [f"{leaf[0].removeprefix('settings.')}." for leaf in found]
-    return [leaf for leaf, at in zip(found, places, strict=True) if not any(at.startswith(f"{p}.") for p in NOT_IN_KEY)]
+    places = [f"{leaf[0].removeprefix('settings.')}." for leaf in kept]
+    return [leaf for leaf, at in zip(kept, places, strict=True) if not any(at.startswith(f"{p}.") for p in NOT_IN_KEY)]
 
 
 @cache
 def path_parameters(target: str) -> set[str] | None:
     """The parameters of a callable that are annotated `InputPath`; None where it knows nothing of that."""
     try:
-        found = signature(pkgutil.resolve_name(target)).parameters.values()
+        parameters = signature(pkgutil.resolve_name(target)).parameters.values()
     except (ImportError, AttributeError, TypeError, ValueError):
         return None
-    names = {one.name for one in found if re.search(r"\bInputPath\b", str(one.annotation))}
+    names = {one.name for one in parameters if re.search(r"\bInputPath\b", str(one.annotation))}
     return names if names or target.startswith("rationale.") else None
 
 
@@ -112,15 +112,15 @@ def there(value: Any) -> list[str]:
 
 def find_inputs(arguments: dict[str, Any], digest: Callable[[Path], str] = sha256_file) -> dict[str, str]:
     """Fingerprint of every existing path among a stage's arguments; of a pattern, of each match."""
-    found: dict[str, str] = {}
+    fingerprints: dict[str, str] = {}
     for place, value, taker in keyed(arguments):
         for path in there(value):
             if is_path(value, taker):
                 try:
-                    found[str(Path(path))] = fingerprint(Path(path), digest, arguments.get("out"))
+                    fingerprints[str(Path(path))] = fingerprint(Path(path), digest, arguments.get("out"))
                 except OSError as error:
                     raise UserError(f"{place}={value}: {error.filename} cannot be read ({error.strerror})") from error
-    return found
+    return fingerprints
 
 
 def settings(arguments: dict[str, Any], inputs: dict[str, str]) -> dict[str, Any]:
@@ -142,29 +142,29 @@ def call_key(stage: str, arguments: dict[str, Any], inputs: dict[str, str]) -> s
 def changes(manifest: dict[str, Any], stage: str, arguments: dict[str, Any], inputs: dict[str, str]) -> list[str]:
     """What makes a call another than that of a manifest: `place: old -> new`, and inputs that changed, came or went."""
     sides = ((manifest["stage"], manifest["arguments"], manifest["inputs"]), (stage, arguments, inputs))
-    one, other = ({"stage": name, **settings(node, found)} for name, node, found in sides)
+    one, other = ({"stage": name, **settings(node, paths)} for name, node, paths in sides)
     old, new = ({"stage": name, **{place: value for place, value, _ in leaves(node)}} for name, node, _ in sides)
     places = [p for p in {**one, **other} if _differ(p, one, other) and _differ(p, old, new)]
-    said = [f"{place}: {old.get(place, UNSET)} -> {new.get(place, UNSET)}" for place in places]
+    changed = [f"{place}: {old.get(place, UNSET)} -> {new.get(place, UNSET)}" for place in places]
     before, named = manifest["inputs"], {str(value) for place in places for value in (old.get(place), new.get(place))}
     differ = (path for path in sorted(before.keys() | inputs.keys()) if before.get(path) != inputs.get(path))
     words = {(True, True): "changed", (True, False): "is gone", (False, True): "is new"}
-    return said + [f"{path} {words[path in before, path in inputs]}" for path in differ if path not in named]
+    return changed + [f"{path} {words[path in before, path in inputs]}" for path in differ if path not in named]
 
 
 def _differ(place: str, one: dict[str, Any], other: dict[str, Any]) -> bool:
     return one.get(place, UNSET) != other.get(place, UNSET)
 
 
-def why(found: dict[str, Any] | None, stage: str, arguments: dict[str, Any], inputs: dict[str, str]) -> str:
-    """Why an artifact with the manifest `found` is made anew, in a line."""
-    if found is None:
+def why(manifest: dict[str, Any] | None, stage: str, arguments: dict[str, Any], inputs: dict[str, str]) -> str:
+    """Why an artifact with a `manifest` is made anew, in a line."""
+    if manifest is None:
         return "it has no manifest"
-    if found["key"] == call_key(stage, arguments, inputs):
+    if manifest["key"] == call_key(stage, arguments, inputs):
         return "force=true"
-    said = changes(found, stage, arguments, inputs) or ["made by an earlier version of this package"]
-    more = [f"and {len(said) - NUM_CHANGES} more"] if len(said) > NUM_CHANGES else []
-    return "; ".join([*said[:NUM_CHANGES], *more])
+    reasons = changes(manifest, stage, arguments, inputs) or ["made by an earlier version of this package"]
+    more = [f"and {len(reasons) - NUM_CHANGES} more"] if len(reasons) > NUM_CHANGES else []
+    return "; ".join([*reasons[:NUM_CHANGES], *more])
 
 
 def flock_works(folder: Path) -> bool:
@@ -280,8 +280,8 @@ def next_previous(out: Path) -> Path:
 
 def earlier(root: Path) -> list[tuple[Path, int]]:
     """What artifacts below a folder were before they were made anew, and how many bytes each has."""
-    found = sorted(path for path in root.rglob(".*") if PREVIOUS.fullmatch(path.name) and path.is_dir())
-    return [(path, sum(file.stat().st_size for file in path.rglob("*") if file.is_file())) for path in found]
+    folders = sorted(path for path in root.rglob(".*") if PREVIOUS.fullmatch(path.name) and path.is_dir())
+    return [(path, sum(file.stat().st_size for file in path.rglob("*") if file.is_file())) for path in folders]
 
 
 def put_in_place(partial: Path, out: Path, previous: Path, outputs: dict[str, str], hashes: Hashes) -> None:
@@ -303,8 +303,8 @@ class PartDone(BaseException):
 def processes_of(arguments: dict[str, Any]) -> tuple[int | str, int]:
     """`devices` and `num_nodes` of a stage's trainer or shards.Processes."""
     given = {**arguments, **(arguments.get("settings") or {})}
-    found = given.get("trainer") or given.get("processes") or {}
-    return found.get("devices", 1), found.get("num_nodes", 1)
+    shared = given.get("trainer") or given.get("processes") or {}
+    return shared.get("devices", 1), shared.get("num_nodes", 1)
 
 
 def check_parent() -> None:
@@ -359,10 +359,10 @@ def produce(
     key, inputs = identity(stage, arguments, hashes)
 
     def up_to_date() -> bool:
-        found = (read_manifest(out) or {}).get("key") == key and not force and not arguments.get("retry_failed")
-        if found:
+        matches = (read_manifest(out) or {}).get("key") == key and not force and not arguments.get("retry_failed")
+        if matches:
             print(f"{stage}: {out} is up to date", flush=True)
-        return found
+        return matches
 
     if up_to_date():  # needs no lock, nor the right to write one
         return out
@@ -372,14 +372,14 @@ def produce(
             key, inputs = identity(stage, arguments, hashes)
         if up_to_date():
             return out
-        found = read_manifest(out)
-        made = found is not None and found["key"] == key
+        before = read_manifest(out)
+        made = before is not None and before["key"] == key
         partial, previous = out.parent / f".{out.name}.{key[:12]}.partial", next_previous(out)
         looks = bool(arguments.get("dry_run"))
         if made and not force and not partial.exists():
             copy_whole(out, partial)
         elif out.exists() and (force or not made) and not looks:
-            reason = why(found, stage, arguments, inputs)
+            reason = why(before, stage, arguments, inputs)
             print(f"{stage}: {out} is to be replaced: {reason}. What is there stays as {previous.name} if the new one "
                   "differs; name= or variant= keep both in view", flush=True)  # fmt: skip
         partial.mkdir(exist_ok=True)

@@ -38,8 +38,8 @@ def refuse(problems: Iterable[Problem], files: dict[str, str]) -> None:
 
 def nearest(key: str, known: Iterable[str]) -> str:
     """What was probably meant, as the end of a message."""
-    found = get_close_matches(key, sorted(set(known)), n=1, cutoff=0.5)
-    return f"; nearest: {found[0]}" if found else ""
+    matches = get_close_matches(key, sorted(set(known)), n=1, cutoff=0.5)
+    return f"; nearest: {matches[0]}" if matches else ""
 
 
 def unread(config: dict[str, Any], files: dict[str, str]) -> Iterator[Problem]:
@@ -172,12 +172,12 @@ def of_another_kind(
         return
     try:
         taken.validate_json(json.dumps(value, default=str), strict=strict)
-    except ValidationError as error:
-        errors = error.errors()
-        unknown = {found["loc"][:-1] for found in errors if found["loc"][-1:] == ("[key]",)}
-        for found in errors:
-            if found["loc"] not in unknown:  # of a key that is none, its value is not looked at
-                yield located(found["loc"], place, value, written, config), said(found, schema(target)[1][key])
+    except ValidationError as refusal:
+        errors = refusal.errors()
+        unknown = {error["loc"][:-1] for error in errors if error["loc"][-1:] == ("[key]",)}
+        for error in errors:
+            if error["loc"] not in unknown:  # of a key that is none, its value is not looked at
+                yield located(error["loc"], place, value, written, config), in_words(error, schema(target)[1][key])
 
 
 @cache
@@ -201,12 +201,12 @@ def located(loc: tuple[str | int, ...], place: str, value: Any, written: Any, co
     return place
 
 
-def said(found: Any, hint: Any) -> str:
+def in_words(error: Any, hint: Any) -> str:
     """An error of pydantic's in the words of a setting."""
-    if found["type"] in ("unexpected_keyword_argument", "extra_forbidden") or found["loc"][-1:] == ("[key]",):
-        key = next(word for word in reversed(found["loc"]) if word != "[key]")
+    if error["type"] in ("unexpected_keyword_argument", "extra_forbidden") or error["loc"][-1:] == ("[key]",):
+        key = next(word for word in reversed(error["loc"]) if word != "[key]")
         return f"is no setting there{nearest(str(key), names_in(hint))}"
-    return f"{re.sub('^Input ', '', found['msg'])}, found {found['input']!r}"
+    return f"{re.sub('^Input ', '', error['msg'])}, found {error['input']!r}"
 
 
 def names_in(hint: Any) -> Iterator[str]:

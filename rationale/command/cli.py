@@ -226,17 +226,17 @@ def main() -> None:
         print("rationale: interrupted; the same command goes on from here", file=sys.stderr)
         raise SystemExit(130) from None
     except BaseException as error:
-        told = error if isinstance(error, Stopped) else Stopped.last
-        if told is None:
+        stopped = error if isinstance(error, Stopped) else Stopped.last
+        if stopped is None:
             raise
         leave()
         if main_process():
-            print(f"rationale: told to stop by {told.name}; the same command goes on from here", file=sys.stderr)
-        raise told from None
+            print(f"rationale: told to stop by {stopped.name}; the same command goes on from here", file=sys.stderr)
+        raise stopped from None
     finally:
         well = Sweep.current is None or Sweep.current.folder is None
         if not well:
-            said, well = summary(Sweep.current.folder, Sweep.current.planned)
-            print(said, file=sys.stderr)
+            lines, well = summary(Sweep.current.folder, Sweep.current.planned)
+            print(lines, file=sys.stderr)
     if not well:
         raise SystemExit(1)

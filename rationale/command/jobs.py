@@ -80,27 +80,27 @@ def writes(job: Job) -> dict[str, str]:
 def record(job: Job, failed: str | None) -> None:
     """Note below the sweep's folder how a job stands; before it begins, too, in case it never returns."""
     (job.sweep / "jobs").mkdir(parents=True, exist_ok=True)
-    said = {"num": job.num, "overrides": job.overrides, "failed": failed, "writes": writes(job)}
-    write_json(job.sweep / "jobs" / f"{job.num}.json", said)
+    standing = {"num": job.num, "overrides": job.overrides, "failed": failed, "writes": writes(job)}
+    write_json(job.sweep / "jobs" / f"{job.num}.json", standing)
 
 
 def records(sweep: Path) -> list[dict[str, Any]]:
     """The records of a sweep, in the order of its jobs."""
-    found = [json.loads(path.read_text(encoding="utf-8")) for path in (sweep / "jobs").glob("*.json")]
-    return sorted(found, key=lambda job: job["num"])
+    jobs = [json.loads(path.read_text(encoding="utf-8")) for path in (sweep / "jobs").glob("*.json")]
+    return sorted(jobs, key=lambda job: job["num"])
 
 
 def summary(sweep: Path, planned: int | None) -> tuple[str, bool]:
     """What a sweep's records say in a few lines, and whether all went well. `planned` is None where a sweeper decides
     as it goes."""
-    found = records(sweep)
-    failed = [job for job in found if job["failed"]]
-    total = planned or len(found)
-    if found and not failed and len(found) == total:
+    jobs = records(sweep)
+    failed = [job for job in jobs if job["failed"]]
+    total = planned or len(jobs)
+    if jobs and not failed and len(jobs) == total:
         return f"rationale: all {total} jobs are done", True
     lines = [f"rationale: {len(failed)} of {total} jobs failed"]
-    if len(found) < total:
-        lines[0] += f" and {total - len(found)} did not begin"
+    if len(jobs) < total:
+        lines[0] += f" and {total - len(jobs)} did not begin"
     lines += [f"  job {job['num']} ({shown(job['overrides'])}): {job['failed']}" for job in failed]
     return "\n".join([*lines, "The same command again runs only what is missing."]), False
 
@@ -145,12 +145,12 @@ def jobs_of(overrides: list[Any], exact: bool) -> list[list[str]]:
 def texts(override: Any) -> list[str]:
     """A parsed override of Hydra's once for each value that it sweeps; for an interval, its ends."""
     if not override.is_sweep_override():
-        found = [override.get_value_element_as_str()]
+        values = [override.get_value_element_as_str()]
     elif override.is_interval_sweep():
-        found = [override.value().start, override.value().end]
+        values = [override.value().start, override.value().end]
     else:
-        found = list(override.sweep_string_iterator())
-    return [f"{override.get_key_element()}={value}" for value in found]
+        values = list(override.sweep_string_iterator())
+    return [f"{override.get_key_element()}={value}" for value in values]
 
 
 def first_clash(jobs: Iterable[tuple[int, list[Call]]]) -> tuple[int, int, str] | None:
@@ -185,12 +185,12 @@ def clash_message(first: list[str], second: list[str], out: str, by_variant: boo
 def objective_of(out: Path, counts: list[str]) -> float:
     """Mean of the numbers of an artifact that any of the patterns `counts` names: an evaluation's accuracies in points
     (cot/chartqa), unrounded, or another manifest's counts."""
-    found = dict((read_manifest(out) or {}).get("counts", {}))
+    numbers = dict((read_manifest(out) or {}).get("counts", {}))
     if (out / "summary.json").is_file():
         cells = json.loads((out / "summary.json").read_text(encoding="utf-8"))["cells"]
-        found = {cell: 100 * values["accuracy"] for cell, values in cells.items()}
-    absent = [pattern for pattern in counts if not any(fnmatch(name, pattern) for name in found)]
+        numbers = {cell: 100 * values["accuracy"] for cell, values in cells.items()}
+    absent = [pattern for pattern in counts if not any(fnmatch(name, pattern) for name in numbers)]
     if absent or not counts:
-        raise UserError(f"{out}: objective.counts names {absent or 'nothing'}; there are {', '.join(found)}")
-    named = [value for name, value in found.items() if any(fnmatch(name, pattern) for pattern in counts)]
+        raise UserError(f"{out}: objective.counts names {absent or 'nothing'}; there are {', '.join(numbers)}")
+    named = [value for name, value in numbers.items() if any(fnmatch(name, pattern) for pattern in counts)]
     return sum(map(float, named)) / len(named)

@@ -97,8 +97,8 @@ class Training:
     @property
     def own(self) -> int:
         """Examples of a row as its config has it: of the ways in `shared` the one that comes nearest."""
-        asked = 0 if self.layout == "rows" else self.fullest
-        return max((number for number in self.shared.values() if number <= asked), default=max(self.shared.values()))
+        most = 0 if self.layout == "rows" else self.fullest
+        return max((number for number in self.shared.values() if number <= most), default=max(self.shared.values()))
 
     def rows(self, tokens: Tokens, together: int) -> tuple[Rows, int]:
         """A micro-batch, and the examples in it: at least those of one row."""
@@ -130,8 +130,8 @@ def plan(
                 named["own"] = (together, reference) == (training.own, training.reference)
                 whole = activations.logits(model, rows, width)[1] / GIB
                 for trainer in trainers:
-                    found = outcome(cost, trainer, hardware, needs, whole)
-                    yield {**named, "trainer": trainer, "trainable": model.trainable, **cost, **found}
+                    result = outcome(cost, trainer, hardware, needs, whole)
+                    yield {**named, "trainer": trainer, "trainable": model.trainable, **cost, **result}
 
 
 def costs(sizes: Sizes, training: Training, together: int, reference: str | None) -> dict[str, Any]:
@@ -172,7 +172,7 @@ def outcome(
     return {
         "devices": devices, "held": held.scaled(GIB), "logits_whole": logits_whole,
         "fits": held.total <= hardware.usable,
-        "fits_on": [n for n, found in by_count.items() if found.total <= hardware.usable and not found.host],
+        "fits_on": [n for n, need in by_count.items() if need.total <= hardware.usable and not need.host],
         "hours": cost["steps"] * seconds / 3600, "hours_validation": cost["flops_validation"] / speed / 3600,
         "examples_per_second": cost["examples_per_step"] / seconds,
     }  # fmt: skip

@@ -40,18 +40,18 @@ def run(
     The pairs of a share of the questions are held out. No reference is looked for where the objective needs none.
     """
     truncate, stored = settings.truncate, None
-    found = questions_by_id(questions)
+    by_id = questions_by_id(questions)
     path = need(pairs, "pairs.jsonl")
     every, names = list(iter_jsonl(path, Pair)), settings.datasets
-    check_known(path, {p.question_id for p in every}, found)
-    rows = [p for p in every if names is None or found[p.question_id].dataset in names]
+    check_known(path, {p.question_id for p in every}, by_id)
+    rows = [p for p in every if names is None or by_id[p.question_id].dataset in names]
     if not rows:
         raise UserError(f"{path}: none of {len(every)} pairs is of dpo.datasets={names}")
     train, held = held_out([p.question_id for p in rows], settings.validation.fraction, seed)
     rows = [rows[i] for i in train + held]
 
     def example(key: ResponseKey) -> Example:
-        return response_example(key, found[key[0]], Path(questions), truncate)
+        return response_example(key, by_id[key[0]], Path(questions), truncate)
 
     examples = [tuple(map(example, pair.keys)) for pair in rows]
     reads = settings.reference == "scored" and settings.objective.needs_reference
@@ -116,15 +116,15 @@ def stored_logps(
         raise UserError(
             f"{path.parent}: these log-probs are of something else ({'; '.join(stale)}); re-run stage=score"
         )
-    found = {r.key: r for r in iter_jsonl(path, ResponseLogps)}
+    by_key = {r.key: r for r in iter_jsonl(path, ResponseLogps)}
     sides = [p.keys for p in pairs]
-    if absent := [key for both in sides for key in both if key not in found]:
+    if absent := [key for both in sides for key in both if key not in by_key]:
         raise RowError(
             f"{path}: no log-probs of {len(absent)} responses, first {absent[0][0]!r}; run stage=score again"
         )
-    if moved := [key for both in sides for key in both if found[key].context != contexts[key[:2]]]:
+    if moved := [key for both in sides for key in both if by_key[key].context != contexts[key[:2]]]:
         raise RowError(
             f"{path}: image or prompt of {len(moved)} responses changed since, first {moved[0][0]!r}; "
             "re-run stage=score"
         )
-    return [(found[chosen].logps, found[rejected].logps) for chosen, rejected in sides]
+    return [(by_key[chosen].logps, by_key[rejected].logps) for chosen, rejected in sides]

@@ -38,15 +38,15 @@ def run(
     checked before weights are read. The rows about a share of the images are held out.
     """
     mixture = settings.mixture
-    found = questions_by_id(questions, split="train")
+    by_id = questions_by_id(questions, split="train")
     kept = kept_rationales(rationales, questions_by_id(questions))
-    examples = sft_examples(found.values(), kept, Path(questions), mixture, seed)
+    examples = sft_examples(by_id.values(), kept, Path(questions), mixture, seed)
     counts = {"mixture": len(examples)}
     if mixture.rft:
         if settings.responses is None:
             raise UserError("sft.mixture.rft needs sft.responses: run stage=sample first")
-        sampled = grouped(need(settings.responses, "rows.jsonl"), Response, found)
-        imitated = rft_examples(sampled, found, Path(questions), mixture.rft, seed)
+        sampled = grouped(need(settings.responses, "rows.jsonl"), Response, by_id)
+        imitated = rft_examples(sampled, by_id, Path(questions), mixture.rft, seed)
         examples += imitated
         counts["rft"] = len(imitated)
     if settings.pretrain_questions and mixture.pretrain:

@@ -118,8 +118,8 @@ def known_by(job: str, config: dict[str, Any]) -> dict[str, Any]:
 
 def tags(known: dict[str, Any]) -> list[str]:
     """Words to filter runs by: whose weights, the ablation, the variant, the seed."""
-    found = [known[key] for key in ("checkpoint", "ablation", "variant") if key in known]
-    return [str(tag)[:64] for tag in found + ([f"seed_{known['seed']}"] if "seed" in known else [])]  # wandb's limit
+    words = [known[key] for key in ("checkpoint", "ablation", "variant") if key in known]
+    return [str(tag)[:64] for tag in words + ([f"seed_{known['seed']}"] if "seed" in known else [])]  # wandb's limit
 
 
 def hidden(node: Any) -> Any:

@@ -95,15 +95,15 @@ def _collate(
 
 def padded_logps(stored: list[list[float]], mask: Tensor, examples: list[Example]) -> Tensor:
     """Stored log-probs of each row's tokens as (rows, tokens), the shape of `mask`, on its device; 0 behind them."""
-    found = torch.zeros(mask.shape, device=mask.device)
+    padded = torch.zeros(mask.shape, device=mask.device)
     for row, (logps, kept) in enumerate(zip(stored, mask.sum(1).tolist(), strict=True)):
         if len(logps) != kept:
             raise RowError(
                 f"{examples[row].question_id}: {len(logps)} stored reference log-probs for {kept} tokens; "
                 "texts, truncation or tokenizer changed since; re-run stage=score"
             )
-        found[row, :kept] = torch.tensor(logps, device=mask.device)
-    return found
+        padded[row, :kept] = torch.tensor(logps, device=mask.device)
+    return padded
 
 
 class Compared(NamedTuple):
