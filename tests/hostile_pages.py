@@ -41,6 +41,7 @@ def report(folder: Path) -> Path:
     ]  # fmt: skip
     page = folder / "report.html"
     text = render(
+        results=[EVIL],
         title=f"A report {EVIL}", facts=[("seeds", EVIL)], missing=[EVIL], tables=[scores], counts=[small], shown=shown,
         drawings=[Drawing("sft", "SFT loss", EVIL, drawing)], links=[(f"another {EVIL}", "../other/index.html")],
     )  # fmt: skip

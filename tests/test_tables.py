@@ -15,6 +15,7 @@ from rationale.reporting.tables import (
     number,
     orderings_table,
     record,
+    results,
     show,
     to_csv,
     to_latex,
@@ -275,3 +276,14 @@ def test_samples_give_their_mean_the_majority_and_pass_at_8():
 def test_fewer_than_8_samples_give_no_pass_at_8():
     rows = sampled_rows(QUESTIONS["q"], [Response("q", 0, "cot", "", "1", 1, True)])
     assert [row.style for row in rows] == ["sampled", "majority"]
+
+
+def test_a_claim_that_says_a_sentence_opens_the_report_with_its_numbers():
+    says = "{better} against {worse}: {difference}."
+    told = replace(report({}), orderings=[Claim("c", ("a", "cot"), ("b", "cot"), 0, None, says=says)])
+    assert results(told, RUNS) == ["75.0 against 75.0: 0.0 [−25.0, 25.0]."]  # of seed 1, which both have
+
+
+def test_a_claim_that_was_not_run_says_nothing():
+    told = replace(report({}), orderings=[Claim("c", ("a", "cot"), ("c", "cot"), 0, None, says="{better}")])
+    assert results(told, RUNS) == []

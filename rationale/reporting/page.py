@@ -179,6 +179,7 @@ def filled(template: str, scripts: Iterable[str], **values: Any) -> str:
 def render(
     *,
     title: str,
+    results: list[str],
     facts: list[tuple[str, str]],
     missing: list[str],
     tables: list[Table],
@@ -187,11 +188,11 @@ def render(
     shown: list[dict[str, Any]],
     links: Links = (),
 ) -> str:
-    """The report; `links` lead to other pages of the run."""
+    """The report, which `results` open; `links` lead to other pages of the run."""
     parts = sections(tables, drawings, counts)
     contents = [(part.id, part.title) for part in parts] + [("examples", "Examples")] * bool(shown)
     scripts = ["theme", "tables", *["examples"] * bool(shown)]
     return filled(
-        "page.html.j2", scripts, title=title, facts=facts, missing=missing, sections=parts, contents=contents,
-        links=links, shown=json_text(shown), num_shown=len(shown),
+        "page.html.j2", scripts, title=title, results=results, facts=facts, missing=missing, sections=parts,
+        contents=contents, links=links, shown=json_text(shown), num_shown=len(shown),
     )  # fmt: skip

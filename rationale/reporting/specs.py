@@ -60,7 +60,8 @@ class TableSpec:
 @settings
 class Claim:
     """`better` lies above `worse`, each an evaluation and a prompt, by more than `at_least` points over `datasets`, or
-    those of the average; `paper` is the paper's difference."""
+    those of the average; `paper` is the paper's difference. `says` is what opens the report: a sentence in which
+    {difference}, with its interval, {better} and {worse} stand for points."""
 
     claim: str
     better: tuple[str, Prompt]
@@ -68,6 +69,7 @@ class Claim:
     at_least: float
     paper: float | None
     datasets: list[str] | None = None
+    says: str | None = None
 
 
 @settings

@@ -145,6 +145,24 @@ def orderings_table(report: Report, runs: list[Run]) -> Table:
     return Table("orderings", "What the paper claims, tested", caption, header, rows, records)
 
 
+def results(report: Report, runs: list[Run]) -> list[str]:
+    """A sentence for each claim that `says` one and was run on both sides."""
+    said = []
+    for claim in (claim for claim in report.orderings if claim.says):
+        better, worse = scores_of(runs, *claim.better), scores_of(runs, *claim.worse)
+        paired = difference(better, worse)
+        sides = {
+            "difference": paired,
+            **{n: {k: s[k] for k in paired} for n, s in (("better", better), ("worse", worse))},
+        }
+        cells = {name: summary(s, claim.datasets or report.average, report.num_resamples) for name, s in sides.items()}
+        if all(cell.interval for cell in cells.values()):
+            values = {name: number(cell.interval.mean) for name, cell in cells.items()}
+            gain = f"{number(cells['difference'].interval.mean, signed=True)} {interval_text(cells['difference'])}"
+            said.append(claim.says.format(**values | {"difference": gain}))
+    return said
+
+
 def filter_table(replies: list[Rationale], questions: dict[str, Question]) -> Table:
     """How many of the teacher's replies the answer filter kept, and why it dropped the others."""
     counts = Counter((questions[r.question_id].dataset, r.status) for r in replies)
@@ -229,7 +247,7 @@ def to_csv(table: Table) -> str:
 
 def show(folder: str | Path) -> str:
     """The tables of a report as plain text."""
-    names = ("table_*.md", "orderings.md", "verifier.md")
+    names = ("results.md", "table_*.md", "orderings.md", "verifier.md")
     files = [file for name in names for file in sorted(Path(folder).glob(name))]
     if not files:
         raise UserError(f"{folder} holds no table; run stage=tabulate first")

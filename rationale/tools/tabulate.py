@@ -97,6 +97,8 @@ def run(
         by_seed = {seed: m["counts"] for seed, folder in paired.items() if (m := read_manifest(folder))}
         counts.append(standing.shown(tables.pairs_table(by_seed), of_part["pairs"]))
 
+    results = tables.results(report, every)
+    (out / "results.md").write_text("".join(f"- {line}\n" for line in results), encoding="utf-8")
     for table in made:
         tables.save(table, out, ["md", "csv", *["tex"] * (table.name in report.tables)])
     tables.save(tables.Table("sources", "", "", [], [], load.sources(every)), out, ["csv"])
@@ -104,7 +106,8 @@ def run(
         figures.save(drawing, out / f"{drawing.name}.svg")
     absent = missing(runs, labels, {part: places for part, (places, found) in given.items() if not found}, trained)
     text = page.render(
-        title=report.title, facts=load.facts(runs), missing=absent, tables=made, drawings=drawings, counts=counts,
+        title=report.title, results=results, facts=load.facts(runs), missing=absent, tables=made, drawings=drawings,
+        counts=counts,
         shown=page.examples(images, asked, kept, first_pairs, runs, compare=compared, num=report.num_examples),
         links=page.neighbours(out),
     )  # fmt: skip
