@@ -30,7 +30,9 @@ def test_the_report_is_whole(experiment):
     # Two of eight are wrong with either model, and the two candidates weigh the same: all three differences are 0.
     rows = {f"{name}/{style}": 75 for name in ("sft_both", "dpo") for style in ("direct", "cot")}
     assert counts == {**rows, "claims open": 3, "missing": 0}
-    stems = "table_3.md table_3.tex table_3.csv orderings.md orderings.csv verifier.md verifier.csv sources.csv"
+    stems = (
+        "table_3.md table_3.tex table_3.csv orderings.md orderings.csv verifier.md verifier.csv sources.csv results.md"
+    )
     figures = "overview.svg verifier.svg lengths.svg responses.svg sft.svg dpo.svg"
     assert {p.name for p in (experiment / "report").iterdir()} == {*stems.split(), *figures.split(), "index.html"}
     assert page.count("<svg") == 5 and ">41<" in page and "Left out" not in page
@@ -158,7 +160,7 @@ def test_stale_rows_are_marked_in_every_form_where_that_is_chosen(experiment):
     for suffix, before, after in (("md", "| ", " "), ("csv", "", ",dpo,"), ("tex", "", " &")):
         text = (report / f"table_3.{suffix}").read_text(encoding="utf-8")
         assert text.count(f"\n{before}DPO (stale){after}") == 2 and "④ both (stale)" not in text
-    assert "c (stale)" in (report / "orderings.csv", "results.md").read_text(encoding="utf-8")
+    assert "c (stale)" in (report / "orderings.csv").read_text(encoding="utf-8")
     assert series(report / "dpo.svg") == {"DPO (stale)"}
     for text in (page, (report / "table_3.md").read_text(encoding="utf-8")):
         assert f"Stale: {experiment}/seed_1/eval/dpo is made from" in text
