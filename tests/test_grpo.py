@@ -221,7 +221,7 @@ def test_it_trains_under_autocast_in_which_it_has_sampled(tiny_dir, asked, tmp_p
 def test_held_out_questions_are_measured_by_their_rewards(tiny_dir, asked, tmp_path):
     vlm = load(str(tiny_dir))
     module, data = online(vlm, asked, micro=2, held=2)
-    counts = fit(module, data, tmp_path, validation={"share": 0.5, "every": 0.5})
+    counts = fit(module, data, tmp_path, validation={"fraction": 0.5, "every": 0.5})
     assert -1 <= counts["best_loss"] < 0 and (tmp_path / "best/model").is_dir()
 
 

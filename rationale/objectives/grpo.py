@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from rationale.objectives.logprobs import sequence_logps
-from rationale.settings import NonNegative, Share, settings
+from rationale.settings import Fraction, NonNegative, settings
 
 NORMALISATIONS = ("token", "sequence", "constant")
 STD_FLOOR = 1e-4  # added to a standard deviation, as TRL does
@@ -60,7 +60,7 @@ class GRPOObjective:
     """
 
     divide_by_std: bool
-    clip_low: Share
+    clip_low: Fraction
     clip_high: NonNegative
     normalisation: Literal[NORMALISATIONS]
     kl: NonNegative = 0.0

@@ -27,14 +27,14 @@ def run(
 ) -> dict:  # fmt: skip
     """Train the policy on what it answers to training questions and save a plain transformers folder in `model/`.
 
-    A share of the questions is held out.
+    A fraction of the questions is held out.
     """
     rollout, names = settings.rollout, settings.datasets
     found = [q for q in questions_by_id(questions, split="train").values() if q.kind != "open"]
     asked = choose([q for q in found if names is None or q.dataset in names], settings.limit, seed)
     if not asked:
         raise UserError(f"{questions}: none of {len(found)} training questions is of grpo.datasets={names}")
-    train, held = held_out([q.question_id for q in asked], settings.validation.share, seed)
+    train, held = held_out([q.question_id for q in asked], settings.validation.fraction, seed)
     asked = [asked[i] for i in train + held]
     prompts = [Example(q.question_id, Path(questions) / q.image, prompt_text(q, rollout.style), "") for q in asked]
     vlm = model(lora=settings.lora)

@@ -91,6 +91,7 @@ class DPOSettings(Training):
     truncate: Truncation
     group_by: Literal["pair", "question"]
 
+
 @settings
 class Rollout:
     """How a question is asked and its answers are rewarded: `num_samples` responses of at most `max_new_tokens` from
