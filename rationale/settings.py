@@ -19,6 +19,7 @@ _CONFIG = ConfigDict(extra="forbid", arbitrary_types_allowed=True)
 settings = partial(dataclass, frozen=True, slots=True, config=_CONFIG)  # of a class: frozen, and a wrong value refused
 
 Count = Annotated[int, Field(ge=1)]
+Several = Annotated[int, Field(ge=2)]
 Limit = Annotated[int, Field(ge=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 PositiveFraction = Annotated[float, Field(gt=0, le=1)]

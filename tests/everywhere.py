@@ -38,9 +38,10 @@ STAGES = {
     "replay": [],
     "sft": ["sft.batch.micro_batch_size=3", "sft.pretrain_questions=null"],
     "dpo": ["dpo.batch.micro_batch_size=4"],
+    "grpo": ["grpo.batch.micro_batch_size=2", "grpo.limit=4", "grpo.rollout={num_samples: 3, max_new_tokens: 6}"],
     "pretrain": ["pretrain.batch.micro_batch_size=3", "pretrain.architecture.width=16", "pretrain.stop_after=2"],
 }
-TRAINED = ("check", "sft", "dpo", "pretrain")  # by Lightning, which does not know this device by itself
+TRAINED = ("check", "sft", "dpo", "grpo", "pretrain")  # by Lightning, which does not know this device by itself
 TRAINER = {"trainer.accelerator": second.NAME, "trainer.strategy": second.STRATEGY}
 
 
@@ -53,7 +54,7 @@ def composed(stage: str, given: dict[str, str]) -> DictConfig:
     }  # fmt: skip
     if stage != "distill":
         paths["paths.rationales"] = given["rationales"]
-    if stage == "dpo":
+    if stage in ("dpo", "grpo"):
         paths["paths.sft"] = f"{given['out']}/start"
     words = [f"{name}={path}" for name, path in paths.items()]
     return compose("config", [f"stage={stage}", "logger=csv", "checkpoint=model", *words, *STAGES[stage]])

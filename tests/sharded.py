@@ -24,14 +24,18 @@ from rationale.models.batch import Example
 from rationale.models.encode import Encoder
 from rationale.models.vlm import load
 from rationale.objectives.dpo import Objective
+from rationale.objectives.grpo import GRPOObjective
 from rationale.prompts import prompt_text
 from rationale.schema import Question, read_jsonl
+from rationale.scoring.judge import Verdict
+from rationale.training import grpo as grpo_module
 from rationale.training.dpo import DPOModule, dpo_data
 from rationale.training.fit import fit
+from rationale.training.grpo import GRPOModule, grpo_data
 from rationale.training.loggers import loggers
 from rationale.training.optim import Optim
 from rationale.training.plan import plan
-from rationale.training.settings import BatchSize, Training
+from rationale.training.settings import BatchSize, GRPOSettings, Rollout, Training
 from rationale.training.sft import SFTModule, sft_data
 from rationale.training.strategy import zero
 
@@ -80,7 +84,8 @@ def train(
     accelerator: str = "cpu",
     lr: float = 1e-3,
 ) -> None:
-    """Epochs of four pairs, or of eight examples, two micro-batches a step, a state every second step.
+    """Epochs of four pairs, or of eight examples, two micro-batches a step, a state every second step; or as many steps
+    of four questions.
 
     `held` of them once more as held-out rows.
     """
@@ -97,6 +102,19 @@ def train(
         data = dpo_data(encoder, pairs, partial(plan, micro_batch=1, accumulate=2, epochs=epochs, seed=0),
                         held_out=pairs[:held])  # fmt: skip
         module = DPOModule(vlm, Objective(), "frozen", optim, data.plan.num_steps)
+    elif objective == "grpo":  # each batch of samples in three steps, so that a state lies between two of them
+        # A random model is never right; here a text of an even number of letters is.
+        grpo_module.judge = lambda question, text, style: Verdict(text, float(len(text) % 2 == 0))
+        surrogate = GRPOObjective(divide_by_std=True, clip_low=0.2, clip_high=0.28, normalisation="token", kl=0.1)
+        settings = GRPOSettings(
+            objective=surrogate, rollout=Rollout("cot", num_samples=3, max_new_tokens=12), optim=optim,
+            updates=3, batch=BatchSize(1, 4), save_every=2, trainer=pl.Trainer,
+        )  # fmt: skip
+        rows = [(q, replace(e, response="")) for q, e in zip(asked[:4], examples[:4], strict=True)]
+        order = partial(plan, micro_batch=1, accumulate=4, epochs=2 * epochs // settings.updates, seed=0)
+        data = grpo_data(len(rows), order, settings.updates)
+        module = GRPOModule(vlm, encoder, rows, settings, data.plan.num_steps, seed=0)
+        data.recipe = module.recipe
     else:
         data = sft_data(encoder, examples, partial(plan, micro_batch=2, accumulate=2, epochs=epochs, seed=0),
                         held_out=examples[:held])  # fmt: skip

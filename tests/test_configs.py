@@ -95,7 +95,7 @@ def test_every_option_serves_every_stage(choice):
             check(with_stage(cfg, stage).stage)
 
 
-@pytest.mark.parametrize("checkpoint", ["model", "base", "sft", "dpo"])
+@pytest.mark.parametrize("checkpoint", ["model", "base", "sft", "dpo", "grpo"])
 def test_every_checkpoint_can_be_sampled_scored_and_evaluated(checkpoint):
     for stage in ("sample", "score", "evaluate"):
         check(composed(f"checkpoint={checkpoint}", f"stage={stage}"))

@@ -25,7 +25,9 @@ from rationale.stages import prepare
 
 HERE = Path(__file__).resolve().parent
 # All that run a model; tests/everywhere.py does.
-RUNNING = ("check", "distill", "dpo", "evaluate", "predict", "pretrain", "replay", "sample", "score", "sft")
+RUNNING = (
+    "check", "distill", "dpo", "evaluate", "grpo", "predict", "pretrain", "replay", "sample", "score", "sft",
+)  # fmt: skip
 
 
 def loads(node):
@@ -208,7 +210,7 @@ def test_auto_is_the_accelerator_and_each_process_has_its_own(monkeypatch):
     [
         ("sample", "sampling.batch_size"), ("score", "score.batch_size"), ("evaluate", "evaluation.batch_size"),
         ("sft", "sft.batch.micro_batch_size"), ("dpo", "dpo.batch.micro_batch_size"), ("distill", "teacher.batch_size"),
-        ("check", "the batch"),
+        ("grpo", "grpo.batch.micro_batch_size"), ("check", "the batch"),
     ],
 )  # fmt: skip
 def test_a_device_that_is_full_names_the_setting_to_lower(stage, setting, tmp_path, monkeypatch):

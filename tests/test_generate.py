@@ -42,6 +42,14 @@ def test_reading_ahead_leaves_the_tokenizer_of_the_call_alone(tiny, examples):
     assert texts(answer(examples, 3, read=read)) == texts(generate(tiny, examples, 3))
 
 
+def test_with_a_seed_each_the_samples_of_a_prompt_do_not_hang_on_the_batch(tiny, examples):
+    drawn = {"num_samples": 3, "temperature": 1.0}
+    together = generate(tiny, examples[:3], 6, seed=[5, 6, 7], **drawn)
+    alone = [generate(tiny, [e], 6, seed=[s], **drawn)[0] for e, s in zip(examples[:3], [5, 6, 7], strict=True)]
+    assert texts(together) == texts(alone)
+    assert texts(together) != texts(generate(tiny, examples[:3], 6, seed=[5, 6, 8], **drawn))
+
+
 def test_another_seed_draws_other_responses(tiny, examples):
     a = generate(tiny, examples[:2], 6, num_samples=8, temperature=1.0, seed=3)
     b = generate(tiny, examples[:2], 6, num_samples=8, temperature=1.0, seed=4)

@@ -37,7 +37,7 @@ def trained(out: Path, processes: int, **settings: str | int) -> SimpleNamespace
 def alone(tiny_dir, questions_dir, tmp_path_factory):
     """By objective: one process, plain rows."""
     where = {"model": str(tiny_dir), "questions": str(questions_dir), "strategy": "auto", "layout": "rows"}
-    return {o: trained(tmp_path_factory.mktemp(o), 1, objective=o, **where) for o in ("sft", "dpo")}
+    return {o: trained(tmp_path_factory.mktemp(o), 1, objective=o, **where) for o in ("sft", "dpo", "grpo")}
 
 
 @pytest.mark.slow
@@ -45,7 +45,7 @@ def alone(tiny_dir, questions_dir, tmp_path_factory):
     ("objective", "strategy", "layout"),
     [
         ("dpo", DDP, "tree"), ("dpo", "zero1", "rows"), ("dpo", "zero2", "tree"), ("dpo", "zero3", "rows"),
-        ("sft", "zero3", "tree"),
+        ("sft", "zero3", "tree"), ("grpo", DDP, "tree"), ("grpo", "zero2", "rows"), ("grpo", "zero3", "tree"),
     ],
 )  # fmt: skip
 def test_two_processes_train_as_one_does(objective, strategy, layout, alone, tiny_dir, questions_dir, tmp_path):
@@ -66,7 +66,7 @@ def test_two_processes_train_as_one_does(objective, strategy, layout, alone, tin
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("objective", "first", "then"), [("dpo", 1, 2), ("sft", 2, 1)])
+@pytest.mark.parametrize(("objective", "first", "then"), [("dpo", 1, 2), ("sft", 2, 1), ("grpo", 2, 1)])
 def test_a_run_cut_in_some_processes_goes_on_in_others(
     objective, first, then, alone, tiny_dir, questions_dir, tmp_path
 ):

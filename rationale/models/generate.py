@@ -45,13 +45,20 @@ def _warp(temperature: float, top_p: float) -> LogitsProcessorList:
 
 
 def decode(
-    model: nn.Module, read: Prefilled, limits: Tensor, temperature: float, top_p: float, num_samples: int = 1
+    model: nn.Module,
+    read: Prefilled,
+    limits: Tensor,
+    temperature: float,
+    top_p: float,
+    num_samples: int = 1,
+    seeds: Sequence[int] | None = None,
 ) -> Tensor:
     """Tokens (prompts * num_samples, T), the samples of a prompt side by side, -1 after the end token.
 
     `limits` (prompts,) is the most tokens of each prompt's responses. Rows that have ended leave the batch. The noise
     is drawn for every row, ended or not, so the tokens are those of transformers' own
-    `generate(num_return_sequences=...)` under the same seed.
+    `generate(num_return_sequences=...)` under the same seed; or, with `seeds`, for each prompt by its own. Processes
+    that hold the weights in pieces (ZeRO-3) go on together until the last has ended.
     """
     ends = end_tokens(model).to(model.device)
     warp = _warp(temperature, top_p)
@@ -62,18 +69,24 @@ def decode(
     tokens = torch.full((len(rows), longest), -1, dtype=torch.long, device=model.device)
     probs = torch.full((len(rows), logits.shape[-1]), 1 / logits.shape[-1], device=model.device)
     done = torch.zeros(len(rows), dtype=torch.bool, device=model.device)
+    noise = [None] if seeds is None else [torch.Generator(model.device).manual_seed(seed) for seed in seeds]
+    in_pieces = any(hasattr(p, "ds_id") for p in model.parameters())
     for step in range(longest):
         if temperature > 0:
             probs[alive] = warp(None, logits).softmax(-1)
-            chosen = torch.multinomial(probs, 1)[alive]
+            parts = zip(probs.chunk(len(noise)), noise, strict=True)
+            chosen = torch.cat([torch.multinomial(part, 1, generator=own) for part, own in parts])[alive]
         else:
             chosen = logits.argmax(-1, keepdim=True)
         going = ~done[alive]
         tokens[alive[going], step] = chosen[going, 0]
         done[alive] |= torch.isin(chosen[:, 0], ends) | (limits[alive] <= step + 1)
-        if done.all():
+        ended = done.all().int()
+        if in_pieces:
+            torch.distributed.all_reduce(ended, torch.distributed.ReduceOp.MIN)
+        if ended:
             break
-        if done[alive].float().mean() > 0.2:  # the smaller steps pay for the copy of the cache
+        if 0.2 < done[alive].float().mean() < 1:  # the smaller steps pay for the copy of the cache
             stay = (~done[alive]).nonzero()[:, 0]
             alive, chosen, read = alive[stay], chosen[stay], read.repeated(stay)
         given = read.decoder_inputs(chosen, torch.ones_like(chosen))
@@ -112,7 +125,6 @@ def limits_of(max_new_tokens: int | Sequence[int], examples: Sequence[Example]) 
     return [max_new_tokens] * len(examples) if isinstance(max_new_tokens, int) else max_new_tokens
 
 
-@torch.inference_mode()
 def generate(
     vlm: VLM,
     examples: list[Example],
@@ -120,29 +132,37 @@ def generate(
     num_samples: int = 1,
     temperature: float = 0.0,
     top_p: float = 1.0,
-    seed: int = 0,
+    seed: int | Sequence[int] = 0,
     blind: bool = False,
     read: Prompts | None = None,
 ) -> list[list[Generated]]:
     """`num_samples` responses to each example's prompt (its response is not read); temperature 0 is greedy.
 
-    `max_new_tokens` is one limit, or one for each example. Prompts about one image read it once, where the family can
-    share a prefix. `blind` replaces every pixel by 0, about the mean of the processor's normalisation: the language
-    prior is left. `read` is what `read_prompts` gives of these examples, where that was done ahead.
+    `max_new_tokens` is one limit, or one for each example. `seed` is one for the batch, or one for each example, whose
+    samples then do not hang on the others in the batch (but for rounding). Prompts about one image read it once, where
+    the family can share a prefix. `blind` replaces every pixel by 0, about the mean of the processor's normalisation:
+    the language prior is left. `read` is what `read_prompts` gives of these examples, where that was done ahead.
     """
+    seeds = None if isinstance(seed, int) else seed
+    if seeds is not None and not can_copy(vlm.model):  # transformers draws for the batch alone
+        each = zip(examples, limits_of(max_new_tokens, examples), seeds, strict=True)
+        return [generate(vlm, [e], n, num_samples, temperature, top_p, own, blind)[0] for e, n, own in each]
     encoder = Encoder(vlm.processor)
     row_of, (inputs, rests) = rows_about(examples), read or read_prompts(vlm, examples)
     inputs = moved(inputs, vlm.model.device)
     if blind:
         inputs["pixel_values"] = torch.zeros_like(inputs["pixel_values"])
     limits = torch.tensor(limits_of(max_new_tokens, examples))
-    with evaluating(vlm.model), forked_rng(vlm.model.device):
-        torch.manual_seed(seed_of(seed, *(e.question_id for e in examples)))
+    # A training would go backward through what was kept of this, such as weights that ZeRO-3 gathered.
+    without_gradient = torch.no_grad() if vlm.model.training else torch.inference_mode()
+    with without_gradient, evaluating(vlm.model), forked_rng(vlm.model.device):
+        if seeds is None:
+            torch.manual_seed(seed_of(seed, *(e.question_id for e in examples)))
         if can_copy(vlm.model):
             prefix = prefill(vlm.model, inputs)
             if rests:
                 prefix = extend(vlm.model, prefix.repeated(torch.tensor(row_of, device=vlm.model.device)), rests)
-            tokens = decode(vlm.model, prefix, limits, temperature, top_p, num_samples).cpu()
+            tokens = decode(vlm.model, prefix, limits, temperature, top_p, num_samples, seeds).cpu()
         else:
             tokens = decode_alone(vlm.model, inputs, limits, temperature, top_p, num_samples).cpu()
     lengths = (tokens >= 0).sum(1).tolist()

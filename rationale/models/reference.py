@@ -1,4 +1,4 @@
-"""The frozen reference of DPO, three ways, one loss."""
+"""The frozen reference of DPO and GRPO, three ways, one loss."""
 
 from __future__ import annotations
 
@@ -27,9 +27,7 @@ def as_reference(policy: nn.Module, frozen: nn.Module | None, kind: str | None) 
             yield None
         elif kind == "adapter_off":
             if not has_adapter(policy):
-                raise UserError(
-                    "dpo.reference=adapter_off needs a LoRA policy; set model.lora or use dpo.reference=frozen"
-                )
+                raise UserError("reference=adapter_off needs a LoRA policy; set model.lora or use reference=frozen")
             with policy.disable_adapter():
                 yield policy
         else:

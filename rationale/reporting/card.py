@@ -18,6 +18,7 @@ METHODS = {
     "pretrain": "pre-training from random weights",
     "sft": "supervised fine-tuning on rationales and direct answers",
     "dpo": "direct preference optimisation on pairs of right and wrong responses",
+    "grpo": "group relative policy optimisation on its own responses, rewarded where they are right",
 }
 # Of a stage's arguments: where things lie, and how rather than what it trains.
 NOT_RECIPE = {"out", "logger", "trainer", "_target_", "_partial_", "save_every", "keep_last"}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from random import Random
 from typing import TypeVar
 
 from rationale.artifacts import UserError
@@ -38,6 +39,12 @@ def questions_by_id(folder: str, split: str | None = None) -> dict[str, Question
     if not found:
         raise RowError(f"{path}: no question of split {split!r}; check dataset and split")
     return found
+
+
+def choose(questions: list[Question], limit: int | None, seed: int) -> list[Question]:
+    """All questions, or `limit` of them drawn by seed, in a fixed order."""
+    ordered = sorted(questions, key=lambda q: q.question_id)
+    return ordered if limit is None or limit >= len(ordered) else Random(f"{seed}/choose").sample(ordered, limit)
 
 
 def kept_rationales(folder: str, questions: dict[str, Question]) -> dict[str, Rationale]:

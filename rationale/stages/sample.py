@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from random import Random
 from typing import Any, Literal
 
 from rationale.artifacts import InputPath
@@ -17,7 +16,7 @@ from rationale.schema import Question, Response, iter_jsonl, to_line
 from rationale.scoring.judge import is_correct, judge
 from rationale.settings import Count, NonNegative, PositiveFraction, Split, Style, settings
 from rationale.shards import ALONE, Processes, in_shards
-from rationale.stages.inputs import questions_by_id
+from rationale.stages.inputs import choose, questions_by_id
 
 
 @settings
@@ -34,12 +33,6 @@ class Sampling:
     top_p: PositiveFraction
     max_new_tokens: Count
     batch_size: Count
-
-
-def choose(questions: list[Question], limit: int | None, seed: int) -> list[Question]:
-    """All questions, or `limit` of them drawn by seed, in a fixed order."""
-    ordered = sorted(questions, key=lambda q: q.question_id)
-    return ordered if limit is None or limit >= len(ordered) else Random(f"{seed}/choose").sample(ordered, limit)
 
 
 def run(

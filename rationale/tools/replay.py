@@ -20,6 +20,7 @@ from rationale.models.encode import Encoder
 from rationale.models.logps import response_logps
 from rationale.models.vlm import VLM, load
 from rationale.objectives.dpo import Objective
+from rationale.objectives.grpo import GRPOObjective
 from rationale.objectives.logprobs import sequence_logps
 from rationale.objectives.sft import sft_loss
 from rationale.stages.inputs import need
@@ -96,16 +97,22 @@ def replayed(
     model.zero_grad()
     with torch.autocast(model.device.type, dtype=autocast, enabled=autocast is not None), watched(model, found):
         logps = response_logps(model, rows)
+        stored = None if recipe.stored is None else padded_logps(recipe.stored, rows.mask, recipe.examples)
+        reference = None
+        if start is not None:
+            with torch.no_grad():
+                reference = response_logps(start.model.eval(), rows)
         if config["stage"] == "sft":
             losses = -sequence_logps(logps, rows.mask, average=True)
             loss = sft_loss(logps, rows.mask, reduction=config["reduction"])
+        elif config["stage"] == "grpo":
+            surrogate = GRPOObjective(**config["objective"])
+            advantages = torch.tensor(recipe.advantages, device=model.device)
+            before = logps.detach() if stored is None else stored
+            losses = sequence_logps(surrogate(logps, before, advantages, reference).loss, rows.mask, average=True)
+            loss, losses = losses.mean(), losses.detach()
         else:
-            half, reference = len(logps) // 2, None
-            if recipe.stored is not None:
-                reference = padded_logps(recipe.stored, rows.mask, recipe.examples)
-            elif start is not None:
-                with torch.no_grad():
-                    reference = response_logps(start.model.eval(), rows)
+            half, reference = len(logps) // 2, reference if stored is None else stored
             objective = objective_of(dict(config["objective"]))
             step = PairBatch(rows, half, rows.mask[:half].sum().item())
             loss, terms, *_ = compared(objective, step, logps, reference)

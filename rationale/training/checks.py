@@ -55,7 +55,7 @@ class GradientCheck(Callback):
     def on_train_batch_end(self, trainer: pl.Trainer, module: Any, outputs: Any, batch: Any, index: int) -> None:
         if not self.hooks:
             return
-        self.pictured |= "pixel_values" in batch.rows.inputs
+        self.pictured |= batch.rows is not None and "pixel_values" in batch.rows.inputs  # None: nothing was learned
         if trainer.global_step > self.start and self.pictured:
             for hook in self.hooks:
                 hook.remove()

@@ -31,6 +31,7 @@ WEIGHTS = {
     "pretrain": {"pretrain"},
     "sft": {"ablation", "train_set", "sft"},
     "dpo": {"ablation", "train_set", "sft", "sampling", "pairing", "dpo", "variant"},
+    "grpo": {"ablation", "train_set", "sft", "grpo", "variant"},
 }
 EVALUATION = {"checkpoint", "evaluation", "generator"}
 SECRET_ARGUMENT = re.compile(r"(^|_)(api_?key|token|password|secret|authorization)$", re.IGNORECASE)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -16,8 +15,7 @@ from rationale.models.batch import Batch, Example
 from rationale.models.encode import Encoder
 from rationale.models.families import base_of
 from rationale.models.logps import response_logps
-from rationale.models.reference import as_reference
-from rationale.models.vlm import VLM, disable_dropout
+from rationale.models.vlm import VLM
 from rationale.objectives.dpo import DPOTerms, Objective, PairLogps
 from rationale.objectives.logprobs import sequence_logps
 from rationale.objectives.sft import sft_loss
@@ -25,7 +23,7 @@ from rationale.schema import RowError
 from rationale.training.nonfinite import Recipe
 from rationale.training.optim import Optim
 from rationale.training.plan import Plan, PlannedData, copies, grouped, length_key
-from rationale.training.step import StepModule
+from rationale.training.step import ReferencedModule
 
 HALF_A_TOKEN = 0.02  # nats; 0.007 seen of one model in two batches, 2 of a model and its next step at 1e-4
 
@@ -132,29 +130,18 @@ def compared(objective: Objective, batch: PairBatch, logps: Tensor, reference: T
     return Compared(loss, terms, policy, other)
 
 
-class DPOModule(StepModule):
+class DPOModule(ReferencedModule):
     """`reference` is frozen (a copy), adapter_off (the policy without its LoRA) or scored (read from the batch)."""
 
     def __init__(self, vlm: VLM, objective: Objective, reference: str, optim: Optim, total_steps: int):
-        super().__init__(vlm, optim, total_steps)
-        disable_dropout(self.policy)
-        self.objective, self.reference = objective, reference if objective.needs_reference else None
-        # A submodule, so that ZeRO-3 shards it like the policy; frozen, so that no optimizer sees it.
-        self.frozen = copy.deepcopy(self.policy).requires_grad_(False).eval() if self.reference == "frozen" else None
-        self.strict_loading = self.frozen is None  # a checkpoint has the policy alone
-
-    def on_save_checkpoint(self, checkpoint: dict) -> None:
-        """The frozen copy is the starting model: it is made again from that, not stored."""
-        if "state_dict" in checkpoint:  # DeepSpeed keeps the weights elsewhere, those of the frozen copy nowhere
-            kept = {k: v for k, v in checkpoint["state_dict"].items() if not k.startswith("frozen.")}
-            checkpoint["state_dict"] = kept
+        super().__init__(vlm, reference if objective.needs_reference else None, optim, total_steps)
+        self.objective = objective
 
     def _compared(self, batch: PairBatch) -> Compared:
-        logps, reference = response_logps(self.policy, batch.rows), batch.reference
-        with as_reference(self.policy, self.frozen, self.reference) as network:
-            if network is not None:
-                reference = response_logps(network, batch.rows)
-        return compared(self.objective, batch, logps, reference if self.reference else None)
+        logps, reference = response_logps(self.policy, batch.rows), self.reference_logps(batch.rows)
+        if self.reference == "scored":
+            reference = batch.reference
+        return compared(self.objective, batch, logps, reference)
 
     def training_step(self, batch: PairBatch, index: int) -> Tensor:
         loss, terms, policy, reference = self._compared(batch)

@@ -26,13 +26,14 @@ SHOWN = 3
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """What a micro-batch is made of, rows in its order; `stored` are the reference log-probs of each where the loss
-    reads them."""
+    """What a micro-batch is made of, rows in its order; `stored` are the log-probs of each that the loss reads: under
+    the reference, or of GRPO under the weights that sampled. `advantages` are GRPO's."""
 
     examples: list[Example]
     layout: str
     max_response_tokens: int | None
     stored: list[list[float]] | None = None
+    advantages: list[float] | None = None
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self) | {"examples": [asdict(e) | {"image": _absolute(e.image)} for e in self.examples]}

@@ -1,4 +1,4 @@
-"""The settings of a training: what all of them share, then SFT's own and DPO's own. Numbers and sources: conf/."""
+"""The settings of a training: what all of them share, then SFT's, DPO's and GRPO's own. Numbers and sources: conf/."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ from rationale.artifacts import InputPath
 from rationale.models.reference import KINDS
 from rationale.models.response import Truncation
 from rationale.objectives.dpo import Objective
+from rationale.objectives.grpo import GRPOObjective
 from rationale.objectives.sft import REDUCTIONS
-from rationale.settings import Count, Fraction, Layout, Limit, Validation, settings
+from rationale.settings import Count, Fraction, Layout, Limit, NonNegative, Several, Style, Validation, settings
 from rationale.training.mixture import Mixture
 from rationale.training.optim import Optim
 from rationale.training.plan import Plan, plan
@@ -89,3 +90,30 @@ class DPOSettings(Training):
     lora: dict[str, Any] | None = None
     truncate: Truncation
     group_by: Literal["pair", "question"]
+
+
+@settings
+class Rollout:
+    """How a question is asked and its answers are rewarded: `num_samples` responses of at most `max_new_tokens` from
+    the policy itself (temperature 1, top_p 1). The reward is the judge's score, and `format_weight` more where a
+    response ended by itself with an answer that can be read."""
+
+    style: Style
+    num_samples: Several
+    max_new_tokens: Count
+    format_weight: NonNegative = 0.0
+
+
+@settings(kw_only=True)
+class GRPOSettings(Training):
+    """`limit` training questions, drawn by seed (None: all), of `datasets` alone where they are named. Each batch of
+    samples is trained on in `updates` steps; what a micro-batch counts are questions with all their samples. A
+    `reference` is held only where the objective has a KL; `lora` as for DPO."""
+
+    objective: GRPOObjective
+    rollout: Rollout
+    updates: Count = 1
+    limit: Count | None = None
+    datasets: list[str] | None = None
+    reference: Literal["frozen", "adapter_off"] = "frozen"
+    lora: dict[str, Any] | None = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Iterable
 from typing import Any
@@ -11,7 +12,10 @@ import torch
 from pytorch_lightning.strategies import DeepSpeedStrategy
 from torch import Tensor
 
-from rationale.models.vlm import VLM
+from rationale.models.batch import Batch
+from rationale.models.logps import response_logps
+from rationale.models.reference import as_reference
+from rationale.models.vlm import VLM, disable_dropout
 from rationale.training import nonfinite
 from rationale.training.optim import Optim, configure
 
@@ -127,6 +131,29 @@ class StepModule(pl.LightningModule):
             for j in numbers
         ]
         nonfinite.stop(self.vlm, self, what, step, found)
+
+
+class ReferencedModule(StepModule):
+    """A policy without dropout against a reference of a kind (models.reference), or against none."""
+
+    def __init__(self, vlm: VLM, reference: str | None, optim: Optim, total_steps: int) -> None:
+        super().__init__(vlm, optim, total_steps)
+        disable_dropout(self.policy)
+        self.reference = reference
+        # A submodule, so that ZeRO-3 shards it like the policy; frozen, so that no optimizer sees it.
+        self.frozen = copy.deepcopy(self.policy).requires_grad_(False).eval() if reference == "frozen" else None
+        self.strict_loading = self.frozen is None  # a checkpoint has the policy alone
+
+    def on_save_checkpoint(self, checkpoint: dict) -> None:
+        """The frozen copy is the starting model: it is made again from that, not stored."""
+        if "state_dict" in checkpoint:  # DeepSpeed keeps the weights elsewhere, those of the frozen copy nowhere
+            kept = {k: v for k, v in checkpoint["state_dict"].items() if not k.startswith("frozen.")}
+            checkpoint["state_dict"] = kept
+
+    def reference_logps(self, rows: Batch) -> Tensor | None:
+        """log p of each token under the reference, without gradient; None where no network gives them."""
+        with as_reference(self.policy, self.frozen, self.reference) as network:
+            return None if network is None else response_logps(network, rows)
 
 
 def _not_finite(losses: list[float]) -> list[int]:
