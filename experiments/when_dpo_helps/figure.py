@@ -33,7 +33,7 @@ def points_of(root: Path) -> Points:
     """Cells of every model, panel and share that was run."""
     found: Points = defaultdict(dict)
     questions = questions_by_id(root / "questions")
-    for folder in folders(f"{root}/terse_*"):
+    for folder in sorted({member.parent for member in folders(f"{root}/terse_*/seed_*")}):
         share = float(folder.name.removeprefix("terse_"))
         runs = [*load_runs(f"{folder}/seed_*/eval/[!.]*"), *load_samples(f"{folder}/seed_*/samples/[!.]*", questions)]
         for name in {run.name for run in runs} & MODELS.keys():
@@ -53,13 +53,13 @@ def figure(points: Points) -> str:
 
     def draw(axes: Sequence[Axes]) -> None:
         for ax, title in zip(axes, TITLES, strict=True):
-            for (name, label), color in zip(MODELS.items(), palette(len(MODELS)), strict=True):
+            for number, ((name, label), color) in enumerate(zip(MODELS.items(), palette(len(MODELS)), strict=True)):
                 cells = sorted(points.get((title, name), {}).items())
                 found = [(share, cell.interval) for share, cell in cells if cell.interval]
                 if found:
                     spread = zip(*((i.mean - i.low, i.high - i.mean) for _, i in found), strict=True)
                     means = [i.mean for _, i in found]
-                    shares = [share for share, _ in found]
+                    shares = [share + 0.008 * number for share, _ in found]  # beside one another, not on top
                     ax.errorbar(shares, means, list(spread), color=color, marker="o", ms=3, capsize=2, label=label)
             ax.set_title(title)
             ax.set_xlabel("terse share of the rationales")

@@ -247,8 +247,8 @@ def to_csv(table: Table) -> str:
 
 def show(folder: str | Path) -> str:
     """The tables of a report as plain text."""
-    names = ("results.md", "table_*.md", "orderings.md", "verifier.md")
-    files = [file for name in names for file in sorted(Path(folder).glob(name))]
+    place = {"results": 0, "orderings": 2, "verifier": 3}  # the report's own tables stand second
+    files = sorted(Path(folder).glob("*.md"), key=lambda file: (place.get(file.stem, 1), file.name))
     if not files:
         raise UserError(f"{folder} holds no table; run stage=tabulate first")
     return "\n".join(file.read_text(encoding="utf-8") for file in files)
