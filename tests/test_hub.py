@@ -111,7 +111,8 @@ def test_several_images_have_the_tokens_of_each_alone_at_their_places(folder, ro
     assert counts(within, "First", "here", "there") == [0, alone[1], alone[0], 0]
     assert counts(replace(within, prompt="Second: <image 2>here."), "Second", "here") == [alone[0], alone[1], 0]
     assert counts(replace(within, prompt="Both are here."), "Both") == [sum(alone), 0]
-    assert image_tokens(encoder.processor, [one + two]) == [sum(alone)]
+    if folder in (ONEVISION, MISTRAL, QWEN2, QWEN25, QWEN3):  # by size; the others count marks between tiles too
+        assert image_tokens(encoder.processor, [one + two, ()]) == [sum(alone), 0]
 
 
 @pytest.mark.parametrize("folder", FOLDERS)
@@ -245,7 +246,7 @@ def test_a_checkpoint_loads_and_takes_rows_up_to_its_positions(folder, rows, tmp
     vlm = load(str(tiny_checkpoint(folder, tmp_path / "model")))
     encoder = Encoder(vlm.processor)
     check_end(vlm, encoder)
-    rows = [*rows, Example("both", rows[0].images + rows[2].images, "Is <image 2> as <image 1>?", ANSWER)]
+    rows = [*rows, Example("both", rows[0].images + rows[2].images, QUESTION, ANSWER)]
     longest = max(len(encoder.prompts([e])["input_ids"][0]) + len(encoder.responses([e])[0]) for e in rows)
     text = vlm.model.config.get_text_config()
     text.max_position_embeddings = longest

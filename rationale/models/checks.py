@@ -104,8 +104,8 @@ def num_features(model: nn.Module, inputs: dict[str, Tensor]) -> int:
 
 
 def check_lengths(vlm: VLM, encoder: Encoder, examples: Sequence[Example], more: Sequence[int]) -> None:
-    """No row may be longer than the positions that the language model was made for; to a token or two, for images are
-    counted and not read."""
+    """No row may be longer than the positions that the language model was made for; to a token or two an image, for
+    images are counted and not read."""
     limit = getattr(base_of(vlm.model).config.get_text_config(), "max_position_embeddings", None)
     if limit is None:
         return

@@ -215,8 +215,9 @@ class Encoder:
 
     def prompt_lengths(self, examples: Sequence[Example]) -> list[int]:
         """Number of tokens of each example's prompt, without its images and the chat template."""
-        texts = ["".join(part for part in e.parts if isinstance(part, str)) for e in examples]
-        return [len(ids) for ids in text_ids(self.tokenizer, texts)]
+        texts = [[part for part in e.parts if isinstance(part, str)] for e in examples]
+        lengths = map(len, text_ids(self.tokenizer, list(itertools.chain(*texts))))
+        return [sum(itertools.islice(lengths, len(parts))) for parts in texts]
 
     def response_lengths(self, examples: Sequence[Example]) -> list[int]:
         """Number of response tokens of each example, without reading any image."""

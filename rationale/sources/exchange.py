@@ -141,17 +141,16 @@ def _parts(turn: Turn, num: int, where: str) -> tuple[str, Wrap]:
         raise RowError(f"{where}: field 'images' is empty, but the {name} has a part of type image")
     if count not in (0, num):
         raise RowError(f"{where}: field 'images' holds {num}, but the {name} has {count} parts of type image")
-    first = kinds.index("text")
-    last = len(kinds) - kinds[::-1].index("text")
-    texts = [""]
-    for part in content[first:last]:
+    texts = [""]  # between the images
+    for part in content:
         if part["type"] == "image":
             texts.append("")
         else:
             texts[-1] += _text((name, part.get("text")), where)
-    within = len(kinds) - last if len(texts) > 1 or first else 0  # images behind a text that has others before
-    prompt = _joined(texts + [""] * within, num, first, turn, where)
-    return prompt, (MARK * first, MARK * (len(kinds) - last - within))
+    before = next((k for k, text in enumerate(texts) if text), count)
+    after = count if not before and not any(texts[1:]) else 0
+    prompt = _joined(texts[before : count + 1 - after], num, before, turn, where)
+    return prompt, (MARK * before, MARK * after)
 
 
 def llava_turns(row: dict, where: str) -> tuple[Images, list[Turn]]:
