@@ -39,7 +39,7 @@ Row = tuple[Image.Image, str, str]  # an image, what is asked of it, and the res
 def draw(images: int, split: str) -> list[tuple[Question, Image.Image]]:
     """Questions of all three worlds, `images` of each."""
     rows = tasks.mini({split: images}, questions_per_image=2, held_out_per_image=0, seed=0)
-    return [(question, Image.open(io.BytesIO(data)).convert("RGB")) for question, data, _ in rows]
+    return [(question, Image.open(io.BytesIO(data)).convert("RGB")) for question, ((data, _),) in rows]
 
 
 def rationales(drawn: list[tuple[Question, Image.Image]]) -> list[Row]:

@@ -6,6 +6,7 @@ import hashlib
 import os
 import stat
 import unicodedata
+from collections.abc import Sequence
 from pathlib import Path
 
 from PIL import Image, ImageOps
@@ -66,6 +67,15 @@ def open_image(path: Path, where: str = "") -> Image.Image:
     except Exception as error:  # each of Pillow's decoders raises its own
         said = f"{where}: {path} is not a readable image ({error}); replace the file or remove the row"
         raise RowError(said) from error
+
+
+def side_by_side(paths: Sequence[Path]) -> Image.Image:
+    """One picture of several, in order from left to right, where one is all that can be shown."""
+    images = [open_image(path) for path in paths]
+    joined = Image.new("RGB", (sum(i.width for i in images), max(i.height for i in images)), "white")
+    for place, image in enumerate(images):
+        joined.paste(image, (sum(i.width for i in images[:place]), 0))
+    return joined
 
 
 def check_shape(image: Image.Image, what: str) -> None:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import re
+
 from rationale.schema import LETTERS, Question
 
 ANSWER_MARKER = "### Answer: "
+PLACE = re.compile(r"<image (\d{1,3})>")
 
 SUFFIXES = {
     ("direct", "short"): "Answer the question with a short answer",
@@ -34,6 +37,27 @@ def prompt_text(question: Question, style: str) -> str:
             f"{question.question_id}: no prompt for style {style!r} and kind {question.kind!r}; known: {list(SUFFIXES)}"
         ) from None
     return f"{question_text(question)}\n{suffix}"
+
+
+def places_in(text: str, num_images: int) -> dict[int, re.Match]:
+    """Where a text shows which of several images, by their numbers from 0: where it first says `<image 2>` of the
+    second. What it says of one image is text."""
+    found: dict[int, re.Match] = {}
+    for mark in PLACE.finditer(text) if num_images > 1 else ():
+        if 0 < int(mark[1]) <= num_images:
+            found.setdefault(int(mark[1]) - 1, mark)
+    return found
+
+
+def parts_of(prompt: str, num_images: int) -> list[str | int]:
+    """What a user turn shows in order: texts, the last of which may be empty, and the numbers of its images, from 0.
+    Images that the text does not name stand before it."""
+    places, start = places_in(prompt, num_images), 0
+    found: list[str | int] = [number for number in range(num_images) if number not in places]
+    for number, mark in places.items():
+        found += [*filter(None, [prompt[start : mark.start()]]), number]
+        start = mark.end()
+    return [*found, prompt[start:]]
 
 
 def with_answer(reasoning: str, answer: str) -> str:

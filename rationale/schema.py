@@ -16,11 +16,27 @@ LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 ResponseKey = tuple[str, str, str, bool, tuple[int, ...]]
 
 
-@dataclass(frozen=True, slots=True)
-class Question:
-    """One question about one image.
+class Pictured:
+    """A record with `images`, paths relative to the folder of the questions."""
 
-    `image` is a path relative to the folder of the questions, empty for a row of text alone (kind open only).
+    __slots__ = ()
+
+    @property
+    def shown(self) -> str:
+        """Its images as one text: records with the same are about the same images."""
+        return " ".join(self.images)
+
+    def files(self, root: Path) -> tuple[Path, ...]:
+        """Its images' files below the folder of the questions."""
+        return tuple(root / image for image in self.images)
+
+
+@dataclass(frozen=True, slots=True)
+class Question(Pictured):
+    """One question about its images, most often one.
+
+    `images` is empty for a row of text alone (kind open only). Of several each is shown where question or choices say
+    `<image 2>` for the second, and before all text where they do not (prompts.parts_of).
     `answers` holds every accepted answer, the preferred one first; for multiple choice it holds the text of the right
     choice, which is one of `choices`.
     `scorer` names the function of `scoring.judge` that judges any response to this question. `kind` picks
@@ -30,7 +46,7 @@ class Question:
     question_id: str
     dataset: str
     split: str
-    image: str
+    images: list[str]
     question: str
     answers: list[str]
     kind: str = "short"  # short | choice | open
@@ -133,7 +149,7 @@ class ResponseLogps:
 
 
 @dataclass(frozen=True, slots=True)
-class EvalRow:
+class EvalRow(Pictured):
     """One prediction of one model on one question, kept whole so that any table cell opens onto its rows.
 
     `options` are the data set's choices that change scores (masks, OCR tokens, hints), as the question has them.
@@ -141,7 +157,7 @@ class EvalRow:
 
     question_id: str
     dataset: str
-    image: str
+    images: list[str]
     style: str
     text: str
     predicted: str | None
@@ -152,7 +168,7 @@ class EvalRow:
 
 
 Record = TypeVar("Record")
-Sourced = tuple[Question, bytes | None, str]  # a question, the bytes of its image file or None, the file's suffix
+Sourced = tuple[Question, list[tuple[bytes, str]]]  # a question, and each of its image files: bytes and suffix
 
 
 class RowError(ValueError):
@@ -214,6 +230,8 @@ def from_dict(kind: type[Record], row: Any, where: str) -> Record:
     if not isinstance(row, dict):
         raise RowError(f"{where}: a {kind.__name__} is a JSON object, found {type(row).__name__}")
     hints = _hints(kind)
+    if "images" in hints and "images" not in row and isinstance(row.get("image"), str):  # as earlier versions wrote it
+        row = {"images": [row["image"]] * bool(row["image"]), **{k: v for k, v in row.items() if k != "image"}}
     unknown = sorted(set(row) - set(hints), key=str)
     if unknown:
         raise RowError(f"{where}: {kind.__name__} has no field {unknown}; its fields are {list(hints)}")

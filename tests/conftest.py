@@ -93,7 +93,7 @@ def examples(questions: list[Question], questions_dir: Path) -> list[Example]:
     """Eight examples of uneven length."""
     train = [q for q in questions if q.split == "train"][:8]
     return [
-        Example(q.question_id, questions_dir / q.image, prompt_text(q, "cot"), "so it is " * (i + 1) + q.answer)
+        Example(q.question_id, q.files(questions_dir), prompt_text(q, "cot"), "so it is " * (i + 1) + q.answer)
         for i, q in enumerate(train)
     ]
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from rationale.models.batch import Batch, Example, padded
 from rationale.models.layout import rows_about, rows_batch, shared_prefixes, tree_batch
 
-IMAGE, PAD, VOCAB = 90, 0, 128
+IMAGE, END, PAD, VOCAB = 90, 92, 0, 128
 TEXT = {
     "vocab_size": VOCAB, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4,
     "num_key_value_heads": 2, "max_position_embeddings": 512, "pad_token_id": PAD,
@@ -25,21 +25,25 @@ MROPE = {"rope_type": "default", "mrope_section": [1, 1, 2], "rope_theta": 1e4}
 
 @dataclass
 class Family:
-    """A model, the number of its image's tokens, and the pixels of n images."""
+    """A model, the number of an image's tokens, and the pixels of n images."""
 
     model: nn.Module
     tokens: int
     pixels: object
 
     def prompts(self, ids: dict[str, list[int]], examples) -> dict[str, Tensor]:
-        """Left-padded [image tokens][text] of each example, as a processor gives them."""
-        rows = [[IMAGE] * self.tokens + ids[e.prompt] for e in examples]
+        """Left-padded image tokens and text of each example in order, as a processor gives them."""
+        rows = []
+        for e in examples:
+            image = [IMAGE] * self.tokens + [END] * (len(e.images) > 1)  # or two would be one to Qwen
+            rows.append([t for part in e.parts for t in (ids[part] if isinstance(part, str) else image)])
+        shown = [int(p.stem) for e in examples for p in e.parts if isinstance(p, Path)]
         tokens = padded(rows, PAD, left=True)
         mask = padded([[1] * len(r) for r in rows], 0, left=True)
         images = torch.Generator().manual_seed(0)
-        every = torch.rand(len({e.image for e in CASES}), *self.pixels(1)["shape"], generator=images)
-        chosen = torch.stack([every[int(e.image.stem)] for e in examples])
-        found = {"input_ids": tokens, "attention_mask": mask, **self.pixels(len(rows))["extra"]}
+        every = torch.rand(2, *self.pixels(1)["shape"], generator=images)
+        chosen = every[shown]
+        found = {"input_ids": tokens, "attention_mask": mask, **self.pixels(len(shown))["extra"]}
         found["pixel_values"] = chosen.flatten(0, 1) if self.pixels(1)["flat"] else chosen
         if name := self.pixels(1)["typed"]:
             found[name] = (tokens == IMAGE).long()
@@ -163,17 +167,25 @@ EVERY = BUILDERS | IN_ROWS
 
 # Two images; the first with two prompts that part after five tokens, and of uneven length.
 PROMPTS = {"a": [3, 4, 5, 6, 7], "b": [3, 4, 5, 6, 7, 8, 9], "c": [11, 12]}
+FIRST, SECOND = (Path("0"),), (Path("1"),)
 CASES = [
-    Example("q", Path("0"), "a", "one"), Example("q", Path("1"), "c", "two"), Example("q", Path("0"), "b", "three"),
-    Example("q", Path("1"), "c", "four"), Example("q", Path("0"), "a", "five"),
+    Example("q", FIRST, "a", "one"), Example("q", SECOND, "c", "two"), Example("q", FIRST, "b", "three"),
+    Example("q", SECOND, "c", "four"), Example("q", FIRST, "a", "five"),
+]  # fmt: skip
+# Two images each, the second within the text or before it, beside a question about one.
+WITHIN = "c<image 2>"
+SEVERAL = [
+    Example("q", FIRST + SECOND, f"{WITHIN}a", "one"), Example("q", SECOND, "c", "two"),
+    Example("q", FIRST + SECOND, f"{WITHIN}b", "three"), Example("q", SECOND + FIRST, "a", "four"),
+    Example("q", SECOND + FIRST, "b", "five"),
 ]  # fmt: skip
 RESPONSES = [[20, 21, 22], [23], [24, 25, 26, 27, 28], [29, 30], [31, 32, 33, 34]]
 
 
-def both(family: Family) -> tuple[Batch, Batch]:
+def both(family: Family, cases: list[Example] = CASES) -> tuple[Batch, Batch]:
     """The same examples in plain rows and with shared prefixes."""
     prompts = partial(family.prompts, PROMPTS)
-    return rows_batch(CASES, RESPONSES, prompts, PAD), tree_batch(CASES, RESPONSES, prompts, IMAGE, PAD)
+    return rows_batch(cases, RESPONSES, prompts, PAD), tree_batch(cases, RESPONSES, prompts, IMAGE, PAD)
 
 
 class Encoded:

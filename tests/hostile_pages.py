@@ -32,7 +32,7 @@ def report(folder: Path) -> Path:
     drawing = '<svg viewBox="0 0 90 20"><text y="15" style="fill: currentColor">drawn</text></svg>'
     shown = [
         {
-            "kind": kind, "id": f"q{i}", "dataset": "d", "split": "test", "image": data_uri(folder / "image.png"),
+            "kind": kind, "id": f"q{i}", "dataset": "d", "split": "test", "images": [data_uri(folder / "image.png")],
             "question": f"How many {i}? {EVIL}", "choices": [EVIL], "answer": "5", "rationale": EVIL, "chosen": EVIL,
             "rejected": "no",
             "predictions": [{"model": m, "prompt": "CoT", "text": EVIL, "right": m == "DPO"} for m in ("SFT", "DPO")],
@@ -51,7 +51,7 @@ def report(folder: Path) -> Path:
 
 def credit(folder: Path) -> Path:
     """A credit page: one response whose words have the largest credit of either sign, and none."""
-    question = Question("q", "d", "test", "image.png", f"How many? {EVIL}", ["5"])
+    question = Question("q", "d", "test", ["image.png"], f"How many? {EVIL}", ["5"])
     response = Response("q", 0, "cot", "blue orange none\n<script>window.ran=1</script>", "6", 0.0, True)
     spans = [(0, 4), (5, 11), (12, 16), (17, 49)]
     found = Credited(question, response, [-3.0, 3.0, 0.0, 1.0, -1.0], spans, [0, 1, 2, 3, 4], [0, 0, 0, 1, 1], 0)

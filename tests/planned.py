@@ -81,7 +81,7 @@ def main() -> None:
     torch.manual_seed(0)
     vlm = load(path)
     asked = [q for q in read_jsonl(Path(where) / "questions.jsonl", Question) if q.split == "train"][:8]
-    examples = [Example(q.question_id, Path(where) / q.image, prompt_text(q, "cot"), q.answer) for q in asked]
+    examples = [Example(q.question_id, q.files(Path(where)), prompt_text(q, "cot"), q.answer) for q in asked]
     encoder, optim = Encoder(vlm.processor, layout="tree"), Optim(lr=1e-3)
     order = partial(plan, micro_batch=1, accumulate=4, epochs=2, seed=0)
     if objective == "dpo":

@@ -14,7 +14,7 @@ from rationale.tools.tabulate import run
 EVIL = "</script><script>alert('x')</script>"
 DATASETS = ("mini_chart", "mini_scene")
 QUESTIONS = [
-    Question(f"{dataset}-{split}-{i}", dataset, split, f"images/{i // 2}.png", f"How many? {EVIL}", ["5"])
+    Question(f"{dataset}-{split}-{i}", dataset, split, [f"images/{i // 2}.png"], f"How many? {EVIL}", ["5"])
     for dataset in DATASETS
     for split in ("train", "test")
     for i in range(4)
@@ -31,7 +31,7 @@ def folder(path: Path, file: str, rows: list) -> Path:
 
 def evaluation(root: Path, seed: int, name: str, wrong: set[int]) -> None:
     rows = [
-        EvalRow(q.question_id, q.dataset, q.image, style, EVIL, "5", float(i not in wrong), 7, True)
+        EvalRow(q.question_id, q.dataset, q.images, style, EVIL, "5", float(i not in wrong), 7, True)
         for style in ("direct", "cot")
         for i, q in enumerate(TEST)
     ]

@@ -93,7 +93,7 @@ def train(
     vlm = load(model)
     asked = [q for q in read_jsonl(Path(questions) / "questions.jsonl", Question) if q.split == "train"][:8]
     examples = [
-        Example(q.question_id, Path(questions) / q.image, prompt_text(q, "cot"), "so it is " * (9 * i + 1) + q.answer)
+        Example(q.question_id, q.files(Path(questions)), prompt_text(q, "cot"), "so it is " * (9 * i + 1) + q.answer)
         for i, q in enumerate(asked)
     ]
     encoder, optim = Encoder(vlm.processor, layout=layout), Optim(lr=lr)

@@ -32,7 +32,7 @@ def questions(draw, scorers=tuple(SCORERS)):
         "precision": draw(st.sampled_from([None, 0, 1, 2.0])),
         "dataset_name": draw(st.sampled_from(["HME100k", "IIIT5K"])),
     }
-    question = Question("q", "d", "train", "i.png", draw(said), answers, kind, scorer, choices, meta)
+    question = Question("q", "d", "train", ["i.png"], draw(said), answers, kind, scorer, choices, meta)
     try:
         check(question)
     except RowError:  # a gold that is no number where its rule wants one
@@ -92,7 +92,7 @@ def test_ways_to_write_a_number_are_the_same_where_the_official_rule_has_it(answ
     found = {
         scorer
         for scorer in NUMERIC
-        if judge(Question("q", "d", "t", "i", "?", [gold], "short", scorer, [], meta), answer, "direct").score > 0
+        if judge(Question("q", "d", "t", ["i"], "?", [gold], "short", scorer, [], meta), answer, "direct").score > 0
     }
     assert found == scorers
 
@@ -138,7 +138,7 @@ def test_a_hundred_kilobytes_are_judged_in_seconds(question, text, style):
 def test_a_stutter_of_a_hundred_kilobytes_is_judged_in_seconds(scorer):
     choices = ["cat", "dog", "3"] if scorer in ("multiple_choice", "mathvista") else []
     meta = {"answer_type": "text", "precision": 1, "dataset_name": "HME100k"}
-    question = Question("q", "d", "t", "i", "?", ["3"], "choice" if choices else "short", scorer, choices, meta)
+    question = Question("q", "d", "t", ["i"], "?", ["3"], "choice" if choices else "short", scorer, choices, meta)
     for piece in STUTTERS:
         text = piece * (100_000 // len(piece)) + "x"
         for score in (partial(judge, question, text, "direct"), partial(SCORERS[scorer].score, question, text)):

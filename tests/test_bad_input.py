@@ -171,7 +171,7 @@ def foreign_rows(draw, form):
     return row
 
 
-RECORDED = {"question": {}, "style": "cot", "marks": {}, "unkept": None, "pair": {"pair_id": 0}}
+RECORDED = {"question": {}, "style": "cot", "marks": {}, "unkept": None, "pair": {"pair_id": 0}, "named": []}
 
 
 @pytest.mark.parametrize("form", ROW_FORMS)
@@ -185,7 +185,7 @@ def test_a_foreign_row_is_taken_in_or_refused_by_name(form, data):
     incoming = Incoming()
     try:
         row = ROW_FORMS[form].read(raw, "here")
-        incoming.add(row, RowFiles([], form, "d", prompts="plain"), "images/0.png", "here")
+        incoming.add(row, RowFiles([], form, "d", prompts="plain"), ["images/0.png"], "here")
     except RowError as error:
         named(error, "here")
         return

@@ -225,7 +225,7 @@ def made(folder: str, questions: str, out: Path) -> None:
     evaluation = evaluate.Evaluation("m", "test", ["direct", "cot"], {"direct": 2, "cot": 4}, 5)
     evaluate.run(questions, model, Local, evaluation, 1, folders["evaluated"])
     asked = [q for q in read_jsonl(Path(questions) / "questions.jsonl", Question) if q.split == "train"][:8]
-    examples = [Example(q.question_id, Path(questions) / q.image, prompt_text(q, "cot"), q.answers[0]) for q in asked]
+    examples = [Example(q.question_id, q.files(Path(questions)), prompt_text(q, "cot"), q.answers[0]) for q in asked]
     pl.seed_everything(3, verbose=False)
     torch.save(sft(load(folder, lora=None), examples, folders["sft"], micro=2, accumulate=2, epochs=2), out / "sft.pt")
     weights, _ = train_dpo(Path(questions), folders["paired"], model, out / "dpo", "frozen")

@@ -88,7 +88,7 @@ class ModelServer(Loopback):
     def completion(self, body, fault):
         image = self.scratch / f"sent_{sum(self.asked.values())}.png"
         image.write_bytes(base64.b64decode(body["messages"][-1]["content"][0]["image_url"]["url"].split(",")[1]))
-        asked, encoder = Example("", image, asked_of(body)[0], ""), Encoder(self.vlm.processor)
+        asked, encoder = Example("", (image,), asked_of(body)[0], ""), Encoder(self.vlm.processor)
         ((said,),) = generate(self.vlm, [asked], body["max_tokens"])
         answered = replace(asked, response=said.text, ended=said.finished, token_ids=tuple(said.token_ids))
         (logps,) = trained_logps(self.vlm.model, encoder, [answered])
@@ -187,7 +187,7 @@ def test_of_several_servers_each_is_compared_and_the_one_that_answers_otherwise_
 
 def test_greedy_texts_may_part_where_two_tokens_are_about_as_likely(tiny):
     encoder = Encoder(tiny.processor)
-    here, there = (Example("q", None, "", text, ended=False) for text in ("1", "2"))
+    here, there = (Example("q", (), "", text, ended=False) for text in ("1", "2"))
     assert same_texts(encoder, [there], [here], [[-0.9], [-0.7]], 0.25).startswith("0 of 1 texts are this model's; ")
     with pytest.raises(UserError, match=r"log p -1.000 against -0.700"):
         same_texts(encoder, [there], [here], [[-1.0], [-0.7]], 0.25)
@@ -198,7 +198,7 @@ def test_an_endpoint_that_takes_no_logprobs_is_asked_without(tiny_dir, questions
         def completion(self, body, fault):
             return super().completion(body, "400" if "logprobs" in body else None)
 
-    asked = [Example(q.question_id, questions_dir / q.image, prompt_text(q, "cot"), "") for q in questions[:2]]
+    asked = [Example(q.question_id, q.files(questions_dir), prompt_text(q, "cot"), "") for q in questions[:2]]
     with Strict() as server:
         replies = served(server)(None).greedy(asked, 4)
     assert [reply.logps for reply in replies] == [[], []]
@@ -213,7 +213,7 @@ def test_sampling_from_a_server_warns_once_where_it_reads_other_prompt_tokens(
         reply["usage"]["prompt_tokens"] -= fewer
         return reply
 
-    asked = [Example(q.question_id, questions_dir / q.image, prompt_text(q, "cot"), "") for q in questions[:2]]
+    asked = [Example(q.question_id, q.files(questions_dir), prompt_text(q, "cot"), "") for q in questions[:2]]
     with ModelServer(tiny_dir, tmp_path, change) as server:
         answer = served(server)(None, processor=partial(read_processor, str(tiny_dir)))
         for _ in range(2):
@@ -223,7 +223,7 @@ def test_sampling_from_a_server_warns_once_where_it_reads_other_prompt_tokens(
 
 def test_predict_prints_one_answer_in_each_style(tiny_dir, questions_dir, questions, capsys):
     predict.run(
-        model=partial(load, str(tiny_dir)), generator=Local, image=str(questions_dir / questions[0].image),
+        model=partial(load, str(tiny_dir)), generator=Local, image=str(questions[0].files(questions_dir)[0]),
         question="How many?", choices=[], styles=["direct", "cot"], max_new_tokens={"direct": 2, "cot": 3},
     )  # fmt: skip
     direct, cot = capsys.readouterr().out.splitlines()

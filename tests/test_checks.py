@@ -35,7 +35,7 @@ def test_a_part_that_no_gradient_reaches_may_be_frozen(cut_off, examples, tmp_pa
 
 
 def test_the_parts_of_the_image_wait_for_a_step_with_one(tiny, examples, tmp_path):
-    sft(tiny, [replace(e, image=None) for e in examples], tmp_path)
+    sft(tiny, [replace(e, images=()) for e in examples], tmp_path)
 
 
 def test_a_part_is_named_alike_with_and_without_adapters():
@@ -108,7 +108,7 @@ def test_special_tokens_that_a_row_s_texts_spell_are_text(tiny, examples):
 def test_a_template_that_leaves_images_out_is_found(tiny, examples, monkeypatch):
     encoder = Encoder(tiny.processor)
     monkeypatch.setattr(
-        encoder, "prompts", lambda rows: Encoder.prompts(encoder, [replace(e, image=None) for e in rows])
+        encoder, "prompts", lambda rows: Encoder.prompts(encoder, [replace(e, images=()) for e in rows])
     )
     with pytest.raises(RowError, match="0 image tokens in the prompt, 0 for"):
         check_image_tokens(tiny, encoder, examples)
@@ -123,7 +123,7 @@ def test_more_features_than_image_tokens_are_found_before_the_first_step(tiny, e
 @pytest.mark.parametrize("image", [True, False], ids=["image", "text alone"])
 def test_a_row_is_as_long_as_the_model_reads_and_no_longer(image, tiny, examples):
     encoder, config = Encoder(tiny.processor), tiny.model.config.get_text_config()
-    rows = [e if image else replace(e, image=None) for e in examples]
+    rows = [e if image else replace(e, images=()) for e in examples]
     longest = max(len(encoder.prompts([e])["input_ids"][0]) + len(encoder.responses([e])[0]) for e in rows)
     config.max_position_embeddings = longest
     check_rows(tiny, encoder, rows)

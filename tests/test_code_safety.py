@@ -224,7 +224,7 @@ def test_a_text_in_a_figure_is_text(draw):
 def test_a_text_in_markdown_is_no_html_no_link_and_no_cell(tmp_path):
     name = HOSTILE.replace("/", "∕")  # of a folder
     scores = {"name": name, "cells": {f"cot/{name}": {"accuracy": 0.5, "questions": 2}}}
-    question = Question(HOSTILE, HOSTILE, "train", "x.png", HOSTILE, ["5"])
+    question = Question(HOSTILE, HOSTILE, "train", ["x.png"], HOSTILE, ["5"])
     write_jsonl(tmp_path / "rows.jsonl", [Rationale(HOSTILE, HOSTILE, None, "unparsed", 0.0, "t", HOSTILE)])
     told = report(tmp_path / "rows.jsonl", {HOSTILE: question}, Counter({(HOSTILE, "unparsed"): 1}), Budget())
     texts = {

@@ -49,7 +49,7 @@ def test_an_annotator_who_wrote_nothing_counts_among_the_ten():
     ten = ["", "stop", "stop", "point", *["halt"] * 6]
     found = public_datasets.aokvqa({**AOKVQA, "direct_answers": ten}, answer="direct")
     assert found.answers == [*ten[1:], ""]
-    asked = Question("q", "aokvqa", "val", "a.png", "What?", found.answers, "short", "aokvqa_direct")
+    asked = Question("q", "aokvqa", "val", ["a.png"], "What?", found.answers, "short", "aokvqa_direct")
     check(asked)
     said = {"stop": 2 / 3, "point": 1 / 3, "halt": 1.0, "go": 0.0}  # min(1, matches / 3), as allenai/aokvqa has it
     assert {answer: judge(asked, answer, "direct").score for answer in said} == said
@@ -100,7 +100,6 @@ def test_ai2d_train_cuts_the_choices_out_of_the_turn():
 
 
 def test_ai2d_train_says_why_a_turn_cannot_be_asked():
-    assert reason(public_datasets.ai2d_train, {**CAULDRON, "images": [IMAGE, IMAGE]}) == "several_images"
     silent = {**CAULDRON, "texts": {**CAULDRON["texts"], "assistant": "I do not know."}}
     assert reason(public_datasets.ai2d_train, silent) == "no_answer"
 
@@ -127,7 +126,7 @@ def test_scienceqa_without_hint_has_no_empty_context():
 
 def test_scienceqa_row_without_image_holds_none():
     assert (
-        public_datasets.scienceqa({**SCIENCEQA, "image": None}, subset="FULL", hint=True, lecture=False).image is None
+        public_datasets.scienceqa({**SCIENCEQA, "image": None}, subset="FULL", hint=True, lecture=False).images is None
     )
 
 
@@ -179,7 +178,7 @@ def test_mathvista_hint_and_unit():
 
 def test_mathvista_of_the_authors_names_its_image_and_has_no_query():
     official = {**MATHVISTA, "decoded_image": None, "query": None}
-    assert public_datasets.mathvista(official, hint=False).image == "images/1.jpg"
+    assert public_datasets.mathvista(official, hint=False).images == "images/1.jpg"
     with pytest.raises(RowError, match=r"no 'query' in this row, which dataset\.options\.hint=true is read from"):
         public_datasets.mathvista(official, hint=True)
 
@@ -236,9 +235,15 @@ def test_mmmu_open_answers_may_be_several(given, answers):
     assert (found.choices, found.answers) == ([], answers)
 
 
-def test_mmmu_row_with_two_images_cannot_be_held():
-    assert reason(public_datasets.mmmu, {**MMMU, "image_2": IMAGE}) == "several_images"
-    assert public_datasets.mmmu({**MMMU, "image_1": None, "image_2": IMAGE}).image == IMAGE
+def test_a_row_of_mmmu_with_two_images_shows_each_where_it_is_named():
+    given = {**MMMU, "question": "<image 3> How does it differ from <image 1>?", "image_1": "first", "image_3": "third"}
+    found = public_datasets.mmmu({**given, "options": "['<image 1>', 'As <image 2>', '$8', '$9']"})
+    assert (found.question, found.images) == ("<image 2> How does it differ from <image 1>?", ["first", "third"])
+    assert found.choices[:2] == ["<image 1>", "As image 2"]
+
+
+def test_the_one_image_of_mmmu_may_be_in_any_column():
+    assert public_datasets.mmmu({**MMMU, "image_1": None, "image_2": IMAGE}).images == [IMAGE]
 
 
 @pytest.mark.parametrize(

@@ -60,8 +60,8 @@ def check(**changes) -> Contamination:
 
 
 def row(question_id: str, split: str, image: Path, question: str = "What is it?"):
-    made = Question(question_id, "d", split, "", question, ["x"])
-    return made, image.read_bytes(), image.suffix
+    made = Question(question_id, "d", split, [], question, ["x"])
+    return made, [(image.read_bytes(), image.suffix)]
 
 
 def prepared(tmp_path: Path, rows: list, contamination: Contamination | None) -> tuple[Path, dict]:
@@ -71,7 +71,7 @@ def prepared(tmp_path: Path, rows: list, contamination: Contamination | None) ->
 
 
 def kinds(ours: list[Path], others: list[Path], level: str = "perceptual") -> list[tuple[str, str]]:
-    found = image_matches([Item(p.name, p) for p in ours], [Item(p.name, p) for p in others], level, distance=12)
+    found = image_matches([Item(p.name, (p,)) for p in ours], [Item(p.name, (p,)) for p in others], level, distance=12)
     return sorted((m.question_id, m.kind) for m in found)
 
 
@@ -126,8 +126,8 @@ def test_a_hash_ignores_brightness():
 
 
 def texts(ours: str, *others: str, n: int = 4) -> list[Match]:
-    rows = [Item(f"t{i}", None, text) for i, text in enumerate(others)]
-    return list(text_matches([Item("q", None, ours, "train")], rows, n))
+    rows = [Item(f"t{i}", (), text) for i, text in enumerate(others)]
+    return list(text_matches([Item("q", (), ours, "train")], rows, n))
 
 
 def test_n_words_in_a_row_match_and_fewer_do_not():
@@ -185,7 +185,7 @@ def test_images_of_dropped_rows_go_unless_another_row_needs_them(tmp_path):
     rows = leaking(tmp_path)
     saved(drawn(1), evaluated / "copy.png")
     out, _ = prepared(tmp_path, rows, check(against=[str(evaluated)], action="drop"))
-    kept = {q.image for q in read_jsonl(out / "questions.jsonl", Question)}
+    kept = {image for q in read_jsonl(out / "questions.jsonl", Question) for image in q.images}
     assert {f"images/{p.name}" for p in (out / "images").iterdir()} == kept
     assert len(kept) == 1
 
@@ -232,13 +232,13 @@ def test_a_set_that_leaks_as_a_whole_is_not_dropped_in_silence(tmp_path):
 
 
 def charts() -> list[Item]:
-    return [Item(path.name, path) for path in sorted((REAL / "images").rglob("*.png"))]
+    return [Item(path.name, (path,)) for path in sorted((REAL / "images").rglob("*.png"))]
 
 
 @real
 def test_the_leaked_chart_is_found_once_among_all_by_its_bytes(tmp_path):
     copy = shutil.copy(LEAKED, tmp_path / "two_col_83243.png")
-    found = list(image_matches(charts(), [Item("official", Path(copy))], "exact", 12))
+    found = list(image_matches(charts(), [Item("official", (Path(copy),))], "exact", 12))
     assert [(m.question_id, m.kind, m.distance) for m in found] == [(LEAKED.name, "exact", 0)]
     assert len(charts()) == 1265
 
@@ -251,7 +251,7 @@ def test_the_leaked_chart_is_found_once_among_many_re_encoded_and_resized(tmp_pa
     encoded = saved(flat, tmp_path / "encoded.bmp")
     resized = saved(flat.resize((400, 278), Image.Resampling.LANCZOS), tmp_path / "resized.jpg", quality=60)
     some = [chart for number, chart in enumerate(charts()) if chart.name == LEAKED.name or number % 5 == 0]
-    found = image_matches(some, [Item("encoded", encoded), Item("resized", resized)], "perceptual", 12)
+    found = image_matches(some, [Item("encoded", (encoded,)), Item("resized", (resized,))], "perceptual", 12)
     assert [(m.question_id, m.kind, m.other) for m in found] == [
         (LEAKED.name, "pixels", "encoded"), (LEAKED.name, "perceptual", "resized"),
     ]  # fmt: skip
@@ -260,7 +260,7 @@ def test_the_leaked_chart_is_found_once_among_many_re_encoded_and_resized(tmp_pa
 @real
 @pytest.mark.slow
 def test_no_two_of_the_charts_match_at_the_configured_distance():
-    hashes = np.stack([perceptual_hash(open_image(item.image)) for item in charts()])
+    hashes = np.stack([perceptual_hash(open_image(item.images[0])) for item in charts()])
     distance = yaml.safe_load((CONF / "contamination/report.yaml").read_text(encoding="utf-8"))["distance"]
     assert [(i, j) for i, j, _ in near(hashes, hashes, distance) if i < j] == []
     assert sum(i < j for i, j, _ in near(hashes, hashes, 32)) == 102  # as conf/contamination/report.yaml says

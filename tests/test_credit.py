@@ -26,16 +26,16 @@ from rationale.tools.credit import run
 from rationale.worlds.teacher import ProgramTeacher
 from rationale.worlds.truth import first_wrong_step, free_words, way_of, word_steps, wordings
 
-ASKED = [q for q, _, _ in mini({"test": 8}, 3, 2, 0)]
+ASKED = [q for q, _ in mini({"test": 8}, 3, 2, 0)]
 CHART = Question(
-    "chart", "mini_chart", "test", "a.png", "How far apart are red and blue?", ["5"],
+    "chart", "mini_chart", "test", ["a.png"], "How far apart are red and blue?", ["5"],
     meta={
         "task": "mini_chart", "template": "difference", "args": {"a": "red", "b": "blue"},
         "world": {"kind": "bar", "items": [{"color": "red", "value": 7}, {"color": "blue", "value": 12}]},
     },
 )  # fmt: skip
 SCENE = Question(
-    "scene", "mini_scene", "test", "b.png", "How many objects are red?", ["1"], kind="choice",
+    "scene", "mini_scene", "test", ["b.png"], "How many objects are red?", ["1"], kind="choice",
     scorer="multiple_choice", choices=["0", "1", "2", "3"],
     meta={
         "task": "mini_scene", "template": "count_color", "args": {"c": "red"},
@@ -48,7 +48,7 @@ SCENE = Question(
     },
 )  # fmt: skip
 FORM = Question(
-    "form", "mini_form", "test", "c.png", "What is the receipt number?", ["417"],
+    "form", "mini_form", "test", ["c.png"], "What is the receipt number?", ["417"],
     meta={
         "task": "mini_form", "template": "number", "args": {},
         "world": {"number": 417, "items": [{"name": "tea", "price": 5}], "ink": 0},

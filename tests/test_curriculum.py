@@ -11,7 +11,7 @@ from rationale.schema import Question
 from rationale.tools.pretrain import Curriculum, ordered
 
 ROWS = [
-    Question(f"{skill}-{i}", "text", "train", "", "?", ["!"], kind="open", meta={"skill": skill})
+    Question(f"{skill}-{i}", "text", "train", [], "?", ["!"], kind="open", meta={"skill": skill})
     for skill, count in (("copy", 8), ("read", 6))
     for i in range(count)
 ]

@@ -139,7 +139,7 @@ def test_the_table_shows_the_first_rows_with_their_images(evaluated, evaluation,
     for row, told in zip(rows, shown, strict=True):
         waiting = evaluated.stored_of_table("predictions", told["image"]["path"])
         assert waiting.is_relative_to(evaluated.folder.parent)  # not below the user's home: it syncs from another day
-        assert waiting.read_bytes() == (questions_dir / row.image).read_bytes()
+        assert waiting.read_bytes() == row.files(questions_dir)[0].read_bytes()
 
 
 def test_the_manifest_is_an_artifact_that_refers_to_the_files(evaluated, evaluation):

@@ -73,7 +73,7 @@ def everywhere(tiny_dir, questions, questions_dir, rationales_dir, tmp_path_fact
     write_jsonl(out / "pairs/pairs.jsonl", rows)
     prepare.run(tasks.mini_base(copies=0, drills=0, images=3, readings=1.0, steps=0.0, seed=0), out / "opened")
     given = {"model": tiny_dir, "questions": questions_dir, "rationales": rationales_dir, "pairs": out / "pairs"}
-    given |= {"opened": out / "opened", "image": questions_dir / asked[0].image, "out": out / "run"}
+    given |= {"opened": out / "opened", "image": asked[0].files(questions_dir)[0], "out": out / "run"}
     (out / "given.json").write_text(json.dumps(given, default=str), encoding="utf-8")
     done = subprocess.run(
         [sys.executable, str(HERE / "everywhere.py"), str(out / "given.json")], capture_output=True, timeout=1200,

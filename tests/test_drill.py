@@ -166,16 +166,16 @@ BASE = {"copies": 4, "drills": 6, "images": 2, "readings": 1.0, "steps": 1.0, "s
 
 
 def test_base_rows_are_open_questions_about_train_images_only():
-    rows = [question for question, _, _ in tasks.mini_base(**BASE)]
+    rows = [question for question, _ in tasks.mini_base(**BASE)]
     assert {q.kind for q in rows} == {"open"}
     assert {q.split for q in rows} == {"train"}
 
 
 def test_rows_of_each_skill_are_as_many_as_asked_for():
-    skills = [question.meta["skill"] for question, _, _ in tasks.mini_base(**BASE)]
+    skills = [question.meta["skill"] for question, _ in tasks.mini_base(**BASE)]
     assert Counter(skills) == {"copy": 4, "drill": 6, "describe": 6, "read": 6, "step": 6}
 
 
 def test_base_rows_on_text_have_no_image_and_the_others_have_one():
     sourced = list(tasks.mini_base(**BASE))
-    assert all((data is None) == (question.meta["skill"] in ("copy", "drill")) for question, data, _ in sourced)
+    assert all((not files) == (question.meta["skill"] in ("copy", "drill")) for question, files in sourced)

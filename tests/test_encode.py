@@ -42,7 +42,7 @@ def test_a_response_that_brings_its_tokens_has_those(tiny, examples):
     assert encoder.responses([spelled]) == [[*letters, encoder.end_id]]
     assert encoder.response_lengths([spelled]) == [6]
     assert encoder.spans([spelled]) == [[(0, 1), (1, 2), (2, 3), (3, 4), (4, 5)]]
-    asked = Question("q", "d", "train", "a.png", "Why?", ["so it"])
+    asked = Question("q", "d", "train", ["a.png"], "Why?", ["so it"])
     for words, kept in ((2, letters), (1, ())):
         truncate = Truncation(words=words, tokens=None, eos="uncut")
         assert response_example(("q", "cot", "so it", True, letters), asked, Path(), truncate).token_ids == kept
@@ -90,7 +90,7 @@ def test_logps_equal_those_of_the_whole_sequence_through_the_model(tiny, example
 def test_text_alone_and_images_mix_in_a_batch(layout, tiny, examples):
     tiny.model.eval()
     encoder = Encoder(tiny.processor, layout=layout)
-    alone = replace(examples[1], image=None)
+    alone = replace(examples[1], images=())
     mixed = response_logps(tiny.model, encoder.batch([examples[0], alone, examples[2]]))[1]
     expected = response_logps(tiny.model, encoder.batch([alone]))[0]
     torch.testing.assert_close(mixed[: len(expected)], expected, atol=1e-5, rtol=0)

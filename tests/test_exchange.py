@@ -38,12 +38,12 @@ COT_SHORT, DIRECT_CHOICE = SUFFIXES["cot", "short"], SUFFIXES["direct", "choice"
 COT_CHOICE, DIRECT_SHORT = SUFFIXES["cot", "choice"], SUFFIXES["direct", "short"]
 
 
-def gathered(rows: list[dict], source: RowFiles, image: str = "images/0.png"):
-    """Questions, rationales and pairs of raw rows."""
+def gathered(rows: list[dict], source: RowFiles, image: str | None = None):
+    """Questions, rationales and pairs of raw rows, whose images are called as theirs or `image`."""
     incoming = Incoming()
     for number, raw in enumerate(rows):
         row = ROW_FORMS[source.form].read(raw, f"row {number}")
-        incoming.add(row, source, image if row.image is not None else "", f"row {number}")
+        incoming.add(row, source, [image or one for one in row.images], f"row {number}")
     return incoming.records()
 
 
@@ -61,6 +61,9 @@ TRICKY = st.sampled_from(
     [
         MARK,
         "(image)",
+        "<image 1>",
+        "<image 2>",
+        "(image 2)",
         "\n",
         " ",
         "A. one\nB. two",
@@ -85,8 +88,8 @@ def records(draw):
     kind = draw(st.sampled_from(["short", "choice", "open"]))
     choices = draw(st.lists(TEXT, min_size=2, max_size=4, unique=True)) if kind == "choice" else []
     answers = [draw(st.sampled_from(choices))] if choices else draw(st.lists(TEXT, min_size=1, max_size=2))
-    image = draw(st.sampled_from(["images/0.png", ""])) if kind == "open" else "images/0.png"
-    question = Question("q", draw(TEXT), draw(TEXT), image, draw(SOME), answers, kind, draw(TEXT), choices, draw(META))
+    images = [f"images/{i}.png" for i in range(draw(st.integers(kind != "open", 3)))]
+    question = Question("q", draw(TEXT), draw(TEXT), images, draw(SOME), answers, kind, draw(TEXT), choices, draw(META))
     score = st.floats(0, 1)
     rationale = Rationale("q", draw(TEXT), draw(TEXT | st.none()), draw(ENDS), draw(score), draw(TEXT), draw(TEXT))
     kept = kind != "open" and draw(st.booleans())
@@ -94,7 +97,7 @@ def records(draw):
     pairs = [
         Pair("q", i, draw(st.sampled_from(["cot", "direct"])), draw(TEXT), draw(TEXT), draw(numbers), draw(numbers),
              draw(TEXT | st.none()), draw(TEXT | st.none()), draw(flags), draw(flags))
-        for i in range(draw(st.integers(0, 2)) if image else 0)
+        for i in range(draw(st.integers(0, 2)) if images else 0)
     ]  # fmt: skip
     return question, [rationale] if kept else [], pairs
 
@@ -116,7 +119,7 @@ def test_the_marks_of_a_row_are_as_many_as_its_images(form, found):
     question, rationales, pairs = found
     for row in exported(form, [question], rationales, pairs):
         texts = json.dumps({k: v for k, v in row.items() if k not in ("record", "id")}, ensure_ascii=False)
-        assert texts.count(MARK) == bool(question.image)
+        assert texts.count(MARK) == len(question.images)
 
 
 @given(TEXT)
@@ -194,10 +197,37 @@ def test_a_question_that_comes_twice_is_trained_on_twice():
     assert [r.question_id for r in rationales] == [q.question_id for q in questions]
 
 
+SEVERAL = [
+    released(f"<image>\n<image>\nWhich is first?\n{COT_SHORT}", "It.\n### Answer: 3", image=["a.png", "b.png"]),
+    released(f"<image>\nIs it as in <image>?\n{COT_SHORT}", "It is.\n### Answer: yes", image=["b.png", "a.png"]),
+    released(f"Is <image> as <image>?\n{COT_SHORT}", "It is.\n### Answer: no", image=["b.png", "a.png"]),
+]
+
+
 def test_their_rows_come_back_as_they_came():
-    questions, rationales, pairs = gathered(ROWS, CHART)
-    back = exported("llava", questions, rationales, pairs, record=False)
-    assert back == [{**row, "image": "images/0.png"} for row in ROWS]
+    assert exported("llava", *gathered(ROWS, CHART), record=False) == ROWS
+    assert exported("llava", *gathered(SEVERAL, CHART), record=False)[::2] == SEVERAL  # beside a direct row each
+
+
+def test_images_of_a_row_stand_where_its_marks_are():
+    questions, _, _ = gathered(SEVERAL, CHART)
+    assert [(q.question, q.images) for q in questions] == [
+        ("Which is first?", ["a.png", "b.png"]), ("Is it as in <image 2>?", ["b.png", "a.png"]),
+        ("Is <image 1> as <image 2>?", ["b.png", "a.png"]),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("form", ROW_FORMS)
+def test_images_go_out_in_the_order_in_which_a_prompt_shows_them(form):
+    question = Question("q", "d", "train", ["a.png", "b.png", "c.png"], "Is <image 3> as <image 1>?", ["no"])
+    (row,) = exported(form, [question], [], [], record=False)
+    assert (row.get("images") or row["image"]) == ["b.png", "c.png", "a.png"]
+    if form == "trl":
+        kinds = [part["text"] or "image" for part in row["prompt"][0]["content"]]
+        assert kinds == ["image", "Is ", "image", " as ", "image", f"?\n{DIRECT_SHORT}"]
+    else:
+        turn = (row.get("conversations") or row["messages"])[0]
+        assert (turn.get("value") or turn["content"]) == f"<image>\nIs <image> as <image>?\n{DIRECT_SHORT}"
 
 
 TRL_ROW = {
@@ -259,6 +289,8 @@ COT = f"<image>\nHow many?\n{COT_SHORT}"
         (released(COT, ""), "row 0: field 'conversations[1]' is empty"),
         (released(f"<image>\n{COT}", "3"), "field 'conversations' should have <image> at its start or end, once"),
         (released(COT, "3", image=None), "row 0: field 'conversations' should have <image> not at all"),
+        (released(f"<image>\n{COT}", "3", image=["a.png"] * 3), "should have <image> 3 times, found"),
+        (released(f"<image>Is <image 1> in <image>?\n{COT_SHORT}", "3", image=["a.png"] * 2), "would show an image"),
         (released(COT, "3", image=7), "field 'image' should be the path of an image, found 7"),
         ({"image": "a.png", "question": "What?", "chosen": "x"}, "field 'rejected' should be text, found None"),
         ({**RLAIF, "question": f"Q\n{COT_SHORT}", "chosen": "### Answer: 1", "rejected": "### Answer: 1"}, "same"),
@@ -408,7 +440,7 @@ def test_released_rows_become_what_sft_reads(released_dir, tmp_path):
         (COT_SHORT, "Two and one.\n### Answer: 3"), (COT_CHOICE, "It flies.\n\n### Answer: B"),
         (DIRECT_SHORT, "3"), (DIRECT_CHOICE, "B"),
     ]  # fmt: skip
-    assert all(e.image.is_file() for e in examples)
+    assert all(image.is_file() for e in examples for image in e.images)
 
 
 @pytest.mark.slow
@@ -468,7 +500,7 @@ def test_parquet_rows_carry_their_image(released_dir, tmp_path):
     source, out = RowFiles(["*.parquet"], "llava", "rlaif_v", prompts="plain"), made(tmp_path / "out")
     import_rows.run([source], str(released_dir), None, "error", out)
     (question,) = read_jsonl(out / "questions.jsonl", Question)
-    assert (out / question.image).read_bytes() == data
+    assert question.files(out)[0].read_bytes() == data
     rest = {k: v for k, v in RLAIF.items() if k not in ("image", "question", "chosen", "rejected")}
     assert question.meta["source"]["rows"]["pair-0"]["rest"] == rest
 
@@ -502,4 +534,4 @@ def test_an_image_in_the_rows_text_is_stored(released_dir, tmp_path):
     (released_dir / "sft.jsonl").write_text(json.dumps(asked) + "\n", encoding="utf-8")
     import_rows.run([replace(CHART, rows=["sft.jsonl"])], str(released_dir), None, "error", tmp_path)
     (question,) = read_jsonl(tmp_path / "questions.jsonl", Question)
-    assert (tmp_path / question.image).read_bytes() == data
+    assert question.files(tmp_path)[0].read_bytes() == data

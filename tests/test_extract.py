@@ -74,12 +74,12 @@ def given(tmp_path):
         for i, (answer, choices, meta, style, text) in enumerate(rows):
             kind = "choice" if choices else "short"
             q = Question(
-                f"q{i}", "mathvista", "test", "images/a.png", f"Number {i}?", [answer], kind, scorer, choices, meta
+                f"q{i}", "mathvista", "test", ["images/a.png"], f"Number {i}?", [answer], kind, scorer, choices, meta
             )
             verdict = judge(q, text, style)
             asked.append(q)
             said.append(
-                EvalRow(q.question_id, q.dataset, q.image, style, text, verdict.predicted, verdict.score, 9, True)
+                EvalRow(q.question_id, q.dataset, q.images, style, text, verdict.predicted, verdict.score, 9, True)
             )
         write_jsonl(questions / "questions.jsonl", asked)
         write_jsonl(evaluation / "rows.jsonl", said)
@@ -152,7 +152,7 @@ def test_nothing_to_ask_needs_no_key(given, tmp_path, monkeypatch):
     [("B", ["red", "blue"], TEXT), ("7.0", [], INTEGER), ("half", [], FLOAT), ("red", [], TEXT)],
 )
 def test_what_mathvista_asks_about_is_asked_about(response, choices, meta):
-    q = Question("q", "mathvista", "test", "a.png", "?", ["red"], "short", "mathvista", choices, meta)
+    q = Question("q", "mathvista", "test", ["a.png"], "?", ["red"], "short", "mathvista", choices, meta)
     assert quick(q, response) is None
 
 
@@ -270,7 +270,7 @@ def test_both_styles_of_a_question_are_read_and_summed_apart(given, tmp_path):
     folders = given(("7", [], INTEGER, "direct", "seven"))
     path = tmp_path / "evaluation/rows.jsonl"
     row = next(iter_jsonl(path, EvalRow))
-    write_jsonl(path, [row, EvalRow("q0", row.dataset, row.image, "cot", "VII", None, 0.0, 9, True)])
+    write_jsonl(path, [row, EvalRow("q0", row.dataset, row.images, "cot", "VII", None, 0.0, 9, True)])
     with Reader({"seven": "7", "VII": "8"}) as server:
         _, rows = run(folders, extractor(server), tmp_path / "out")
     assert [(r.style, r.extracted_score) for r in rows] == [("direct", 1.0), ("cot", 0.0)]

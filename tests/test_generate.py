@@ -110,7 +110,7 @@ def test_the_tokens_that_were_sampled_are_kept_where_the_text_has_others(tiny, e
     with torch.inference_mode():
         read = prefill(tiny.model, encoder.prompts(examples[:2]))
         drawn = decode(tiny.model, read, torch.tensor([8, 8]), 1.0, 1.0, num)
-    said = encoder.responses([Example("", None, "", g.text, g.finished, tuple(g.token_ids)) for g in found])
+    said = encoder.responses([Example("", (), "", g.text, g.finished, tuple(g.token_ids)) for g in found])
     tokens, mark = [row[row >= 0].tolist() for row in drawn], tiny.processor.image_token_id
     assert all(ids == sampled or mark in sampled for ids, sampled in zip(said, tokens, strict=True))
     assert not any(mark in ids for ids in said)  # read again, a model would look for the image

@@ -42,7 +42,7 @@ def rewarded(monkeypatch):
 @pytest.fixture
 def asked(questions, questions_dir):
     found = [q for q in questions if q.split == "train"][:4]
-    return [(q, Example(q.question_id, questions_dir / q.image, prompt_text(q, "cot"), "")) for q in found]
+    return [(q, Example(q.question_id, q.files(questions_dir), prompt_text(q, "cot"), "")) for q in found]
 
 
 def online(vlm, asked, micro=4, accumulate=1, epochs=3, held=0, **changed):

@@ -125,7 +125,7 @@ def test_a_folder_of_them_goes_through_prepare(hostile):
     out = prepared(hostile, [*GOOD, "inside.png"], "good")
     found = questions_by_id(str(out))
     assert len(found) == len(GOOD) + 1
-    assert all(open_image(out / question.image).width >= 8 for question in found.values())
+    assert all(open_image(question.files(out)[0]).width >= 8 for question in found.values())
 
 
 def test_one_run_names_every_bad_row_with_its_reason(hostile, monkeypatch):

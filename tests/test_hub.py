@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 from copy import copy
+from dataclasses import replace
 from functools import partial
 from types import SimpleNamespace
 
@@ -34,7 +36,7 @@ from transformers import AutoConfig, GenerationConfig
 from rationale.artifacts import UserError
 from rationale.command.cli import CONF
 from rationale.models.batch import Example
-from rationale.models.checks import check_end, check_rows, log_unfollowed
+from rationale.models.checks import check_end, check_rows, image_tokens, log_unfollowed
 from rationale.models.encode import Encoder, special_tokens, turn_of
 from rationale.models.families import obstacle
 from rationale.models.vlm import VLM, configure, load
@@ -60,15 +62,16 @@ def rows(tmp_path_factory):
     for name, size in (("wide", (90, 60)), ("high", (64, 200))):
         images.append(folder / f"{name}.png")
         Image.effect_noise(size, 60).convert("RGB").save(images[-1])
+    images = tuple(images)
     return [
-        Example("one", images[0], QUESTION, ANSWER), Example("none", None, "Is 2 even?", "Yes."),
-        Example("two", images[1], "What?", "It is."),
+        Example("one", images[:1], QUESTION, ANSWER), Example("none", (), "Is 2 even?", "Yes."),
+        Example("two", images[1:], "What?", "It is."),
     ]  # fmt: skip
 
 
 def theirs(processor, rows):
     """What transformers' own chat call makes of the rows' prompts."""
-    images = [[{"type": "image", "image": Image.open(e.image).convert("RGB")}] if e.image else [] for e in rows]
+    images = [[{"type": "image", "image": Image.open(image).convert("RGB")} for image in e.images] for e in rows]
     conversations = [
         [{"role": "user", "content": [*image, {"type": "text", "text": e.prompt}]}]
         for e, image in zip(rows, images, strict=True)
@@ -91,11 +94,33 @@ def test_prompts_are_transformers_own_alone_and_in_a_mixed_batch(folder, rows):
 
 
 @pytest.mark.parametrize("folder", FOLDERS)
+def test_several_images_have_the_tokens_of_each_alone_at_their_places(folder, rows):
+    encoder, mark = Encoder(processor_of(folder)), processor_of(folder).image_token
+    one, two = rows[0].images, rows[2].images
+
+    def counts(example, *words):
+        """Image tokens between the words of a prompt."""
+        (text,) = encoder.tokenizer.batch_decode(encoder.prompts([example])["input_ids"])
+        parts = re.split("|".join(words), text) if words else [text]
+        return [part.count(mark) for part in parts]
+
+    alone = [counts(Example("q", shown, "Why?", ""))[0] for shown in (one, two)]
+    if folder == ONEVISION:  # which cuts none of several into tiles
+        alone = [27 * 27 + 1] * 2
+    within = Example("q", one + two, "First <image 2>here, <image 1>there.", "")
+    assert counts(within, "First", "here", "there") == [0, alone[1], alone[0], 0]
+    assert counts(replace(within, prompt="Second: <image 2>here."), "Second", "here") == [alone[0], alone[1], 0]
+    assert counts(replace(within, prompt="Both are here."), "Both") == [sum(alone), 0]
+    if folder in (ONEVISION, MISTRAL, QWEN2, QWEN25, QWEN3):  # by size; the others count marks between tiles too
+        assert image_tokens(encoder.processor, [one + two, ()]) == [sum(alone), 0]
+
+
+@pytest.mark.parametrize("folder", FOLDERS)
 def test_a_response_has_the_tokens_of_one_string_with_its_prompt(folder, rows):
     """Of prompt, the space that the template's assistant turn begins with, response and end."""
     encoder, tokenizer = Encoder(processor_of(folder)), processor_of(folder).tokenizer
-    example = Example("q", None, QUESTION, ANSWER)
-    whole = encoder.render(QUESTION, image=False) + encoder.turn.lead + ANSWER + encoder.turn.end
+    example = Example("q", (), QUESTION, ANSWER)
+    whole = encoder.render(example) + encoder.turn.lead + ANSWER + encoder.turn.end
     expected = tokenizer(whole, add_special_tokens=folder == MISTRAL)["input_ids"]
     prompt = encoder.prompts([example])["input_ids"][0].tolist()
     assert prompt + encoder.responses([example])[0] == expected
@@ -107,7 +132,7 @@ def test_a_response_has_the_tokens_of_one_string_with_its_prompt(folder, rows):
 )
 def test_the_space_of_the_assistant_s_turn_belongs_to_the_response(folder, lead, first):
     encoder = Encoder(processor_of(folder))
-    (ids,) = encoder.responses([Example("q", None, "Why?", "The cat")])
+    (ids,) = encoder.responses([Example("q", (), "Why?", "The cat")])
     assert encoder.turn.lead == lead
     assert encoder.tokenizer.decode(ids[:1]) == first
 
@@ -127,8 +152,8 @@ def test_what_a_text_spells_never_becomes_a_special_token(folder, rows):
     special = special_tokens(tokenizer)
     ids = torch.tensor(list(special.values()))
     words = [t for t in special if "reserved" not in t]
-    spelled = [Example(t, None, f"Is it {t}, or{t}?", f"It is {t}.", ended=False) for t in words]
-    bare = encoder.prompts([Example("q", None, "Is it , or?", "")])["input_ids"]
+    spelled = [Example(t, (), f"Is it {t}, or{t}?", f"It is {t}.", ended=False) for t in words]
+    bare = encoder.prompts([Example("q", (), "Is it , or?", "")])["input_ids"]
     for example, prompt in zip(spelled, encoder.prompts(spelled)["input_ids"], strict=True):
         kept = prompt[int((prompt != tokenizer.pad_token_id).nonzero()[0]) :]
         assert torch.isin(kept, ids).sum() == torch.isin(bare, ids).sum()
@@ -141,7 +166,7 @@ def test_what_a_text_spells_never_becomes_a_special_token(folder, rows):
 
 def test_an_image_s_mark_in_a_question_is_text_beside_the_image(rows):
     encoder = Encoder(processor_of(MISTRAL))
-    asked = [rows[0], Example("marked", rows[0].image, "What is <image>, and </s>?", "")]
+    asked = [rows[0], Example("marked", rows[0].images, "What is <image>, and </s>?", "")]
     inputs = encoder.prompts([asked[1], rows[1]])
     count = (encoder.prompts(asked[:1])["input_ids"] == encoder.processor.image_token_id).sum()
     assert (inputs["input_ids"] == encoder.processor.image_token_id).sum() == count > 0
@@ -188,8 +213,8 @@ def configured(preset, folder):
 def test_a_preset_gives_images_the_tokens_that_it_promises(preset, folder, tmp_path):
     examples = []
     for width, height in SIZES:
-        examples.append(Example("q", tmp_path / f"{width}.png", "Why?", ""))
-        Image.new("RGB", (width, height), "white").save(examples[-1].image)
+        examples.append(Example("q", (tmp_path / f"{width}.png",), "Why?", ""))
+        Image.new("RGB", (width, height), "white").save(examples[-1].images[0])
     encoder = Encoder(configured(preset, folder))
     found = [(encoder.prompts([e])["input_ids"] == encoder.processor.image_token_id).sum().item() for e in examples]
     assert tuple(found) == PROMISED[preset, folder]
@@ -221,12 +246,13 @@ def test_a_checkpoint_loads_and_takes_rows_up_to_its_positions(folder, rows, tmp
     vlm = load(str(tiny_checkpoint(folder, tmp_path / "model")))
     encoder = Encoder(vlm.processor)
     check_end(vlm, encoder)
+    rows = [*rows, Example("both", rows[0].images + rows[2].images, QUESTION, ANSWER)]
     longest = max(len(encoder.prompts([e])["input_ids"][0]) + len(encoder.responses([e])[0]) for e in rows)
     text = vlm.model.config.get_text_config()
     text.max_position_embeddings = longest
     check_rows(vlm, encoder, rows)
     text.max_position_embeddings = longest - 1
-    with pytest.raises(RowError, match=rf"^(one|two): {longest} tokens .* 1 of 3 rows are longer"):
+    with pytest.raises(RowError, match=rf"^both: {longest} tokens .* 1 of 4 rows are longer"):
         check_rows(vlm, encoder, rows)
 
 

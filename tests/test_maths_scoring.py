@@ -14,7 +14,7 @@ from rationale.scoring.mmmu import mmmu_open
 
 def question(golds, choices, answer_type, precision=None):
     meta = {"answer_type": answer_type, "precision": precision}
-    return Question("q1", "toy", "val", "a.png", "?", golds, scorer="mathvista", choices=choices, meta=meta)
+    return Question("q1", "toy", "val", ["a.png"], "?", golds, scorer="mathvista", choices=choices, meta=meta)
 
 
 VALUES = [

@@ -103,7 +103,7 @@ def test_every_template_was_worked_out_by_hand():
 
 def questions(split="test", images=12, seed=0):
     """Questions with the bytes of their images, `images` of each world."""
-    return [(q, data) for q, data, _ in mini({split: images}, 3, 2, seed)]
+    return [(q, data) for q, ((data, _),) in mini({split: images}, 3, 2, seed)]
 
 
 TEST, TRAIN = questions(), questions("train", images=60)
@@ -125,9 +125,9 @@ def test_splits_share_no_image_whatever_the_seed():
 
 def test_the_base_model_sees_no_image_of_another_split_and_no_hop():
     base = list(mini_base(copies=5, drills=5, images=40, readings=0.5, steps=0.5, seed=0))
-    assert not {data for _, data, _ in base if data} & {data for _, data in TEST}
-    assert {q.kind for q, _, _ in base} == {"open"}
-    assert {q.meta["skill"] for q, _, _ in base} == {"copy", "drill", "describe", "read", "step"}
+    assert not {data for _, files in base for data, _ in files} & {data for _, data in TEST}
+    assert {q.kind for q, _ in base} == {"open"}
+    assert {q.meta["skill"] for q, _ in base} == {"copy", "drill", "describe", "read", "step"}
 
 
 def test_a_world_is_in_the_split_of_its_content():
@@ -167,7 +167,7 @@ def test_an_image_does_not_depend_on_how_many_are_drawn():
 
 def test_the_largest_value_and_number_of_objects_are_those_asked_for():
     largest = {"mini_chart": 9, "mini_form": 5, "mini_scene": 4}
-    worlds = [q.meta["world"] for q, _, _ in mini({"test": 30}, 1, 0, 0, largest)]
+    worlds = [q.meta["world"] for q, _ in mini({"test": 30}, 1, 0, 0, largest)]
     assert max(i["value"] for w in worlds for i in w.get("items", []) if "value" in i) == 9
     assert max(i["price"] for w in worlds for i in w.get("items", []) if "price" in i) == 5
     assert {len(w["objects"]) for w in worlds if "objects" in w} == {4}

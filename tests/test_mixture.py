@@ -20,7 +20,7 @@ DIRECT = "Answer the question with a short answer"
 
 
 def question(dataset, number):
-    return Question(f"{dataset}-{number:02d}", dataset, "train", "images/a.png", f"How many {number}?", [str(number)])
+    return Question(f"{dataset}-{number:02d}", dataset, "train", ["images/a.png"], f"How many {number}?", [str(number)])
 
 
 def rationale(q):
@@ -66,7 +66,7 @@ def test_a_cot_row_is_the_rationale_and_a_direct_row_the_bare_answer():
     cot, direct = mixture("both")
     assert (cot[7].question_id, cot[7].response) == ("set0-07", "I count.\n### Answer: 7")
     assert (direct[7].question_id, direct[7].response) == ("set0-07", "7")
-    assert direct[7].image == ROOT / "images" / "a.png"
+    assert direct[7].images == (ROOT / "images" / "a.png",)
 
 
 def test_both_kinds_cover_the_questions_whose_rationale_was_kept():
@@ -91,13 +91,13 @@ def test_the_draw_of_a_data_set_does_not_depend_on_the_others_or_on_order():
 
 
 def test_an_open_question_is_in_no_mixture():
-    described = Question("open", "set0", "train", "a.png", "Describe.", ["A chart."], kind="open")
+    described = Question("open", "set0", "train", ["a.png"], "Describe.", ["A chart."], kind="open")
     cot, direct = mixture("both", [*QUESTIONS, described], {**RATIONALES, "open": rationale(described)})
     assert (len(cot), len(direct)) == (540, 540)
 
 
 def test_an_open_row_is_asked_as_it_stands():
-    described = Question("open", "set0", "train", "a.png", "Describe.", ["A chart."], kind="open")
+    described = Question("open", "set0", "train", ["a.png"], "Describe.", ["A chart."], kind="open")
     example = example_of(described, ROOT)
     assert (example.prompt, example.response) == ("Describe.", "A chart.")
 
@@ -112,8 +112,8 @@ def test_no_kept_rationale_is_an_error():
         sft_examples(QUESTIONS, {}, ROOT, Mixture("all", "all", 50), 1)
 
 
-SHORT = Question("q", "d", "train", "a.png", "How many food item is shown in the bar graph?", ["14"])
-CHOICE = Question("q", "d", "train", "a.png", "Which?", ["dog"], "choice", "multiple_choice", ["cat", "dog"])
+SHORT = Question("q", "d", "train", ["a.png"], "How many food item is shown in the bar graph?", ["14"])
+CHOICE = Question("q", "d", "train", ["a.png"], "Which?", ["dog"], "choice", "multiple_choice", ["cat", "dog"])
 
 
 @pytest.mark.parametrize(

@@ -27,7 +27,7 @@ ONE_STEP = partial(plan, accumulate=1, epochs=1, seed=0, shuffle=False)
 
 
 def row(example: Example) -> one_file.Row:
-    return Image.open(example.image).convert("RGB"), example.prompt, example.response
+    return Image.open(example.images[0]).convert("RGB"), example.prompt, example.response
 
 
 def first_loss(module, data):
@@ -48,7 +48,7 @@ def test_the_sft_loss_is_that_of_the_stage(tiny, examples):
 
 def test_the_dpo_loss_is_that_of_the_stage(tiny, examples):
     pairs = [(examples[0], examples[1]), (examples[2], examples[3])]
-    pairs = [(a, Example(a.question_id, a.image, a.prompt, b.response)) for a, b in pairs]
+    pairs = [(a, Example(a.question_id, a.images, a.prompt, b.response)) for a, b in pairs]
     module = DPOModule(tiny, Objective(beta=0.1), "frozen", Optim(1e-9), 1)
     data = dpo_data(Encoder(tiny.processor), pairs, partial(ONE_STEP, micro_batch=2))
     assert first_loss(module, data) == pytest.approx(0.693147, abs=1e-5)

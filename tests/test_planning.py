@@ -70,7 +70,7 @@ def two_responses(layout):
         pixels = torch.rand(len(examples), 3, 224, 224)
         return {"input_ids": ids.clone(), "attention_mask": torch.ones_like(ids), "pixel_values": pixels}
 
-    examples = [Example("q", Path("0"), "p", "r")] * 2
+    examples = [Example("q", (Path("0"),), "p", "r")] * 2
     responses = [list(range(3, 83)), list(range(203, 283))]
     if layout == "tree":
         return tree_batch(examples, responses, prompts, IMAGE, 0)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from families import BUILDERS, EVERY, IMAGE, both
+from families import BUILDERS, CASES, EVERY, IMAGE, SEVERAL, both
 from peft import LoraConfig, get_peft_model
 from torch import nn
 from varlen import varlen_attn
@@ -16,7 +16,7 @@ from rationale.models.encode import Encoder
 from rationale.models.families import FAMILIES
 from rationale.models.logps import response_logps
 from rationale.models.packed import sdpa_of_segments
-from rationale.models.prefix import head_logps
+from rationale.models.prefix import enable, head_logps
 from rationale.models.vlm import load
 from rationale.objectives.logprobs import token_logps
 
@@ -36,10 +36,9 @@ def test_log_probs_of_tree_are_those_of_rows(family):
         )
 
 
-@pytest.mark.usefixtures("kernel")
-def test_gradients_of_tree_are_those_of_rows(family):
+def gradients_agree(family, cases):
     found = []
-    for batch in both(family):
+    for batch in both(family, cases):
         family.model.zero_grad()
         response_logps(family.model, batch).sum().backward()
         found.append({n: p.grad.clone() for n, p in family.model.named_parameters() if p.grad is not None})
@@ -48,6 +47,26 @@ def test_gradients_of_tree_are_those_of_rows(family):
     largest = max(g.abs().max().item() for g in plain.values())
     for name, gradient in plain.items():
         assert (shared[name] - gradient).abs().max() <= 1e-3 * max(gradient.abs().max().item(), 1e-3 * largest), name
+
+
+@pytest.mark.usefixtures("kernel")
+def test_gradients_of_tree_are_those_of_rows(family):
+    gradients_agree(family, CASES)
+
+
+@pytest.mark.parametrize("name", ["llava", "llava_next", "qwen2_vl", "qwen3_vl", "internvl"])
+def test_several_images_of_a_prompt_are_shared_once_with_the_values_and_gradients_of_rows(name):
+    torch.manual_seed(0)
+    family = BUILDERS[name]()
+    enable(family.model.eval())
+    rows, tree = both(family, SEVERAL)
+    assert (rows.inputs["input_ids"] == IMAGE).sum() == 9 * family.tokens
+    assert (tree.inputs["input_ids"] == IMAGE).sum() == 5 * family.tokens
+    with torch.no_grad():
+        torch.testing.assert_close(
+            response_logps(family.model, tree), response_logps(family.model, rows), atol=1e-4, rtol=0
+        )
+    gradients_agree(family, SEVERAL)
 
 
 @pytest.mark.usefixtures("kernel")
@@ -117,7 +136,7 @@ def test_prompts_whose_image_comes_last_share_nothing_and_say_so(tiny, examples)
     tiny.processor.chat_template = tiny.processor.chat_template.replace(
         "message['content'] %}", "message['content'] | reverse %}"
     )
-    other = Example("q", examples[0].image, "Another question?", "so")
+    other = Example("q", examples[0].images, "Another question?", "so")
     with pytest.raises(UserError, match="puts the image after the prompt's text"):
         tree_of(tiny, [examples[0], other])
     assert len(tree_of(tiny, examples[:1]).labels) == 1

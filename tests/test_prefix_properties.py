@@ -66,12 +66,12 @@ def trees(draw) -> Tree:
     """Responses may have no token. A chat template puts some around any text: no prompt has one alone."""
     examples = []
     for number in range(draw(st.integers(1, 3))):
-        image = draw(st.sampled_from([Path(str(number)), None]))
+        images = draw(st.sampled_from([(Path(str(number)),), ()]))
         text = draw(st.lists(WORDS, min_size=7, max_size=7))
         for _ in range(draw(st.integers(1, 3))):
             prompt = said(text[: draw(st.integers(2, 7))] + draw(st.lists(WORDS, max_size=2)))
             responses = draw(st.lists(st.lists(WORDS, max_size=6), min_size=1, max_size=3))
-            examples += [Example("q", image, prompt, said(response)) for response in responses]
+            examples += [Example("q", images, prompt, said(response)) for response in responses]
     examples += draw(st.lists(st.sampled_from(examples), max_size=2))
     examples = draw(st.permutations(examples))
     cuts = sorted(draw(st.sets(st.integers(1, max(1, len(examples) - 1)), max_size=3)) - {len(examples)})
@@ -88,14 +88,11 @@ class Tokens(Encoder):
         self.family, self.tree = family, tree
 
     def prompts(self, examples: list[Example]) -> dict[str, Tensor]:
-        rows = [
-            self.tree.lead + [IMAGE] * self.family.tokens * (e.image is not None) + tokens_of(e.prompt)
-            for e in examples
-        ]
+        rows = [self.tree.lead + [IMAGE] * self.family.tokens * len(e.images) + tokens_of(e.prompt) for e in examples]
         widest = [PAD] * (max(map(len, rows)) + self.tree.spare)
         ids = padded([*rows, widest], PAD, left=True)[:-1]
         found = {"input_ids": ids, "attention_mask": (ids != PAD).long()}
-        shown = [int(e.image.stem) for e in examples if e.image]
+        shown = [int(image.stem) for e in examples for image in e.images]
         kind = self.family.pixels(len(shown))
         if kind["typed"]:
             found["mm_token_type_ids"] = (ids == IMAGE).long()

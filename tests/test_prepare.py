@@ -197,7 +197,7 @@ def test_an_image_in_any_wrapping_is_read(source, held):
 @pytest.mark.parametrize(
     ("held", "message"),
     [
-        ([RED, "blue.png"], "2 images, and a question holds one"),
+        ([RED, "absent.png"], "image 'absent.png' is not in"),
         ("https://example.org/a.png", r"'https://example\.org/a\.png' is a web address; download the images"),
         ("data:image/png;base64,@@", "the text behind 'data:image/png;base64' is no base64"),
         ("data:image/svg+xml,<svg/>", r"an image of the form 'data:image/svg\+xml'"),
@@ -208,6 +208,13 @@ def test_an_image_in_any_wrapping_is_read(source, held):
 def test_an_image_in_another_wrapping_is_refused_by_row(source, held, message):
     with pytest.raises(RowError, match=rf"data\.jsonl:1: .*{message}"):
         prepared(source, [row(1, image=held)])
+
+
+def test_several_images_of_a_row_are_one_question_s_in_their_order(source):
+    out = prepared(source, [row(1, image=[RED, "blue.png"]), row(2, image=["blue.png"])])
+    first, second = read_jsonl(out / "questions.jsonl", Question)
+    red, blue = (f"images/{content_name((source / name).read_bytes(), '.png')}" for name in (RED, "blue.png"))
+    assert (first.images, second.images) == ([red, blue], [blue])
 
 
 def test_images_may_be_in_a_folder_of_their_own(source, tmp_path):
@@ -234,7 +241,7 @@ def test_a_good_folder_comes_out_in_order_with_hashed_images(source):
     out = prepared(source, [row(1), row(2, image="blue.png", answer=["3", "three"]), row(3, choices=["1", "2"])])
     red, blue = (content_name((source / name).read_bytes(), ".png") for name in (RED, "blue.png"))
     first, second, third = read_jsonl(out / "questions.jsonl", Question)
-    assert [q.image for q in (first, second, third)] == [f"images/{name}" for name in (red, blue, red)]
+    assert [q.images for q in (first, second, third)] == [[f"images/{name}"] for name in (red, blue, red)]
     assert (first.kind, first.scorer, first.answers) == ("short", "exact", ["2"])
     assert second.answers == ["3", "three"]
     assert (third.kind, third.scorer, third.answer) == ("choice", "multiple_choice", "B")
@@ -332,13 +339,13 @@ def test_recorded_rationales_are_filtered_by_the_annotation(source, tmp_path):
 
 def text_row(kind):
     """A task of one question without an image."""
-    question = Question("t1", "text", "train", "", "What is 2 + 3?", ["5"], kind, "exact")
+    question = Question("t1", "text", "train", [], "What is 2 + 3?", ["5"], kind, "exact")
     return [(question, None, "")]
 
 
 def test_a_row_of_text_alone_is_kept_as_one(tmp_path):
     out = produce("prepare", {"out": str(tmp_path / "q")}, partial(prepare.run, text_row("open")))
-    assert questions_by_id(str(out))["t1"].image == ""
+    assert questions_by_id(str(out))["t1"].images == []
 
 
 def test_a_question_to_be_scored_needs_an_image(tmp_path):

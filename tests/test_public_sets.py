@@ -90,9 +90,9 @@ def test_a_copy_of_each_set_becomes_questions_that_its_right_answer_scores(name,
     settings = {key: value for key, value in {**given, **changes}.items() if key not in ("_target_", "read")}
     found = list(PublicDataset(read=get_object(given["read"]["_target_"]), **settings))
     assert len(found) == (2 if name == "ai2d_train" else 1)
-    for question, data, suffix in found:
+    for question, files in found:
         check(question)
-        assert (data, suffix) == (RED, ".png")
+        assert files == [(RED, ".png")]
         assert judge(question, f"So it is.\n### Answer: {question.answer}", "cot").score == 1.0
         assert question.meta.get("options", {}).items() >= given["options"].items()
 
@@ -159,8 +159,8 @@ def test_every_real_chart_question_loads():
     )
     found = list(source)
     assert len(found) == sum(source.counts["read"].values()) == 1427
-    assert len({content_name(data, suffix) for _, data, suffix in found}) == 1265
-    assert sum(q.meta["rationale"] is not None for q, _, _ in found) == 1317
+    assert len({content_name(*file) for _, (file,) in found}) == 1265
+    assert sum(q.meta["rationale"] is not None for q, _ in found) == 1317
 
 
 @real
@@ -169,7 +169,7 @@ def test_every_real_competition_problem_loads_but_the_one_whose_choices_repeat()
     source = folder(
         root, "mathvision", "math", letters=True, skip=["repeated_choices"], expected={"testmini": 304, "test": 228}
     )
-    found = {q.question_id: q for q, _, _ in source}
+    found = {q.question_id: q for q, _ in source}
     assert (len(found), source.counts["left_out"]) == (531, {"testmini/repeated_choices": 1})
     assert Counter(q.kind for q in found.values()) == {"short": 269, "choice": 262}
     for row in real_lines("mathvision"):
@@ -200,7 +200,7 @@ def test_the_hubs_form_of_real_problems_gives_what_the_folder_has():
 def test_real_choice_questions_load(name, count, split):
     found = list(folder(str(REAL / name), name, "exact", expected={split: count}))
     assert len(found) == count
-    assert {(q.kind, q.scorer) for q, _, _ in found} == {("choice", "multiple_choice")}
+    assert {(q.kind, q.scorer) for q, _ in found} == {("choice", "multiple_choice")}
 
 
 @real
@@ -215,7 +215,7 @@ def test_real_commonsense_questions_in_the_hubs_form_are_scored_by_their_own_ans
         assert (choice.answers, sorted(direct.answers)) == ([row["answer"]], sorted(meta["direct_answers"]))
         if len(set(row["choices"])) == 4:
             asked = Question(
-                "q", "aokvqa", "val", "", choice.question, choice.answers, "choice", "multiple_choice", choice.choices
+                "q", "aokvqa", "val", [], choice.question, choice.answers, "choice", "multiple_choice", choice.choices
             )
             scores[judge(asked, f"So it is.\n### Answer: {asked.answer}", "cot").score] += 1
         else:
@@ -260,7 +260,7 @@ def test_the_authors_mathvista_is_read_as_they_give_it(tmp_path):
         (tmp_path / f"images/{i}.jpg").write_bytes(RED)
     (tmp_path / "data/testmini.json").write_text(json.dumps(rows, indent=4), encoding="utf-8")
     found = list(source_of("mathvista", tmp_path, {"test": "testmini"}, expected={"test": 2}))
-    assert [(q.question_id, q.answers) for q, _, _ in found] == [(f"mathvista-test-{i}", ["1.2"]) for i in rows]
+    assert [(q.question_id, q.answers) for q, _ in found] == [(f"mathvista-test-{i}", ["1.2"]) for i in rows]
 
 
 @real

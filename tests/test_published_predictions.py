@@ -69,7 +69,7 @@ def asked(row: dict) -> Question:
     choices = row.get("choices") or []
     gold = choices[LETTERS.index(row["answer"])] if choices else row["answer"]
     kind = "choice" if choices else "short"
-    return Question(row["id"], "mathvision", row["split"], "", row["question"], [gold], kind, "math", choices)
+    return Question(row["id"], "mathvision", row["split"], [], row["question"], [gold], kind, "math", choices)
 
 
 def rows_of(name: str) -> list[dict]:

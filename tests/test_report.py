@@ -46,7 +46,7 @@ def test_examples_cover_pairs_fixes_and_breaks(experiment):
     assert fixed["id"] == TEST[0].question_id
     assert [p["right"] for p in fixed["predictions"]] == [False, False, True, True]
     pair = next(e for e in shown if e["kind"] == "pair")
-    assert (pair["chosen"], pair["rejected"]) == (EVIL, "no") and pair["image"].startswith("data:image/png;base64,")
+    assert (pair["chosen"], pair["rejected"]) == (EVIL, "no") and pair["images"][0].startswith("data:image/png;base64,")
 
 
 def test_texts_from_data_stay_text(experiment):

@@ -18,7 +18,7 @@ CHOICES = ["heart", "dentist", "beer", "water"]
 
 
 def question(golds, choices=(), **meta):
-    return Question("q1", "toy", "val", "a.png", "?", golds, choices=list(choices), meta=meta)
+    return Question("q1", "toy", "val", ["a.png"], "?", golds, choices=list(choices), meta=meta)
 
 
 # (gold, answer, right); lmms-eval 0.7.3, VLMEvalKit and pix2struct agree on all.

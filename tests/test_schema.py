@@ -28,7 +28,9 @@ count = st.integers(0, 2**40)
 RECORDS = {
     Question: st.builds(
         Question,
-        *[st.text()] * 5,
+        *[st.text()] * 3,
+        images=st.lists(st.text()),
+        question=st.text(),
         answers=st.lists(st.text()),
         kind=st.text(),
         scorer=st.text(),
@@ -39,7 +41,9 @@ RECORDS = {
     Response: st.builds(Response, st.text(), count, st.text(), st.text(), maybe, score, st.booleans()),
     Pair: st.builds(Pair, st.text(), count, st.text(), st.text(), st.text(), count, count, maybe, maybe),
     ResponseLogps: st.builds(ResponseLogps, *[st.text()] * 3, st.booleans(), st.lists(st.floats(-1e30, 0)), st.text()),
-    EvalRow: st.builds(EvalRow, *[st.text()] * 5, maybe, score, count, st.booleans()),
+    EvalRow: st.builds(
+        EvalRow, *[st.text()] * 2, st.lists(st.text()), *[st.text()] * 2, maybe, score, count, st.booleans()
+    ),
 }
 RATIONALE = {"question_id": "q7", "text": "2 + 3 = 5", "predicted": "5", "status": "kept", "score": 1.0, "teacher": "t"}
 
@@ -68,6 +72,20 @@ def test_records_come_back_from_a_file_in_order(tmp_path):
     records = [Rationale(f"q{i}", "naïve ≤ 5 %\n### Answer: 图", None, "unparsed", 0.0, "t") for i in range(3)]
     assert write_jsonl(tmp_path / "rows.jsonl", iter(records)) == 3
     assert read_jsonl(tmp_path / "rows.jsonl", Rationale) == records
+
+
+EARLIER = '{"question_id": "q", "dataset": "d", "split": "test", "image": %s, "question": "?", "answers": ["3"]}'
+EARLIER_ROW = (
+    '{"question_id": "q", "dataset": "d", "image": "images/a.png", "style": "cot", "text": "3", "predicted": "3", '
+    '"score": 1.0, "num_tokens": 2, "finished": true, "options": {}}'
+)
+
+
+def test_rows_of_earlier_versions_which_held_one_image_or_none_are_read():
+    found = [from_dict(Question, json.loads(EARLIER % said), "here") for said in ('"images/a.png"', '""')]
+    assert found == [Question("q", "d", "test", images, "?", ["3"]) for images in (["images/a.png"], [])]
+    row = from_dict(EvalRow, json.loads(EARLIER_ROW), "here")
+    assert (row.images, row.shown) == (["images/a.png"], "images/a.png")
 
 
 def second_line(tmp_path, line):
@@ -124,8 +142,10 @@ def test_a_missing_field_is_named(tmp_path, name):
 
 
 def test_a_question_teaches_its_letter_or_its_first_answer():
-    short = Question("q", "d", "train", "i.png", "How many?", ["two", "2"])
-    choice = Question("q", "d", "train", "i.png", "Which?", ["fox"], "choice", "multiple_choice", ["cat", "dog", "fox"])
+    short = Question("q", "d", "train", ["i.png"], "How many?", ["two", "2"])
+    choice = Question(
+        "q", "d", "train", ["i.png"], "Which?", ["fox"], "choice", "multiple_choice", ["cat", "dog", "fox"]
+    )
     assert (short.answer, choice.answer) == ("two", "C")
 
 

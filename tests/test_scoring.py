@@ -21,7 +21,7 @@ META = {"answer_type": "integer", "precision": 1, "dataset_name": "HME100k"}
 
 def question(scorer, answers, choices=(), meta=None):
     kind = "choice" if choices else "short"
-    return Question("q1", "toy", "val", "a.png", "?", list(answers), kind, scorer, list(choices), meta or META)
+    return Question("q1", "toy", "val", ["a.png"], "?", list(answers), kind, scorer, list(choices), meta or META)
 
 
 @pytest.mark.parametrize(

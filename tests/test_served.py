@@ -26,6 +26,7 @@ from rationale.endpoints.completions import read_replies
 from rationale.endpoints.generator import Served
 from rationale.endpoints.teacher import ServedTeacher
 from rationale.journal import Journal
+from rationale.models.batch import Example
 from rationale.models.teachers import LocalTeacher, RecordedTeacher
 from rationale.models.vlm import load
 from rationale.replies import Budget, Reply
@@ -64,7 +65,7 @@ def ask_dir(tmp_path):
         folder = tmp_path / f"questions_{count}"
         (folder / "images").mkdir(parents=True)
         Image.new("RGB", (64, 16), "red").save(folder / "images/red.png")
-        rows = [Question(f"q{i}", "some", "train", "images/red.png", f"Number {i}?", [str(i)]) for i in range(count)]
+        rows = [Question(f"q{i}", "some", "train", ["images/red.png"], f"Number {i}?", [str(i)]) for i in range(count)]
         write_jsonl(folder / "questions.jsonl", rows)
         return folder
 
@@ -275,6 +276,23 @@ def test_the_image_is_sent_shrunk_and_the_reference_answer_is_in_the_prompt(ask_
     assert "# Question\nNumber 0?" in text["text"]
     assert "# Reference answer\n0\n" in text["text"]
     assert server.bodies[0]["temperature"] == 1.0
+
+
+def test_several_images_are_sent_each_where_the_prompt_shows_it(tmp_path):
+    files = tuple(tmp_path / f"{width}.png" for width in (512, 10, 20))
+    for file in files:
+        Image.new("RGB", (int(file.stem), int(file.stem))).save(file)
+    picture = ImageEncoding(longest_side=512, format="PNG", quality=90, detail="low")
+    example = Example("q", files, "Is <image 3> as <image 1>?", "")
+    (turn,) = picture.messages(example)
+
+    def shown(part):
+        if part["type"] == "text":
+            return part["text"]
+        return Image.open(io.BytesIO(base64.b64decode(part["image_url"]["url"].split(",")[1]))).width
+
+    assert [shown(part) for part in turn["content"]] == [10, "Is ", 20, " as ", 512, "?"]
+    assert picture.estimate(example) == 3 * 85 + len(example.prompt) / 4
 
 
 @pytest.mark.parametrize(

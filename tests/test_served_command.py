@@ -180,7 +180,7 @@ def test_the_mini_model_behind_transformers_serve_answers_as_it_does_here(transf
     assert [(r.question_id, r.style, r.text, r.finished) for r in rows[0]] == [
         (r.question_id, r.style, r.text, r.finished) for r in rows[1]
     ]
-    asked = [Example(q.question_id, questions_dir / q.image, prompt_text(q, "cot"), "") for q in some(questions_dir)]
+    asked = [Example(q.question_id, q.files(questions_dir), prompt_text(q, "cot"), "") for q in some(questions_dir)]
     sampling = {"generation_config": json.dumps({"do_sample": True})}
     drawn = served(None, options=sampling)(asked, 12, num_samples=4, temperature=1.0, seed=1)
     assert [len(responses) for responses in drawn] == [4, 4]

@@ -124,10 +124,10 @@ FORMS = [saved, saved_split, parquet, arrow, json_lines_and_images, json_array_a
 def test_every_form_of_a_local_copy_gives_the_same_questions(form, tmp_path):
     form(tmp_path / "copy")
     found = list(docvqa(local=str(tmp_path / "copy"), name="DocVQA"))
-    assert [q.question_id for q, _, _ in found] == [f"docvqa-val-q{i}" for i in range(4)]
-    assert [(data, suffix) for _, data, suffix in found] == [
-        (BLUE, ".jpg"),
-        (RED, ".png"),
+    assert [q.question_id for q, _ in found] == [f"docvqa-val-q{i}" for i in range(4)]
+    assert [files for _, files in found] == [
+        [(BLUE, ".jpg")],
+        [(RED, ".png")],
     ] * 2  # the bytes as they were
     first = found[0][0]
     assert (first.dataset, first.split, first.kind, first.scorer, first.answers) == (
@@ -143,9 +143,9 @@ def test_a_copy_goes_through_prepare_with_each_image_once(copy, tmp_path):
     source = docvqa(local=str(copy), expected={"val": 4})
     out = produce("prepare", {"out": str(tmp_path / "questions")}, partial(prepare.run, source))
     found = read_jsonl(out / "questions.jsonl", Question)
-    assert [q.image for q in found] == [
-        f"images/{content_name(BLUE, '.jpg')}",
-        f"images/{content_name(RED, '.png')}",
+    assert [q.images for q in found] == [
+        [f"images/{content_name(BLUE, '.jpg')}"],
+        [f"images/{content_name(RED, '.png')}"],
     ] * 2
     assert len(list((out / "images").iterdir())) == 2
 
@@ -165,20 +165,20 @@ def test_rows_past_the_limit_are_not_looked_at(copy):
 def test_several_splits_of_the_source_make_one_of_ours(copy):
     datasets.Dataset.from_list(rows(6)[4:], FEATURES).to_parquet(copy / "dev.parquet")
     source = docvqa(local=str(copy), splits={"val": ["dev", "validation"]}, expected={"val": 6})
-    assert [q.question_id[-2:] for q, _, _ in source] == ["q4", "q5", "q0", "q1", "q2", "q3"]
+    assert [q.question_id[-2:] for q, _ in source] == ["q4", "q5", "q0", "q1", "q2", "q3"]
 
 
 def test_only_the_splits_asked_for_are_read(copy):
     source = docvqa(
         local=str(copy), splits={"train": "train", "val": "validation"}, only=["val"], expected={"train": 9, "val": 4}
     )
-    assert {q.split for q, _, _ in source} == {"val"}
+    assert {q.split for q, _ in source} == {"val"}
     assert source.counts["read"] == {"val": 4}
 
 
 def test_several_sources_follow_one_another(copy):
     both = PublicDatasets({"one": docvqa(local=str(copy)), "two": docvqa(local=str(copy), limit={"val": 1}, ids="two")})
-    assert [q.question_id for q, _, _ in both] == [f"docvqa-val-q{i}" for i in range(4)] + ["two-val-q0"]
+    assert [q.question_id for q, _ in both] == [f"docvqa-val-q{i}" for i in range(4)] + ["two-val-q0"]
     assert {name: counts["read"] for name, counts in both.counts.items()} == {"one": {"val": 4}, "two": {"val": 1}}
 
 
@@ -194,7 +194,7 @@ def test_the_options_stand_in_every_question(copy):
         return public_datasets.docvqa(row)
 
     source = docvqa(local=str(copy), read=read, options={"shout": False}, skip=["no_image"])
-    assert {json.dumps(q.meta["options"]) for q, _, _ in source} == {'{"shout": false, "skip": ["no_image"]}'}
+    assert {json.dumps(q.meta["options"]) for q, _ in source} == {'{"shout": false, "skip": ["no_image"]}'}
 
 
 def test_a_picture_of_pillow_and_a_pair_of_bytes_and_path_are_files(copy):
@@ -204,15 +204,15 @@ def test_a_picture_of_pillow_and_a_pair_of_bytes_and_path_are_files(copy):
     def as_bytes(row):
         return public_datasets.docvqa({**row, "image": row["image"]["bytes"]})
 
-    assert {suffix for _, _, suffix in docvqa(local=str(copy), read=as_picture)} == {".png"}
-    assert [data for _, data, _ in docvqa(local=str(copy), read=as_bytes)] == [BLUE, RED] * 2
+    assert {suffix for _, ((_, suffix),) in docvqa(local=str(copy), read=as_picture)} == {".png"}
+    assert [data for _, ((data, _),) in docvqa(local=str(copy), read=as_bytes)] == [BLUE, RED] * 2
 
 
 def test_transparency_of_a_picture_is_kept_for_whoever_opens_it(copy):
     def clear(row):
         return public_datasets.docvqa({**row, "image": Image.new("RGBA", (2, 2), (255, 0, 0, 0))})
 
-    (_, data, _), *_ = docvqa(local=str(copy), read=clear)
+    (_, ((data, _),)), *_ = docvqa(local=str(copy), read=clear)
     assert Image.open(io.BytesIO(data)).getpixel((0, 0)) == (255, 0, 0, 0)
 
 
@@ -246,8 +246,18 @@ def test_repeated_choices_are_left_out_by_name(copy):
         return public_datasets.ParsedRow(row["question"], ["1"], row["image"], choices=choices)
 
     source = docvqa(local=str(copy), read=read, scorers={"choice": "multiple_choice"}, skip=["repeated_choices"])
-    assert [q.question_id for q, _, _ in source] == ["docvqa-val-0", "docvqa-val-1", "docvqa-val-3"]
+    assert [q.question_id for q, _ in source] == ["docvqa-val-0", "docvqa-val-1", "docvqa-val-3"]
     assert source.counts["left_out"] == {"val/repeated_choices": 1}
+
+
+def test_rows_of_several_images_come_in_unless_they_are_to_be_left_out(copy):
+    def several(row):
+        return public_datasets.docvqa({**row, "image": [row["image"], {"bytes": RED, "path": None}]})
+
+    assert [len(files) for _, files in docvqa(local=str(copy), read=several)] == [2] * 4
+    source = docvqa(local=str(copy), read=several, skip=["several_images"], expected={"val": 4})
+    assert list(source) == []
+    assert source.counts["left_out"] == {"val/several_images": 4}
 
 
 def test_an_image_that_cannot_be_decoded_names_its_row(copy):

@@ -371,7 +371,7 @@ def test_an_evaluated_row_says_the_options_of_its_question(questions, questions_
 )
 def test_the_end_token_follows_the_stated_rule(rule, limit, ended, expected, tmp_path):
     cut = Truncation(words=limit, tokens=None, eos=rule)
-    asked = Question("q", "d", "train", "a.png", "What is counted?", ["three"])
+    asked = Question("q", "d", "train", ["a.png"], "What is counted?", ["three"])
     assert response_example(("q", "cot", "one two three", ended, ()), asked, tmp_path, cut).ended is expected
 
 

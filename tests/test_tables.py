@@ -55,7 +55,7 @@ def report(tables=None, orderings=()):
 def run(name, seed, direct, cot):
     """Scores by data set as strings of 0 and 1, one question each; two questions share an image."""
     rows = [
-        EvalRow(f"{dataset}-{i}", dataset, f"{dataset}{i // 2}.png", style, "", {"1": s}.get(s), float(s), 3, True)
+        EvalRow(f"{dataset}-{i}", dataset, [f"{dataset}{i // 2}.png"], style, "", {"1": s}.get(s), float(s), 3, True)
         for style, scores in (("direct", direct), ("cot", cot))
         for dataset, marks in scores.items()
         for i, s in enumerate(marks)
@@ -204,7 +204,7 @@ def test_show_needs_a_report(tmp_path):
     assert show(tmp_path) == "two\n\norder\n"
 
 
-QUESTIONS = {"q": Question("q", "chart", "test", "images/a.png", "How many?", ["5"])}
+QUESTIONS = {"q": Question("q", "chart", "test", ["images/a.png"], "How many?", ["5"])}
 
 
 def candidates(rewards, seed=1):

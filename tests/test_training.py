@@ -155,7 +155,7 @@ def test_a_step_of_questions_weighs_every_pair_alike(tiny_dir, examples):
 
 
 def test_rows_of_text_alone_are_grouped_by_prompt(tiny, examples):
-    text = [replace(examples[0], image=None, prompt=prompt) for prompt in ("one", "two", "one", "three")]
+    text = [replace(examples[0], images=(), prompt=prompt) for prompt in ("one", "two", "one", "three")]
     order = partial(plan, micro_batch=1, accumulate=1, epochs=1, seed=0)
     data = sft_data(Encoder(tiny.processor), text, order, group_by="image")
     assert sorted(data.plan.micro_batches) == [[0, 2], [1], [3]]

@@ -15,6 +15,7 @@ from PIL import Image
 from rationale.artifacts import UserError, produce
 from rationale.hashes import MANIFEST
 from rationale.images import store
+from rationale.schema import Question, write_jsonl
 from rationale.tools import verify
 
 
@@ -27,7 +28,7 @@ def made(tmp_path, monkeypatch):
     def questions(folder):
         (folder / "images").mkdir()
         image = store(Path("drawn.png").read_bytes(), ".png", folder / "images")
-        (folder / "questions.jsonl").write_text(json.dumps({"image": f"images/{image}"}) + "\n", encoding="utf-8")
+        write_jsonl(folder / "questions.jsonl", [Question("q", "d", "test", [f"images/{image}"], "?", ["1"])])
         return {}
 
     def writes(name):

@@ -34,7 +34,7 @@ def trl(work: Path, shape: Shape, steps: int, device: str, dtype: str) -> dict[s
 
     data = trl_rows(
         [
-            {"images": [str(a.image)], "prompt": ("user", a.prompt), "chosen": ("assistant", a.response),
+            {"images": [str(a.images[0])], "prompt": ("user", a.prompt), "chosen": ("assistant", a.response),
              "rejected": ("assistant", b.response)}
             for a, b in responses(save_images(shape, work, steps + 1), 2)
         ]

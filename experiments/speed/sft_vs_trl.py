@@ -28,8 +28,8 @@ def examples(work: Path, shape: Shape, count: int) -> list[Example]:
     for i, path in enumerate(save_images(shape, work, count)):
         question = prompt(i).split("\n")[0]
         short = f"{question}\nAnswer the question with a short answer"
-        found.append(Example(f"q{i}", path, short, response(f"{i}/direct", 2, 2)))
-        found.append(Example(f"q{i}", path, prompt(i), response(f"{i}/cot")))
+        found.append(Example(f"q{i}", (path,), short, response(f"{i}/direct", 2, 2)))
+        found.append(Example(f"q{i}", (path,), prompt(i), response(f"{i}/cot")))
     return found
 
 
@@ -40,7 +40,7 @@ def trl(work: Path, shape: Shape, steps: int, device: str, dtype: str) -> dict[s
 
     data = trl_rows(
         [
-            {"images": [str(e.image)], "prompt": ("user", e.prompt), "completion": ("assistant", e.response)}
+            {"images": [str(e.images[0])], "prompt": ("user", e.prompt), "completion": ("assistant", e.response)}
             for e in examples(work, shape, steps + 1)
         ]
     )

@@ -129,6 +129,6 @@ def prompt(index: int) -> str:
 def responses(images: list[Path], per_image: int) -> list[list[Example]]:
     """`per_image` responses to one question about each image."""
     return [
-        [Example(f"q{i}", path, prompt(i), response(f"{i}/{k}")) for k in range(per_image)]
+        [Example(f"q{i}", (path,), prompt(i), response(f"{i}/{k}")) for k in range(per_image)]
         for i, path in enumerate(images)
     ]

@@ -1,4 +1,4 @@
-"""Chat messages with an image, as OpenAI-compatible endpoints take them, and about how many tokens they have."""
+"""Chat messages with their images, as OpenAI-compatible endpoints take them, and about how many tokens they have."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from PIL import Image
 from pydantic import Field
 
 from rationale.images import open_image
+from rationale.models.batch import Example
 from rationale.settings import Count, settings
 
 CHARACTERS_A_TOKEN = 4  # of English text, as a rule of thumb; the first reply replaces the estimate
@@ -41,12 +42,16 @@ class ImageEncoding:
         image.save(buffer, self.format, quality=self.quality)
         return f"data:image/{self.format.lower()};base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
-    def messages(
-        self, path: Path, where: str, text: str, system: str = "", blank: bool = False
-    ) -> list[dict[str, Any]]:
-        """A system turn, where there is one, and a user turn: first the image, then the text."""
-        image = {"type": "image_url", "image_url": {"url": self.url(path, where, blank), "detail": self.detail}}
-        turns = [{"role": "user", "content": [image, {"type": "text", "text": text}]}]
+    def messages(self, example: Example, system: str = "", blank: bool = False) -> list[dict[str, Any]]:
+        """A system turn, where there is one, and a user turn: texts, and each image at its place."""
+
+        def spelled(part: Path | str) -> dict[str, Any]:
+            if isinstance(part, str):
+                return {"type": "text", "text": part}
+            return {"type": "image_url", "image_url": {"url": self.url(part, example.question_id, blank),
+                                                       "detail": self.detail}}  # fmt: skip
+
+        turns = [{"role": "user", "content": [spelled(part) for part in example.parts]}]
         return [{"role": "system", "content": system}, *turns] if system else turns
 
     def tokens(self, width: int, height: int) -> int:
@@ -59,6 +64,7 @@ class ImageEncoding:
         share = min(share, 768 / min(width, height))
         return 85 + 170 * math.ceil(width * share / 512) * math.ceil(height * share / 512)
 
-    def estimate(self, path: Path, where: str, text: str) -> float:
-        """About how many tokens an image and a text have."""
-        return len(text) / CHARACTERS_A_TOKEN + self.tokens(*open_image(path, where).size)
+    def estimate(self, example: Example, system: str = "") -> float:
+        """About how many tokens a request has."""
+        images = (self.tokens(*open_image(path, example.question_id).size) for path in example.images)
+        return len(system + example.prompt) / CHARACTERS_A_TOKEN + sum(images)

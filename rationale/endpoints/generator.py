@@ -95,7 +95,7 @@ class Served(Endpoint):
     def afford(self, examples: list[Example], num_samples: int) -> None:
         """Stop before a call that could pass max_cost: a call that is cut stores nothing of what it paid for."""
         budget, first = self.budget, examples[0]
-        budget.expected_input = self.picture.estimate(first.image, first.question_id, first.prompt)
+        budget.expected_input = self.picture.estimate(first)
         if not budget.allows(len(examples) * math.ceil(num_samples / self.samples_per_request)):
             raise UserError(
                 f"stopped before {first.question_id}: ${budget.spent:.4f} are spent in this run, and the next "
@@ -118,7 +118,7 @@ class Served(Endpoint):
         return replies
 
     def body(self, example: Example, drawn: dict[str, Any], blind: bool) -> dict[str, Any]:
-        turns = self.picture.messages(example.image, example.question_id, example.prompt, blank=blind)
+        turns = self.picture.messages(example, blank=blind)
         return {"model": self.model_name, "messages": turns, **drawn, **self.options}
 
     def look(self, examples: list[Example], counts: list[int]) -> None:

@@ -13,11 +13,17 @@ from rationale.endpoints.batches import Batches
 from rationale.endpoints.chat import ImageEncoding
 from rationale.endpoints.client import Endpoint
 from rationale.images import open_image
+from rationale.models.batch import Example
 from rationale.prompts import TEACHER_SYSTEM, teacher_text
 from rationale.replies import Reply
 from rationale.schema import Question
 
 LOOKED_AT = 16  # questions that the first estimate is made from
+
+
+def example_of(question: Question, root: Path) -> Example:
+    """What a teacher is asked of a question, in its user turn."""
+    return Example(question.question_id, question.files(root), teacher_text(question), "")
 
 
 @dataclass(eq=False, kw_only=True)
@@ -35,14 +41,13 @@ class ServedTeacher(Endpoint):
 
     def body(self, question: Question, root: Path) -> dict[str, Any]:
         """The request about one question."""
-        path, text = root / question.image, teacher_text(question)
-        turns = self.picture.messages(path, question.question_id, text, TEACHER_SYSTEM)
+        turns = self.picture.messages(example_of(question, root), TEACHER_SYSTEM)
         return {"model": self.name, "messages": turns, **self.options}
 
     def estimate(self, questions: Sequence[Question], root: Path) -> None:
         """Tell the budget about how many tokens a request has, from a few evenly spread questions."""
         some = questions[:: max(1, len(questions) // LOOKED_AT)][:LOOKED_AT]
-        each = [self.picture.estimate(root / q.image, q.question_id, TEACHER_SYSTEM + teacher_text(q)) for q in some]
+        each = [self.picture.estimate(example_of(q, root), TEACHER_SYSTEM) for q in some]
         self.budget.expected_input = sum(each) / max(1, len(some))
 
     def replies(self, asked: Sequence[Question], done: Container[str], root: Path, folder: Path) -> Iterator[Reply]:
@@ -61,10 +66,10 @@ class ServedTeacher(Endpoint):
         price = "at unknown prices (budget.input_price, budget.output_price)" if cost is None else f"about ${cost:.2f}"
         shown = [f"{self.name}: {len(questions)} questions to ask, about {tokens[0]} + {tokens[1]} tokens, {price}"]
         for question in questions[:3]:
-            size = open_image(root / question.image, question.question_id).size
-            sent = "{} x {}".format(*self.picture.size(*size))
-            shown.append(
-                f"--- {question.question_id}\n[system] {TEACHER_SYSTEM}\n[user] <{question.image}, sent as {sent} "
-                f"{self.picture.format}>\n{teacher_text(question)}"
-            )
+            sent = []
+            for name, path in zip(question.images, question.files(root), strict=True):
+                size = self.picture.size(*open_image(path, question.question_id).size)
+                sent.append(f"<{name}, sent as {size[0]} x {size[1]} {self.picture.format}>")
+            user = "\n".join([*sent, teacher_text(question)])
+            shown.append(f"--- {question.question_id}\n[system] {TEACHER_SYSTEM}\n[user] {user}")
         return "\n\n".join(shown)

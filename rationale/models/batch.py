@@ -11,26 +11,33 @@ from torch import Tensor
 
 from rationale.models.device import moved
 from rationale.objectives.logprobs import IGNORE
+from rationale.prompts import parts_of
 
 PER_TOKEN = ("input_ids", "attention_mask", "token_type_ids", "mm_token_type_ids")  # processor outputs (B, T)
 
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """One response to one prompt about one image, or none. `ended` is False where the text was cut: no end token.
+    """One response to one prompt and its images, if it has any. `ended` is False where the text was cut: no end token.
     `token_ids` are the response's tokens where they are not those that its text has."""
 
     question_id: str
-    image: Path | None
+    images: tuple[Path, ...]
     prompt: str
     response: str
     ended: bool = True
     token_ids: tuple[int, ...] = ()
 
     @property
-    def about(self) -> Path | str:
-        """What examples that can share a row have in common: their image, or their prompt where there is none."""
-        return self.image or self.prompt
+    def parts(self) -> list[Path | str]:
+        """The prompt in order: texts, and its images each at its place."""
+        return [self.images[p] if isinstance(p, int) else p for p in parts_of(self.prompt, len(self.images))]
+
+    @property
+    def about(self) -> tuple[Path | str, ...] | str:
+        """What examples that can share a row have in common: their images, with the text between them where they stand
+        in it, or their prompt where there is none."""
+        return tuple(self.parts[:-1]) or self.prompt
 
 
 @dataclass(slots=True)

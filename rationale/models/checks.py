@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from PIL import ExifTags, Image
 from torch import Tensor, nn
-from transformers import Idefics3Processor
+from transformers import Idefics3Processor, LlavaOnevisionProcessor
 
 from rationale.artifacts import UserError
 from rationale.models.batch import Example
@@ -32,6 +32,16 @@ NEUTRAL = {
 }  # fmt: skip
 
 
+NO_FEATURES = (
+    "Where one is missing, as with copies that do not state num_additional_image_tokens, set "
+    "model.processor='{num_additional_image_tokens: 1}'; else take the checkpoint's own processor files"
+)
+NO_SEVERAL = (
+    "It takes one image a prompt: leave rows with several out (dataset.skip=[several_images] where they are prepared), "
+    "or choose another model"
+)
+
+
 def check_rows(vlm: VLM, encoder: Encoder, examples: Sequence[Example], more: Sequence[int] | None = None) -> None:
     """Refuse rows whose image tokens are not what the model reads, and rows that are too long for it.
 
@@ -42,28 +52,38 @@ def check_rows(vlm: VLM, encoder: Encoder, examples: Sequence[Example], more: Se
 
 
 def check_image_tokens(vlm: VLM, encoder: Encoder, examples: Sequence[Example]) -> list[int]:
-    """Each prompt must hold as many image tokens as the processor gives its image alone, at least one, and those of
-    the first image must be as many as the model has features for it. Looked at are 16 examples of different images,
-    whose image tokens are returned."""
-    pictured = list({e.image: e for e in examples if e.image}.values())[:16]
-    if not pictured:
-        return []
+    """Each prompt must hold as many image tokens as the processor gives its images without a text, at least one, and
+    those of the first must be as many as the model has features for it. Looked at are 16 examples of different images,
+    whose image tokens are returned, and 16 of several images each."""
+    different = {e.images: e for e in examples if e.images}.values()
+    counts: list[int] = []
+    for several in (False, True):
+        if pictured := [e for e in different if (len(e.images) > 1) == several][:16]:
+            counts += _image_tokens(vlm, encoder, pictured, NO_SEVERAL if several else NO_FEATURES)
+    return counts
+
+
+def _image_tokens(vlm: VLM, encoder: Encoder, pictured: list[Example], remedy: str) -> list[int]:
     image, bare = image_token(vlm), [replace(e, prompt="") for e in pictured]
     counts = [(encoder.prompts(rows)["input_ids"] == image).sum(1).tolist() for rows in (pictured, bare)]
     for example, found, number in zip(pictured, *counts, strict=True):
         if found != number or not found:
             raise RowError(
-                f"{example.question_id}: {found} image tokens in the prompt, {number} for {example.image} alone; look "
+                f"{example.question_id}: {found} image tokens in the prompt, {number} for {named(example)} alone; look "
                 "at the chat template"
             )
     features = num_features(vlm.model, encoder.prompts(pictured[:1]))
     if features != counts[0][0]:
+        kind = base_of(vlm.model).config.model_type
         raise UserError(
-            f"{vlm.source}: {counts[0][0]} image tokens for {pictured[0].image}, of which the model makes {features} "
-            "features. Where one is missing, as with copies that do not state num_additional_image_tokens, "
-            "set model.processor='{num_additional_image_tokens: 1}'; else take the checkpoint's own processor files"
+            f"{vlm.source} ({kind}): {counts[0][0]} image tokens for {named(pictured[0])}, of which the model makes "
+            f"{features} features. {remedy}"
         )
     return counts[0]
+
+
+def named(example: Example) -> str:
+    return ", ".join(map(str, example.images))
 
 
 def image_token(vlm: VLM) -> int:
@@ -84,35 +104,41 @@ def num_features(model: nn.Module, inputs: dict[str, Tensor]) -> int:
 
 
 def check_lengths(vlm: VLM, encoder: Encoder, examples: Sequence[Example], more: Sequence[int]) -> None:
-    """No row may be longer than the positions that the language model was made for; to a token or two, for images are
-    counted and not read."""
+    """No row may be longer than the positions that the language model was made for; to a token or two an image, for
+    images are counted and not read."""
     limit = getattr(base_of(vlm.model).config.get_text_config(), "max_position_embeddings", None)
     if limit is None:
         return
-    images = list({e.image: None for e in examples if e.image})
+    images = list(dict.fromkeys(e.images for e in examples))
     tokens = dict(zip(images, image_tokens(encoder.processor, images), strict=True))
-    # The first with an image and the first without, whose tokens are the template's.
-    bare = {e.image is not None: replace(e, prompt="") for e in reversed(examples)}
-    around = {kind: encoder.prompts([e])["input_ids"].shape[1] - tokens.get(e.image, 0) for kind, e in bare.items()}
+    # The first with each number of images, whose other tokens are the template's.
+    bare = {len(e.images): replace(e, prompt="") for e in reversed(examples)}
+    around = {number: encoder.prompts([e])["input_ids"].shape[1] - tokens[e.images] for number, e in bare.items()}
     lengths = [
-        around[e.image is not None] + tokens.get(e.image, 0) + text + added
+        around[len(e.images)] + tokens[e.images] + text + added
         for e, text, added in zip(examples, encoder.prompt_lengths(examples), more, strict=True)
     ]
     if long := [(e.question_id, n) for e, n in zip(examples, lengths, strict=True) if n > limit]:
         raise RowError(
-            f"{long[0][0]}: {long[0][1]} tokens with its image and response, and {vlm.source} reads {limit} "
+            f"{long[0][0]}: {long[0][1]} tokens with its images and response, and {vlm.source} reads {limit} "
             f"(max_position_embeddings); {len(long)} of {len(examples)} rows are longer. Take them out, shorten their "
             "responses, or give images fewer tokens (model.processor)"
         )
 
 
-def image_tokens(processor: Any, images: Sequence[Path]) -> list[int]:
-    """How many tokens of a prompt each image takes, by its size alone."""
-    if not images:
-        return []
+def image_tokens(processor: Any, images: Sequence[Sequence[Path]]) -> list[int]:
+    """How many tokens of a prompt the images of each take, by their sizes alone."""
+    every = list(dict.fromkeys(path for shown in images for path in shown))
+    if not every:
+        return [0] * len(images)
     # SmolVLM's processor lays tiles out as Idefics3's does, and has no such count of its own.
     count = getattr(type(processor), "_get_num_multimodal_tokens", Idefics3Processor._get_num_multimodal_tokens)
-    return count(processor, image_sizes=[seen_size(path) for path in images])["num_image_tokens"]
+    found = count(processor, image_sizes=[seen_size(path) for path in every])["num_image_tokens"]
+    alone = dict(zip(every, found, strict=True))
+    whole = 0  # of each of several images, where it is not what the image alone takes
+    if isinstance(processor, LlavaOnevisionProcessor):  # which cuts none of several into tiles
+        whole = processor.num_image_tokens + 1 - (processor.vision_feature_select_strategy == "default")
+    return [sum((len(shown) > 1 and whole) or alone[path] for path in shown) for shown in images]
 
 
 def seen_size(path: Path) -> tuple[int, int]:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import itertools
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor
@@ -30,9 +31,10 @@ class Turn:
     end: str
 
 
-def user(prompt: str, image: bool) -> dict[str, Any]:
-    """One user turn: an image, or none, then the text."""
-    return {"role": "user", "content": [{"type": "image"}] * image + [{"type": "text", "text": prompt}]}
+def user(parts: Sequence[Path | str]) -> dict[str, Any]:
+    """One user turn of texts and images in order."""
+    content = [{"type": "text", "text": part} if isinstance(part, str) else {"type": "image"} for part in parts]
+    return {"role": "user", "content": content}
 
 
 def turn_of(processor: Any) -> Turn:
@@ -42,9 +44,9 @@ def turn_of(processor: Any) -> Turn:
     follows the generation prompt: what a model is asked with is what it is trained on. Where no special token follows
     the response, the tokenizer's end token does.
     """
-    asked = processor.apply_chat_template([user(_WORD, False)], add_generation_prompt=True)
+    asked = processor.apply_chat_template([user([_WORD])], add_generation_prompt=True)
     answer = {"role": "assistant", "content": [{"type": "text", "text": _WORD}]}
-    head, _, tail = processor.apply_chat_template([user(_WORD, False), answer]).rpartition(_WORD)
+    head, _, tail = processor.apply_chat_template([user([_WORD]), answer]).rpartition(_WORD)
     special = special_tokens(processor.tokenizer)
     ends = [token for token in special if tail.lstrip().startswith(token)]
     last = max((asked.rfind(token) + len(token) for token in special if token in asked), default=0)
@@ -53,6 +55,14 @@ def turn_of(processor: Any) -> Turn:
     if not lead.isspace() or joined[: len(alone)] != alone:
         lead = ""
     return Turn(before, lead, max(ends, key=len, default=processor.tokenizer.eos_token))
+
+
+def keeps_order(processor: Any) -> bool:
+    """Whether a chat template writes texts and images in their order; LLaVA's write all images first."""
+    between = [
+        processor.apply_chat_template([user([_WORD, *image, _WORD])]).split(_WORD)[1] for image in ([], [Path()])
+    ]
+    return between[0] != between[1]
 
 
 def text_ids(tokenizer: Any, texts: list[str]) -> list[list[int]]:
@@ -69,7 +79,8 @@ class Encoder:
     """Turns examples into batches with a model's own processor and chat template.
 
     `max_response_tokens` cuts responses (never prompts, so never an image token); a cut response gets no end token.
-    `layout` is rows (a row a response) or tree (a row an image, shared by the responses about it). What a row's own
+    `layout` is rows (a row a response) or tree (a row an image, shared by the responses about it, or several images of
+    one question). What a row's own
     text spells, `<image>` or `</s>` even, is text: special tokens are the template's and the processor's alone.
     """
 
@@ -90,9 +101,19 @@ class Encoder:
         """The token that ends a response: the one that the template ends an assistant's turn with."""
         return self.tokenizer.convert_tokens_to_ids(self.turn.end)
 
-    def render(self, prompt: str, image: bool = True) -> str:
-        """The chat template's text for one user turn, with one image or none, up to where the response begins."""
-        return self.processor.apply_chat_template([user(prompt, image)], add_generation_prompt=True)
+    @cached_property
+    def _keeps_order(self) -> bool:
+        return keeps_order(self.processor)
+
+    def render(self, example: Example) -> str:
+        """The chat template's text for one user turn, up to where the response begins. Where the template would put an
+        image that stands within the text before it, the image's own token stands in the text."""
+        parts = example.parts
+        if len(parts) > len(example.images) + 1 and not self._keeps_order:
+            first = list(itertools.takewhile(lambda part: isinstance(part, Path), parts))
+            rest = (part if isinstance(part, str) else self.processor.image_token for part in parts[len(first) :])
+            parts = [*first, "".join(rest)]
+        return self.processor.apply_chat_template([user(parts)], add_generation_prompt=True)
 
     def prompts(self, examples: Sequence[Example]) -> dict[str, Tensor]:
         """Processor outputs for the prompts alone, left-padded; image tokens are expanded by the processor.
@@ -100,8 +121,8 @@ class Encoder:
         The ids are those of transformers' `apply_chat_template(tokenize=True)`.
         """
         spelled = [self._special.findall(e.prompt) for e in examples]
-        texts = [self.render(self._special.sub(self._stand_in, e.prompt), e.image is not None) for e in examples]
-        images = [[open_image(e.image, e.question_id)] if e.image else [] for e in examples]
+        texts = [self.render(replace(e, prompt=self._special.sub(self._stand_in, e.prompt))) for e in examples]
+        images = [[open_image(part, e.question_id) for part in e.parts if isinstance(part, Path)] for e in examples]
         begun = self.tokenizer.bos_token is not None and texts[0].startswith(self.tokenizer.bos_token)
         encoded = self.processor(
             text=texts, images=images if any(images) else None,
@@ -116,7 +137,7 @@ class Encoder:
     @cached_property
     def _stand_in(self) -> str:
         """A special token that no prompt holds, for those that a text spells."""
-        template = self.render("") + self.turn.end
+        template = self.render(Example("", (Path(),), "", "")) + self.turn.end
         return next(t for t in (self.tokenizer.pad_token, *special_tokens(self.tokenizer)) if t not in template)
 
     def _spelled_out(
@@ -138,7 +159,7 @@ class Encoder:
         return encoded | {name: padded(rows[name], pads.get(name, 0), left=True) for name in names}
 
     def prefixes(self, examples: Sequence[Example]) -> tuple[dict[str, Tensor], list[list[int]]]:
-        """What the prompts about an image begin with alike, and the rest of each prompt, at least a token."""
+        """What the prompts about the same images begin with alike, and the rest of each prompt, at least a token."""
         pad, image = self.tokenizer.pad_token_id, self.processor.image_token_id
         return shared_prefixes(examples, rows_about(examples), self.prompts, image, pad, spare=1)
 
@@ -193,8 +214,10 @@ class Encoder:
         return rows_batch(examples, responses, self.prompts, pad)
 
     def prompt_lengths(self, examples: Sequence[Example]) -> list[int]:
-        """Number of tokens of each example's prompt, without its image and the chat template."""
-        return [len(ids) for ids in text_ids(self.tokenizer, [e.prompt for e in examples])]
+        """Number of tokens of each example's prompt, without its images and the chat template."""
+        texts = [[part for part in e.parts if isinstance(part, str)] for e in examples]
+        lengths = map(len, text_ids(self.tokenizer, list(itertools.chain(*texts))))
+        return [sum(itertools.islice(lengths, len(parts))) for parts in texts]
 
     def response_lengths(self, examples: Sequence[Example]) -> list[int]:
         """Number of response tokens of each example, without reading any image."""

@@ -1,10 +1,10 @@
-"""What stored log-probs hang on: the weights, the processor and the prompt with its image, each as a short hash."""
+"""What stored log-probs hang on: the weights, the processor and the prompt with its images, each as a short hash."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -69,6 +69,6 @@ def scored_with(vlm: VLM, truncate: Truncation, precision: str) -> dict[str, Any
     }  # fmt: skip
 
 
-def context_hash(image: Path | None, rendered: str) -> str:
-    """Of one prompt: the image file's bytes and the chat template's text. Two images with one question differ."""
-    return digest([image.read_bytes() if image else b"", rendered.encode()])
+def context_hash(images: Sequence[Path], rendered: str) -> str:
+    """Of one prompt: the image files' bytes and the chat template's text. Two images with one question differ."""
+    return digest([*([image.read_bytes() for image in images] or [b""]), rendered.encode()])

@@ -10,11 +10,12 @@ import torch
 from torch import Tensor, nn
 from transformers import GenerationConfig, LogitsProcessorList, TemperatureLogitsWarper, TopPLogitsWarper
 
+from rationale.artifacts import UserError
 from rationale.models.batch import Example
 from rationale.models.checks import end_tokens
 from rationale.models.device import forked_rng, moved, pinned
 from rationale.models.encode import Encoder
-from rationale.models.families import can_copy, can_share
+from rationale.models.families import base_of, can_copy, can_share
 from rationale.models.layout import rows_about
 from rationale.models.prefill import Prefilled, extend, prefill
 from rationale.models.vlm import VLM, evaluating
@@ -112,8 +113,8 @@ def decode_alone(
 
 
 def read_prompts(vlm: VLM, examples: list[Example]) -> Prompts:
-    """The prompts' text and images as the model takes them, on the CPU. Those about one image begin alike, where the
-    family can share a prefix: then what each of them goes on with is beside it."""
+    """The prompts' text and images as the model takes them, on the CPU. Those about the same images begin alike, where
+    the family can share a prefix: then what each of them goes on with is beside it."""
     encoder = Encoder(vlm.processor)
     shared = max(rows_about(examples)) + 1 < len(examples) and can_share(vlm.model)
     inputs, rests = encoder.prefixes(examples) if shared else (encoder.prompts(examples), None)
@@ -139,9 +140,10 @@ def generate(
     """`num_samples` responses to each example's prompt (its response is not read); temperature 0 is greedy.
 
     `max_new_tokens` is one limit, or one for each example. `seed` is one for the batch, or one for each example, whose
-    samples then do not hang on the others in the batch (but for rounding). Prompts about one image read it once, where
-    the family can share a prefix. `blind` replaces every pixel by 0, about the mean of the processor's normalisation:
-    the language prior is left. `read` is what `read_prompts` gives of these examples, where that was done ahead.
+    samples then do not hang on the others in the batch (but for rounding). Prompts about the same images read them
+    once, where the family can share a prefix. `blind` replaces every pixel by 0, about the mean of the processor's
+    normalisation: the language prior is left. `read` is what `read_prompts` gives of these examples, where that was
+    done ahead.
     """
     seeds = None if isinstance(seed, int) else seed
     if seeds is not None and not can_copy(vlm.model):  # transformers draws for the batch alone
@@ -153,6 +155,11 @@ def generate(
     if blind:
         inputs["pixel_values"] = torch.zeros_like(inputs["pixel_values"])
     limits = torch.tensor(limits_of(max_new_tokens, examples))
+    if num_samples > 1 and not can_copy(vlm.model) and any(len(e.images) > 1 for e in examples):
+        raise UserError(  # `generate` repeats image by image, and would give rows the images of others
+            f"{vlm.source} ({base_of(vlm.model).config.model_type}): several samples of a prompt with several images "
+            "cannot be drawn; leave such rows out (dataset.skip=[several_images] where they are prepared)"
+        )
     # A training would go backward through what was kept of this, such as weights that ZeRO-3 gathered.
     without_gradient = torch.no_grad() if vlm.model.training else torch.inference_mode()
     with without_gradient, evaluating(vlm.model), forked_rng(vlm.model.device):
@@ -169,7 +176,7 @@ def generate(
     finished = torch.isin(tokens, end_tokens(vlm.model)).any(1).tolist()
     token_ids = [row[: n - f].tolist() for row, n, f in zip(tokens, lengths, finished, strict=True)]
     texts = [text.strip() for text in vlm.tokenizer.batch_decode(token_ids, skip_special_tokens=True)]
-    again = encoder.responses([Example("", None, "", text, ended=False) for text in texts])
+    again = encoder.responses([Example("", (), "", text, ended=False) for text in texts])
     marks = {getattr(vlm.processor, f"{kind}_token_id", None) for kind in ("image", "video", "audio")}
     kept = [ids * (ids != of_text and marks.isdisjoint(ids)) for ids, of_text in zip(token_ids, again, strict=True)]
     flat = [Generated(*row) for row in zip(texts, lengths, finished, kept, strict=True)]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from itertools import takewhile
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,10 +20,10 @@ Prompts = Callable[[Sequence[Example]], dict[str, Tensor]]
 
 
 def rows_about(examples: Sequence[Example], sizes: Sequence[int] | None = None) -> list[int]:
-    """The number of the row that each example shares with the others about its image, in order of appearance. With
+    """The number of the row that each example shares with the others about its images, in order of appearance. With
     `sizes`, the tokens of their responses, a row holds at most BRANCH_TOKENS; without, any number."""
     rows: list[int] = []
-    current: dict[Path | str, int] = {}  # the row that is being filled
+    current: dict[Any, int] = {}  # the row that is being filled
     filled: list[int] = []
     for example, size in zip(examples, sizes or [0] * len(examples), strict=True):
         row = current.get(example.about)
@@ -78,11 +79,11 @@ def shared_prefixes(
     heads = [examples[row_of.index(row)] for row in range(max(row_of) + 1)]
     inputs = prompts(heads)
     ids = _ids(heads, inputs)
-    if others := {(e.image, e.prompt): e for e in examples if (e.image, e.prompt) not in ids}:
+    if others := {(e.images, e.prompt): e for e in examples if (e.images, e.prompt) not in ids}:
         ids |= _ids(others.values(), prompts(list(others.values())))
     prefixes = []
     for number, head in enumerate(heads):
-        held = [ids[e.image, e.prompt] for e, row in zip(examples, row_of, strict=True) if row == number]
+        held = [ids[e.images, e.prompt] for e, row in zip(examples, row_of, strict=True) if row == number]
         same = sum(1 for _ in takewhile(lambda column: len(set(column)) == 1, zip(*held, strict=False)))
         prefixes.append(held[0][: min(same, min(map(len, held)) - spare)])
         if image_token in held[0][len(prefixes[-1]) :]:
@@ -94,11 +95,11 @@ def shared_prefixes(
     for name in set(inputs) & set(PER_TOKEN):
         left = [v[len(v) - n :][: len(p)] for v, n, p in zip(inputs[name].tolist(), lengths, prefixes, strict=True)]
         inputs[name] = padded(left, pad if name == "input_ids" else 0, left=True)
-    rests = [ids[e.image, e.prompt][len(prefixes[row]) :] for e, row in zip(examples, row_of, strict=True)]
+    rests = [ids[e.images, e.prompt][len(prefixes[row]) :] for e, row in zip(examples, row_of, strict=True)]
     return inputs, rests
 
 
-def _ids(examples: Iterable[Example], encoded: dict[str, Tensor]) -> dict[tuple[Path | None, str], list[int]]:
-    """Token ids of the examples' prompts, by image and prompt."""
+def _ids(examples: Iterable[Example], encoded: dict[str, Tensor]) -> dict[tuple[tuple[Path, ...], str], list[int]]:
+    """Token ids of the examples' prompts, by images and prompt."""
     lines = zip(examples, encoded["input_ids"], encoded["attention_mask"].bool(), strict=True)
-    return {(e.image, e.prompt): ids[kept].tolist() for e, ids, kept in lines}
+    return {(e.images, e.prompt): ids[kept].tolist() for e, ids, kept in lines}

@@ -1,7 +1,8 @@
-"""A stored response as the preference loss sees it: cut by rule, the end token by rule."""
+"""A question as a model is asked it, and a stored response as the preference loss sees it: cut and ended by rule."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -9,7 +10,7 @@ from rationale.models.batch import Example
 from rationale.pairing import truncate_words
 from rationale.prompts import prompt_text
 from rationale.schema import Question, ResponseKey
-from rationale.settings import Count, Limit, settings
+from rationale.settings import Count, Limit, Style, settings
 
 
 @settings
@@ -25,11 +26,15 @@ class Truncation:
     eos: Literal["uncut", "always", "never"]
 
 
+def prompted(question: Question, root: Path, style: Style) -> Example:
+    """The prompt of a style, with no response yet. `root` holds the images."""
+    return Example(question.question_id, question.files(root), prompt_text(question, style), "")
+
+
 def response_example(key: ResponseKey, question: Question, root: Path, truncate: Truncation) -> Example:
     """Cut, and with an end token, as `truncate` says; a text that is cut has the tokens of the shorter text. `root`
     holds the images."""
-    question_id, style, whole, ended, token_ids = key
+    _, style, whole, ended, token_ids = key
     text, cut = truncate_words(whole, truncate.words)
     ends = {"uncut": ended and not cut, "always": True, "never": False}[truncate.eos]
-    prompt = prompt_text(question, style)
-    return Example(question_id, root / question.image, prompt, text, ends, () if cut else token_ids)
+    return replace(prompted(question, root, style), response=text, ended=ends, token_ids=() if cut else token_ids)

@@ -93,7 +93,7 @@ class LocalTeacher:
     def replies(self, asked: Sequence[Question], done: Container[str], root: Path, folder: Path) -> Iterator[Reply]:
         answer = Local(self.model)
         ordered = sorted(asked, key=lambda q: (len(prompt(q)), q.question_id))  # like lengths: little padding
-        examples = {q.question_id: Example(q.question_id, root / q.image, prompt(q), "") for q in ordered}
+        examples = {q.question_id: Example(q.question_id, q.files(root), prompt(q), "") for q in ordered}
         answer.check(list(examples.values()), [self.max_new_tokens] * len(examples))
         for batch in in_chunks(ordered, self.batch_size):
             if all(q.question_id in done for q in batch):
@@ -105,7 +105,7 @@ class LocalTeacher:
                     yield Reply(question.question_id, reply.text, finished=reply.finished)
 
     def preview(self, questions: Sequence[Question], root: Path) -> str:
-        shown = "\n\n".join(f"--- {q.question_id} ({q.image})\n{prompt(q)}" for q in questions[:3])
+        shown = "\n\n".join(f"--- {q.question_id} ({q.shown})\n{prompt(q)}" for q in questions[:3])
         return f"{self.name}: {len(questions)} questions to a model of this machine, at no cost\n\n{shown}"
 
 

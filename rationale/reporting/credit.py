@@ -174,7 +174,7 @@ def credit_table(all_found: Iterable[Credited], threshold: float, seed: int, num
     panels = [EVERYTHING, *sorted({c.question.dataset for c in wrong})]
     rows, records = [], []
     for panel in panels:
-        inside = [(c.question.image, m) for c, m in told if panel in (EVERYTHING, c.question.dataset)]
+        inside = [(c.question.shown, m) for c, m in told if panel in (EVERYTHING, c.question.dataset)]
         for name, label in LABELS.items():
             kept = [(image, m[name]) for image, m in inside if name in m]
             images, scale = [image for image, _ in kept], 1000 if name.startswith("credit_") else 100

@@ -11,7 +11,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from rationale.images import open_image
+from rationale.images import open_image, side_by_side
 from rationale.prompts import question_text
 from rationale.reporting.credit import EVERYTHING, Credited
 from rationale.reporting.figures import COLORS
@@ -93,8 +93,8 @@ def page(
     """The heat maps as one HTML page that fetches nothing; every text is escaped by the template."""
     examples = [
         {
-            "kind": kind, "found": found, "words": words_of(found), "image": data_uri(folder / found.question.image),
-            "asked": question_text(found.question), "small": max(open_image(folder / found.question.image).size) <= 128,
+            "kind": kind, "found": found, "words": words_of(found), "asked": question_text(found.question),
+            "images": [(data_uri(f), max(open_image(f).size) <= 128) for f in found.question.files(folder)],
         }
         for kind, found in shown
     ]  # fmt: skip
@@ -109,7 +109,7 @@ def page(
 
 
 def picture(shown: Sequence[tuple[str, Credited]], folder: Path, path: Path) -> None:
-    """The first response of each kind as a PNG: the image, and the words beside it."""
+    """The first response of each kind as a PNG: its images, and the words beside them."""
     first = list(dict(reversed(shown)).items())[::-1]
     figure = Figure(figsize=(_WIDTH / _DPI, 1), dpi=_DPI, facecolor="white")
     room = _WIDTH - _IMAGE - 3 * _GAP
@@ -121,7 +121,7 @@ def picture(shown: Sequence[tuple[str, Credited]], folder: Path, path: Path) -> 
     top = 1.5 * _GAP
     for (found, words, _), own in zip(blocks, heights, strict=True):
         axes = figure.add_axes((_GAP / _WIDTH, 1 - (top + _IMAGE) / height, _IMAGE / _WIDTH, _IMAGE / height))
-        axes.imshow(open_image(folder / found.question.image))
+        axes.imshow(side_by_side(found.question.files(folder)))
         axes.set_anchor("NW")
         axes.set_axis_off()
         for word, x, line, width in words:

@@ -88,7 +88,7 @@ def sampled_rows(question: Question, responses: list[Response]) -> Iterator[Eval
 
     def row(style: str, response: Response, score: float) -> EvalRow:
         return EvalRow(
-            question.question_id, question.dataset, question.image, style, response.text, response.predicted, score,
+            question.question_id, question.dataset, question.images, style, response.text, response.predicted, score,
             len(response.token_ids), response.finished,
         )  # fmt: skip
 

@@ -44,7 +44,7 @@ def json_text(value: Any) -> Markup:
 
 
 def examples(
-    images: dict[str, Path],
+    images: dict[str, tuple[Path, ...]],
     questions: dict[str, Question],
     rationales: dict[str, Rationale],
     pairs: list[Pair],
@@ -65,7 +65,7 @@ def examples(
     return [
         {
             "kind": kind, "id": i, "dataset": questions[i].dataset, "split": questions[i].split,
-            "image": data_uri(images[i]), "question": questions[i].question,
+            "images": [data_uri(image) for image in images[i]], "question": questions[i].question,
             "choices": questions[i].choices, "answer": questions[i].answer,
             "rationale": rationales[i].text if i in rationales else None,
             "chosen": pairs[i].chosen if i in pairs else None, "rejected": pairs[i].rejected if i in pairs else None,

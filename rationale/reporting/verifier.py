@@ -73,7 +73,7 @@ def curves(
             question_id, answers, rewards, correct, sizes, votes.num_subsets, temperature=votes.temperature
         )
         for (method, size), kept in scores.items():
-            kept[seed, question_id] = Scored(question.dataset, question.image, curve[method][size])
+            kept[seed, question_id] = Scored(question.dataset, question.shown, curve[method][size])
     return scores
 
 

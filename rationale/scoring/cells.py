@@ -28,10 +28,10 @@ class Run:
 
 @dataclass(frozen=True, slots=True)
 class Scored:
-    """One number of one question under one seed; `image` is its cluster, whatever the seed."""
+    """One number of one question under one seed; `shown`, its images, is its cluster, whatever the seed."""
 
     dataset: str
-    image: str
+    shown: str
     value: float
 
 
@@ -71,7 +71,7 @@ def scores_of(
             if row.style in styles:
                 found.setdefault((run.seed, row.question_id), []).append(row)
     return {
-        key: Scored(rows[0].dataset, rows[0].image, fmean(map(value, rows)))
+        key: Scored(rows[0].dataset, rows[0].shown, fmean(map(value, rows)))
         for key, rows in found.items()
         if {row.style for row in rows} == set(styles)
     }
@@ -98,7 +98,7 @@ def difference(better: Scores, worse: Scores) -> Scores:
             f"{len(unpaired)} questions were asked of one model only, first (seed, question) {unpaired[0]};"
             " evaluate both on the same questions"
         )
-    return {k: Scored(s.dataset, s.image, s.value - other[k].value) for k, s in one.items()}
+    return {k: Scored(s.dataset, s.shown, s.value - other[k].value) for k, s in one.items()}
 
 
 def summary(
@@ -111,7 +111,7 @@ def summary(
     chosen = [[(seed, s) for (seed, _), s in scores.items() if s.dataset == dataset] for dataset in datasets]
     if not all(chosen):
         return Cell(None, {}, paper)
-    groups = [([scale * s.value for _, s in group], [s.image for _, s in group]) for group in chosen]
+    groups = [([scale * s.value for _, s in group], [s.shown for _, s in group]) for group in chosen]
     by_seed = {}
     for seed in sorted({seed for seed, _ in scores}):
         values = [[s.value for own, s in group if own == seed] for group in chosen]

@@ -54,10 +54,10 @@ class Match:
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """One thing on either side: a question with its image, or a lone image."""
+    """One thing on either side: a question with its images, or a lone image."""
 
     name: str
-    image: Path | None
+    images: tuple[Path, ...]
     question: str = ""
     split: str = ""
 
@@ -91,7 +91,8 @@ def near(ours: np.ndarray, others: np.ndarray, distance: int, block: int = 512) 
 
 def image_matches(ours: list[Item], others: list[Item], level: str, distance: int) -> Iterator[Match]:
     """Pairs of images, each by the first way in which they match."""
-    here, there = by_content(ours), by_content(others)
+    known: dict[Path, str] = {}
+    here, there = by_content(ours, known), by_content(others, known)
 
     def found(one: str, other: str, kind: str, bits: int) -> Iterator[Match]:
         named = there[other]
@@ -102,7 +103,7 @@ def image_matches(ours: list[Item], others: list[Item], level: str, distance: in
             yield from found(one, one, "exact", 0)
     if level == "exact" or not (here and there):
         return
-    files = {digest: named[0].image for digest, named in (here | there).items()}
+    files = {digest: path for path, digest in known.items()}
     with ThreadPoolExecutor(os.cpu_count()) as pool:  # decoding leaves other threads free to run
         decoded = pool.map(_decoded, files.values())
         views = dict(zip(files, tqdm(decoded, total=len(files), desc="images", mininterval=2), strict=True))
@@ -122,17 +123,16 @@ def image_matches(ours: list[Item], others: list[Item], level: str, distance: in
             yield from found(one, other, "perceptual", bits)
 
 
-def by_content(side: list[Item]) -> dict[str, list[Item]]:
-    """Items by the hash of their image's bytes; each file is read once."""
-    known: dict[Path, str] = {}
+def by_content(side: list[Item], known: dict[Path, str]) -> dict[str, list[Item]]:
+    """Items by the hashes of their images' bytes; each file is read once, and its hash is then `known`."""
     found: dict[str, list[Item]] = defaultdict(list)
     for item in side:
-        if item.image is not None:
-            if item.image not in known:
-                if not item.image.is_file():
-                    raise RowError(f"{item.name}: image {item.image} is not there; prepare its folder again")
-                known[item.image] = sha256_file(item.image)
-            found[known[item.image]].append(item)
+        for image in dict.fromkeys(item.images):
+            if image not in known:
+                if not image.is_file():
+                    raise RowError(f"{item.name}: image {image} is not there; prepare its folder again")
+                known[image] = sha256_file(image)
+            found[known[image]].append(item)
     return found
 
 
@@ -214,7 +214,7 @@ class Contamination:
         files = sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
         if not files:
             raise UserError(f"contamination.against: {folder} has neither questions.jsonl nor an image")
-        return [Item(str(path), path) for path in files]
+        return [Item(str(path), (path,)) for path in files]
 
     def apply(self, out: Path, evaluated: list[Item]) -> tuple[dict, list[Question]]:
         """Check `out/questions.jsonl` and write `contamination.jsonl`; counts, and the rows that were taken out.
@@ -243,7 +243,7 @@ class Contamination:
             lines = ({"reasons": reasons[q.question_id], "question": asdict(q)} for q in dropped)
             write_rows(out / "dropped.jsonl", lines)
             write_jsonl(path, kept)
-            for image in {q.image for q in dropped} - {q.image for q in kept} - {""}:
+            for image in {i for q in dropped for i in q.images} - {i for q in kept for i in q.images}:
                 (out / image).unlink()
         kinds = Counter(match.kind for match in found)
         return {
@@ -255,6 +255,6 @@ class Contamination:
 def items(questions: list[Question], root: Path, prefix: str = "") -> list[Item]:
     """Questions of a folder as one side of the comparison."""
     return [
-        Item(name, resolve(root, q.image, name) if q.image else None, q.question, q.split)
+        Item(name, tuple(resolve(root, image, name) for image in q.images), q.question, q.split)
         for q, name in ((q, prefix + q.question_id) for q in questions)
     ]

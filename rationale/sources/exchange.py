@@ -1,8 +1,8 @@
 """Training rows in the forms of other projects: LLaVA, TRL and ShareGPT; a form is a reader and a writer of `Row`.
 
-- llava: `conversations` of from/value turns with `<image>` in the text, one `image` (LLaVA's `train.py`; the released
-  `Share4oReasoning/sft_data`). Pairs are `question`, `chosen`, `rejected`, `image`, as in `Share4oReasoning/dpo_data`
-  and openbmb/RLAIF-V-Dataset, whose image is a file in the row.
+- llava: `conversations` of from/value turns with `<image>` in the text, one `image` or a list (LLaVA's and LLaVA-NeXT's
+  `train.py`; the released `Share4oReasoning/sft_data`). Pairs are `question`, `chosen`, `rejected`, `image`, as in
+  `Share4oReasoning/dpo_data` and openbmb/RLAIF-V-Dataset, whose image is a file in the row.
 - trl: `images` and lists of role/content messages: `prompt` with `completion`, or with `chosen` and `rejected`
   (TRL 1.16, "vision" data sets; `messages` is read too). The image is a part of the content, not a mark in the text.
 - sharegpt: LLaMA-Factory's `messages` (role/content) or `conversations` (from/value), `images`, and for pairs one
@@ -14,19 +14,21 @@ It is text because a column of nested objects that differ from row to row has no
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from rationale.prompts import PLACE
 from rationale.schema import RowError
-from rationale.sources.rows import unwrapped
+from rationale.sources.rows import listed, unwrapped
 
 MARK = "<image>"
-Wrap = tuple[str, str]  # what stands before and after a prompt, where it shows its image
-WRAPS: tuple[Wrap, ...] = ((f"{MARK}\n", ""), (MARK, ""), ("", f"\n{MARK}"), ("", MARK))
+Wrap = tuple[str, str]  # what stands before and after a prompt, where it shows images there
+FIRST, LAST = re.compile(rf"(?:{MARK}\n?)*"), re.compile(rf"(?:\n?{MARK})*\Z")
 HUMAN, MODEL = ("human", "user"), ("gpt", "assistant")
 DIALOGUES = ("conversations", "messages")  # fields of several turns
-Image = str | bytes | None
+Images = list[str | bytes]
 Turn = tuple[str, Any]  # the field that it stands in, for messages, and its content
 
 
@@ -34,13 +36,14 @@ Turn = tuple[str, Any]  # the field that it stands in, for messages, and its con
 class Row:
     """One row to imitate, or one preference (`rejected` is a text), whatever its form.
 
-    `prompt` is the user's turn without the mark of its image; `wrap` is what stood before and after it. `image` is a
-    path as the row has it, the bytes of a file, or None. `rest` holds the keys that the form does not name, `fields`
+    `prompt` is the user's turn without the marks of images that stand before or after it; `wrap` is what stood there.
+    Within it images are `<image 2>` and so on, by their place in `images`, which are paths as the row has them, or the
+    bytes of files. `rest` holds the keys that the form does not name, `fields`
     where prompt, response and rejected stood, for messages.
     """
 
     prompt: str
-    image: Image
+    images: Images
     response: str
     rejected: str | None = None
     record: str | None = None
@@ -50,12 +53,13 @@ class Row:
 
     @property
     def asked(self) -> str:
-        """The prompt with the mark of its image."""
-        return self.wrap[0] + self.prompt + self.wrap[1]
+        """The prompt with the marks of its images."""
+        return self.wrap[0] + MARK.join(self.texts) + self.wrap[1]
 
     @property
-    def images(self) -> list[str | bytes]:
-        return [] if self.image is None else [self.image]
+    def texts(self) -> list[str]:
+        """The prompt between the images that stand within it."""
+        return PLACE.split(self.prompt)[::2] if len(self.images) > 1 else [self.prompt]
 
     @property
     def replies(self) -> dict[str, str]:
@@ -75,17 +79,15 @@ def _key(turn: Turn) -> str:
     return turn[0].partition("[")[0]
 
 
-def _image(row: dict, name: str, where: str) -> Image:
-    """A path, or the bytes of a file that the row carries; the form names one in `image`, or a list in `images`."""
-    value = row.get(name)
-    if name == "images":
-        if not isinstance(images := value or [], list) or len(images) > 1:
-            raise RowError(f"{where}: field 'images' should be a list of one image or none, found {images!r:.80}")
-        value = images[0] if images else None
-    value = value if value is None or value == [] else unwrapped(value, f"{where}: field {name!r}")
-    if value is not None and not (isinstance(value, str | bytes) and value):
-        raise RowError(f"{where}: field {name!r} should be the path of an image, found {value!r:.80}")
-    return value
+def _images(row: dict, name: str, where: str) -> Images:
+    """Paths, or the bytes of files that the row carries; a form names one in `image`, or a list in `images`."""
+    if name == "images" and not isinstance(row.get(name) or [], list):
+        raise RowError(f"{where}: field 'images' should be a list of images, found {row[name]!r:.80}")
+    found = [unwrapped(value, f"{where}: field {name!r}") for value in listed(row.get(name))]
+    for value in found:
+        if not (isinstance(value, str | bytes) and value):
+            raise RowError(f"{where}: field {name!r} should be the path of an image, found {value!r:.80}")
+    return found
 
 
 def _turns(row: dict, name: str, roles: list[tuple[str, ...]], where: str) -> list[Turn]:
@@ -103,62 +105,84 @@ def _turns(row: dict, name: str, roles: list[tuple[str, ...]], where: str) -> li
     return [(f"{name}[{i}]" if name in DIALOGUES else name, content) for i, (_, content) in enumerate(found)]
 
 
-def _marked(turn: Turn, image: Image, where: str) -> tuple[str, Wrap]:
-    """The prompt without the one mark of its image, which stands first, last or not at all."""
+def _marked(turn: Turn, num: int, where: str) -> tuple[str, Wrap]:
+    """The prompt without the marks of its `num` images before or after it; those of several may stand within it. A
+    prompt that is shown its image without a mark has none."""
     text = _text(turn, where)
-    if image is not None:
-        for before, after in WRAPS:
-            inner = text[len(before) : len(text) - len(after)]
-            if before + inner + after == text and MARK not in inner:
-                return inner, (before, after)
-    if MARK in text:
-        wanted = "at its start or end, once" if image is not None else "not at all, as the row has no image"
+    before = FIRST.match(text)[0]
+    after = LAST.search(text)[0] if not before else ""
+    after = after * (after.count(MARK) == num)
+    texts = text[len(before) : len(text) - len(after)].split(MARK)
+    if text.count(MARK) not in (0, num) or (num < 2 and len(texts) > 1):
+        wanted = {0: "not at all, as the row has no image", 1: "at its start or end, once"}.get(num, f"{num} times")
         raise RowError(f"{where}: field {_key(turn)!r} should have {MARK} {wanted}, found {text!r:.120}")
-    return text, ("", "")
+    return _joined(texts, num, before.count(MARK), turn, where), (before, after)
 
 
-def _parts(turn: Turn, where: str) -> tuple[str, Wrap]:
-    """Text of a message's content, and where among its parts the image stands."""
+def _joined(texts: list[str], num: int, shown: int, turn: Turn, where: str) -> str:
+    """Texts with the images between them, of which `shown` stand before."""
+    if num > 1 and (spelled := PLACE.search("".join(texts))):
+        said = f"{where}: field {_key(turn)!r} says {spelled[0]} in words"
+        raise RowError(f"{said}, which would show an image there; write {spelled[0][1:-1]}")
+    return texts[0] + "".join(f"<image {shown + k}>{text}" for k, text in enumerate(texts[1:], 1))
+
+
+def _parts(turn: Turn, num: int, where: str) -> tuple[str, Wrap]:
+    """Text of a message's content, and where among its parts the `num` images stand, if they do."""
     name, content = turn
     if isinstance(content, str):
-        return content, ("", "")
+        return _joined([content], num, 0, turn, where), ("", "")
     kinds = [part.get("type") if isinstance(part, dict) else None for part in content or ()]
-    if kinds not in (["text"], ["image", "text"], ["text", "image"]):
-        raise RowError(f"{where}: field {name!r} should be text, or one text and one image, found {content!r:.120}")
-    place = kinds.index("text")
-    return _text((name, content[place].get("text")), where), (MARK * place, MARK * (len(kinds) - 1 - place))
+    count = kinds.count("image")
+    if set(kinds) not in ({"text"}, {"text", "image"}) or (num < 2 and kinds.count("text") > 1) or count > max(1, num):
+        wanted = "one text and one image" if num < 2 else f"texts and {num} images"
+        raise RowError(f"{where}: field {name!r} should be text, or {wanted}, found {content!r:.120}")
+    if count and not num:
+        raise RowError(f"{where}: field 'images' is empty, but the {name} has a part of type image")
+    if count not in (0, num):
+        raise RowError(f"{where}: field 'images' holds {num}, but the {name} has {count} parts of type image")
+    texts = [""]  # between the images
+    for part in content:
+        if part["type"] == "image":
+            texts.append("")
+        else:
+            texts[-1] += _text((name, part.get("text")), where)
+    before = next((k for k, text in enumerate(texts) if text), count)
+    after = count if not before and not any(texts[1:]) else 0
+    prompt = _joined(texts[before : count + 1 - after], num, before, turn, where)
+    return prompt, (MARK * before, MARK * after)
 
 
-def llava_turns(row: dict, where: str) -> tuple[Image, list[Turn]]:
+def llava_turns(row: dict, where: str) -> tuple[Images, list[Turn]]:
     """`conversations` of two turns, or question, chosen and rejected."""
-    image = _image(row, "image", where)
+    images = _images(row, "image", where)
     if "conversations" in row:
-        return image, _turns(row, "conversations", [HUMAN, MODEL], where)
-    return image, [(name, row.get(name)) for name in ("question", "chosen", "rejected")]
+        return images, _turns(row, "conversations", [HUMAN, MODEL], where)
+    return images, [(name, row.get(name)) for name in ("question", "chosen", "rejected")]
 
 
-def trl_turns(row: dict, where: str) -> tuple[Image, list[Turn]]:
+def trl_turns(row: dict, where: str) -> tuple[Images, list[Turn]]:
     """`messages`, `prompt` with `completion`, or `prompt` with `chosen` and `rejected`."""
-    image = _image(row, "images", where)
+    images = _images(row, "images", where)
     if "messages" in row:
-        return image, _turns(row, "messages", [HUMAN, MODEL], where)
+        return images, _turns(row, "messages", [HUMAN, MODEL], where)
     replies = ("chosen", "rejected") if "chosen" in row else ("completion",)
     said = [turn for name in replies for turn in _turns(row, name, [MODEL], where)]
-    return image, _turns(row, "prompt", [HUMAN], where) + said
+    return images, _turns(row, "prompt", [HUMAN], where) + said
 
 
-def sharegpt_turns(row: dict, where: str) -> tuple[Image, list[Turn]]:
+def sharegpt_turns(row: dict, where: str) -> tuple[Images, list[Turn]]:
     """`messages` or `conversations`; with `chosen` and `rejected` beside them it is a pair."""
-    image, name = _image(row, "images", where), "messages" if "messages" in row else "conversations"
+    images, name = _images(row, "images", where), "messages" if "messages" in row else "conversations"
     if "chosen" not in row:
-        return image, _turns(row, name, [HUMAN, MODEL], where)
+        return images, _turns(row, name, [HUMAN, MODEL], where)
     said = [turn for name in ("chosen", "rejected") for turn in _turns(row, name, [MODEL], where)]
-    return image, _turns(row, name, [HUMAN], where) + said
+    return images, _turns(row, name, [HUMAN], where) + said
 
 
 def as_llava(row: Row) -> dict[str, Any]:
-    """As LLaVA's loader takes it; a row of text alone has no `image`."""
-    image = {} if row.image is None else {"image": row.image}
+    """As LLaVA's loader takes it, and LLaVA-NeXT's several images; a row of text alone has no `image`."""
+    image = {"image": row.images if len(row.images) > 1 else row.images[0]} if row.images else {}
     if row.rejected is not None:
         return {**image, "question": row.asked, **row.replies}
     return {**image, "conversations": [{"from": "human", "value": row.asked}, {"from": "gpt", "value": row.response}]}
@@ -167,13 +191,16 @@ def as_llava(row: Row) -> dict[str, Any]:
 def as_trl(row: Row) -> dict[str, Any]:
     """As `DPOTrainer` and `SFTTrainer` take it; every part has both keys, so that all rows have one type in Arrow."""
 
-    def message(role: str, text: str, wrap: Wrap = ("", "")) -> list[dict]:
-        picture = {"type": "image", "text": None}
-        parts = [picture] * bool(wrap[0]) + [{"type": "text", "text": text}] + [picture] * bool(wrap[1])
+    picture = {"type": "image", "text": None}
+
+    def message(role: str, texts: list[str], wrap: Wrap = ("", "")) -> list[dict]:
+        between = [part for text in texts for part in (picture, {"type": "text", "text": text})][1:]
+        kept = [part for part in between if part["text"] != "" or not any(texts)]
+        parts = [picture] * wrap[0].count(MARK) + kept + [picture] * wrap[1].count(MARK)
         return [{"role": role, "content": parts}]
 
-    said = {name: message("assistant", text) for name, text in row.replies.items()}
-    return {"images": row.images, "prompt": message("user", row.prompt, row.wrap), **said}
+    said = {name: message("assistant", [text]) for name, text in row.replies.items()}
+    return {"images": row.images, "prompt": message("user", row.texts, row.wrap), **said}
 
 
 def as_sharegpt(row: Row) -> dict[str, Any]:
@@ -199,11 +226,11 @@ def sharegpt_info(files: dict[str, str]) -> dict[str, Any]:
 
 @dataclass(frozen=True, slots=True)
 class Form:
-    """How a project spells a row: `turns` finds a row's image and its prompt, response and what was rejected; `spell`
-    writes them. `wrap` is where it shows the image, `suffix` the kind of its files, `keys` those that are the form's
-    own whether or not a row's turns stand there. `marked`: the image is a mark in the text, not a part beside it."""
+    """How a project spells a row: `turns` finds a row's images and its prompt, response and what was rejected; `spell`
+    writes them. `wrap` is where it shows an image, `suffix` the kind of its files, `keys` those that are the form's
+    own whether or not a row's turns stand there. `marked`: images are marks in the text, not parts beside it."""
 
-    turns: Callable[[dict, str], tuple[Image, list[Turn]]]
+    turns: Callable[[dict, str], tuple[Images, list[Turn]]]
     spell: Callable[[Row], dict[str, Any]]
     wrap: Wrap
     suffix: str
@@ -211,22 +238,20 @@ class Form:
     marked: bool = True
 
     def read(self, row: dict, where: str) -> Row:
-        image, turns = self.turns(row, where)
-        prompt, wrap = _marked(turns[0], image, where) if self.marked else _parts(turns[0], where)
-        if image is None and wrap != ("", ""):
-            raise RowError(f"{where}: field 'images' is empty, but the prompt has a part of type image")
-        said = [_text(turn, where) if self.marked else _parts(turn, where)[0] for turn in turns[1:]]
+        images, turns = self.turns(row, where)
+        prompt, wrap = (_marked if self.marked else _parts)(turns[0], len(images), where)
+        said = [_text(turn, where) if self.marked else _parts(turn, 0, where)[0] for turn in turns[1:]]
         rest = {key: kept for key, kept in row.items() if key not in {*self.keys, *map(_key, turns), "record"}}
         fields = (*(field for field, _ in turns), "")[:3]
-        return Row(prompt, image, *[*said, None][:2], row.get("record"), wrap, rest, fields)
+        return Row(prompt, images, *[*said, None][:2], row.get("record"), wrap, rest, fields)
 
     def write(self, row: Row) -> dict[str, Any]:
         return {**row.rest, **self.spell(row), **({} if row.record is None else {"record": row.record})}
 
 
 ROW_FORMS = {
-    "llava": Form(llava_turns, as_llava, WRAPS[0], ".json", ("image",)),
-    "trl": Form(trl_turns, as_trl, WRAPS[1], ".jsonl",
+    "llava": Form(llava_turns, as_llava, (f"{MARK}\n", ""), ".json", ("image",)),
+    "trl": Form(trl_turns, as_trl, (MARK, ""), ".jsonl",
                 ("images", "messages", "prompt", "completion", "chosen", "rejected"), marked=False),
-    "sharegpt": Form(sharegpt_turns, as_sharegpt, WRAPS[0], ".json", ("images", "chosen", "rejected")),
+    "sharegpt": Form(sharegpt_turns, as_sharegpt, (f"{MARK}\n", ""), ".json", ("images", "chosen", "rejected")),
 }  # fmt: skip

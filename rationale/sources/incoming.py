@@ -15,7 +15,7 @@ from rationale.schema import LETTERS, Pair, Question, Rationale, RowError, check
 from rationale.scoring.answers import extract_answer, extract_choice
 from rationale.scoring.judged import judged
 from rationale.sources.exchange import ROW_FORMS, Row
-from rationale.sources.outgoing import cot_row, direct_row, pair_row, text_of, with_marks
+from rationale.sources.outgoing import cot_row, direct_row, order_of, pair_row, placed, text_of, with_marks, wrap_of
 
 PROMPTS = ("suffixed", "plain")
 _SUFFIX = {re.compile(rf"\n{re.escape(text)}(\.?\s*)\Z"): style for style, text in SUFFIXES.items()}
@@ -113,7 +113,7 @@ class _Gathered:
 class Incoming:
     """Gathers rows into questions, rationales and pairs.
 
-    Rows with the same image, text and choices are one question: its CoT row gives the rationale, its direct row the
+    Rows with the same images, text and choices are one question: its CoT row gives the rationale, its direct row the
     annotated answer (without one, the rationale's own), its pairs the pairs. A second CoT or direct row of a question,
     as in the released `geo.mcq.x2`, makes a second question of the same text, so that both are trained on.
     """
@@ -121,11 +121,11 @@ class Incoming:
     def __init__(self) -> None:
         self._questions: dict[Any, list[_Gathered]] = {}
 
-    def add(self, row: Row, source: RowFiles, image: str, where: str) -> None:
-        """Take one row; `image` is where its image was stored, empty for none."""
+    def add(self, row: Row, source: RowFiles, images: list[str], where: str) -> None:
+        """Take one row; `images` are where its images were stored."""
         if row.record is not None:
             try:
-                self._add_own(row, source.form, image, where)
+                self._add_own(row, source.form, images, where)
             except RowError:
                 raise
             except (AttributeError, LookupError, RecursionError, TypeError, ValueError) as error:
@@ -140,7 +140,7 @@ class Incoming:
         for name, kept in row.rest.items():
             check_writable({name: kept}, name, where)
         plain, pair = source.prompts == "plain", row.rejected is not None
-        if not image and not (plain and not pair):
+        if not images and not (plain and not pair):
             raise RowError(f"{where}: no image; only rows to imitate with prompts=plain may be text alone")
         prompt, answer = Prompt(row.prompt, "open", "direct"), row.response
         if not plain:
@@ -148,11 +148,11 @@ class Incoming:
             answer = _answer(row.response, prompt, f"{where}: field {row.fields[1]!r}")
         if pair and row.response == row.rejected:
             raise RowError(f"{where}: chosen and rejected are the same text; remove the row")
-        key = (source.dataset, source.split, image, prompt.kind, prompt.question, *prompt.choices)
+        key = (source.dataset, source.split, *images, prompt.kind, prompt.question, *prompt.choices)
         slots = self._questions.setdefault(key, [])
         free = [pair or (not slot.direct if prompt.style == "direct" else slot.cot is None) for slot in slots]
         place = free.index(True) if True in free else len(slots)
-        question = slots[place].question if place < len(slots) else _question(prompt, source, image, place, answer)
+        question = slots[place].question if place < len(slots) else _question(prompt, source, images, place, answer)
         if prompt.style == "direct" and not pair:
             question = replace(question, answers=[answer])
         try:
@@ -180,13 +180,20 @@ class Incoming:
             kept["target"] = row.response
         question.meta["source"]["rows"][key] = kept
 
-    def _add_own(self, row: Row, form: str, image: str, where: str) -> None:
+    def _add_own(self, row: Row, form: str, images: list[str], where: str) -> None:
         """A row that our export wrote: its record, checked by writing the row again."""
         record = json.loads(row.record)
         fields, style, marks = record["question"], record["style"], record["marks"]
         key = f"pair-{record['pair']['pair_id']}" if "pair" in record else style
-        texts = {n: with_marks(getattr(row, n) or "", marks.get(n, ())) for n in ("prompt", "response", "rejected")}
-        question = from_dict(Question, {**fields, "image": image, "question": ""}, where)
+        named = record.get("named", [])  # images within the prompt, by their numbers in the question
+        order = order_of(named, len(images))
+        fields["images"] = [images[order.index(number)] for number in range(len(images))]
+        question = from_dict(Question, {**fields, "question": ""}, where)
+        texts = {name: getattr(row, name) or "" for name in ("prompt", "response", "rejected")}
+        if named:
+            before, after = wrap_of(form, question, key, len(images) - len(named))
+            texts["prompt"] = placed(row.asked[len(before) : len(row.asked) - len(after)], named)
+        texts = {name: with_marks(text, marks.get(name, ())) for name, text in texts.items()}
         text = text_of(question, style, key, texts["prompt"])
         question = replace(question, question=text or "")
         found = self._questions.get(("record", question.question_id), [_Gathered(question)])[0]
@@ -201,7 +208,9 @@ class Incoming:
         else:
             rationale = from_dict(Rationale, record["unkept"], where) if record["unkept"] else None
             again = direct_row(form, question, rationale)
-        if text is None or replace(again, image=row.image) != row or found.question != question:
+        if named and again.asked == row.asked:  # images beside one another may stand before a text or in it
+            again = replace(again, prompt=row.prompt, wrap=row.wrap)
+        if text is None or replace(again, images=row.images) != row or found.question != question:
             raise RowError(
                 f"{where}: the row of {question.question_id} says other than its record; remove the field 'record' to "
                 "import it as it stands, or export it again"
@@ -224,13 +233,13 @@ class Incoming:
         )
 
 
-def _question(prompt: Prompt, source: RowFiles, image: str, place: int, answer: str) -> Question:
+def _question(prompt: Prompt, source: RowFiles, images: list[str], place: int, answer: str) -> Question:
     """A new question; its id is that of its content, so the order of rows and files is of no account."""
-    content = json.dumps([source.split, image, prompt.kind, prompt.question, prompt.choices])
+    content = json.dumps([source.split, " ".join(images), prompt.kind, prompt.question, prompt.choices])
     again = f"-{place + 1}" if place else ""
     return Question(
         question_id=f"{source.dataset}-{hashlib.sha256(content.encode()).hexdigest()[:16]}{again}",
-        dataset=source.dataset, split=source.split, image=image, question=prompt.question, answers=[answer],
+        dataset=source.dataset, split=source.split, images=images, question=prompt.question, answers=[answer],
         kind=prompt.kind, scorer={"choice": "multiple_choice", "open": "exact"}.get(prompt.kind, source.scorer),
         choices=prompt.choices, meta={"source": {"form": source.form, "rows": {}}},
     )  # fmt: skip

@@ -9,28 +9,49 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
-from rationale.prompts import prompt_text
+from rationale.prompts import PLACE, places_in, prompt_text
 from rationale.schema import Pair, Question, Rationale
-from rationale.sources.exchange import MARK, ROW_FORMS, Row
+from rationale.sources.exchange import MARK, ROW_FORMS, Row, Wrap
 
-SPELLED = "(image)"  # as long as the mark, so that places stay the same
+_SPELLED = re.compile(rf"{MARK}|{PLACE.pattern}")
 
 
-def without_marks(text: str) -> tuple[str, list[int]]:
-    """The text with every `<image>` spelled `(image)`, and where: a loader counts the marks and wants one an image."""
-    places = [match.start() for match in re.finditer(re.escape(MARK), text)]
-    return text.replace(MARK, SPELLED), places
+def without_marks(text: str, num_images: int = 0) -> tuple[str, list[int]]:
+    """The text with every `<image>` spelled `(image)`, and where: a loader counts the marks and wants one an image. Of
+    several images, every `<image 2>` too that shows none."""
+    shown, places = {mark.start() for mark in places_in(text, num_images).values()}, []
+
+    def spelled(mark: re.Match) -> str:
+        if mark.start() in shown or (mark[0] != MARK and num_images < 2):
+            return mark[0]
+        places.append(mark.start())
+        return f"({mark[0][1:-1]})"  # as long as the mark, so that places stay the same
+
+    return _SPELLED.sub(spelled, text), places
 
 
 def with_marks(text: str, places: list[int]) -> str:
     """Undoes `without_marks`."""
     for place in places:
-        text = text[:place] + MARK + text[place + len(MARK) :]
+        end = text.index(")", place)
+        text = f"{text[:place]}<{text[place + 1 : end]}>{text[end + 1 :]}"
     return text
+
+
+def order_of(named: Sequence[int], num_images: int) -> list[int]:
+    """The numbers of a question's images in the order in which its prompt shows them."""
+    return [*(number for number in range(num_images) if number not in named), *named]
+
+
+def wrap_of(form: str, question: Question, key: str, unnamed: int) -> Wrap:
+    """What stands before and after a prompt for the images that it does not name."""
+    came = origin(question, key) if question.meta.get("source", {}).get("form") == form else {}
+    before, after = ROW_FORMS[form].wrap
+    return tuple(came.get("wrap", (before * unnamed, after * unnamed))) if question.images else ("", "")
 
 
 def origin(question: Question, key: str) -> dict[str, Any]:
@@ -49,17 +70,28 @@ def _row(
 ) -> Row:  # fmt: skip
     """`more` is what `record` says beside the question, None for no record."""
     came = origin(question, key) if question.meta.get("source", {}).get("form") == form else {}
-    spelled, marks = {}, {}
+    spelled, marks, num = {}, {}, len(question.images)
     for name, text in {"prompt": asked(question, style, key), "response": response, "rejected": rejected}.items():
-        spelled[name], places = (None, []) if text is None else without_marks(text)
+        spelled[name], places = (None, []) if text is None else without_marks(text, num if name == "prompt" else 0)
         marks |= {name: places} if places else {}
+    named = list(places_in(spelled["prompt"], num))
+    order, unnamed = order_of(named, num), num - len(named)
+    if named:
+        spelled["prompt"] = placed(PLACE.sub(MARK, spelled["prompt"]), range(unnamed, num))
     record = None
     if more is not None:
-        fields = fields_of(question, "question", "image")
-        record = json.dumps({"question": fields, "style": style, **more, "marks": marks}, ensure_ascii=False)
-    wrap = tuple(came.get("wrap", ROW_FORMS[form].wrap)) if question.image else ("", "")
+        fields = fields_of(question, "question", "images")
+        told = {"question": fields, "style": style, **more, "marks": marks, **({"named": named} if named else {})}
+        record = json.dumps(told, ensure_ascii=False)
+    wrap = wrap_of(form, question, key, unnamed)
     rest = came.get("rest", {"id": f"{question.question_id}-{key}"} if form == "llava" else {})
-    return Row(image=question.image or None, wrap=wrap, rest=rest, record=record, **spelled)
+    return Row(images=[question.images[i] for i in order], wrap=wrap, rest=rest, record=record, **spelled)
+
+
+def placed(marked: str, numbers: Iterable[int]) -> str:
+    """The text with `<image 2>` for each mark, by the images' numbers from 0."""
+    first, *others = marked.split(MARK)
+    return first + "".join(f"<image {number + 1}>{text}" for number, text in zip(numbers, others, strict=True))
 
 
 def fields_of(record: Any, *without: str) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from rationale.schema import Question, RowError, Sourced, from_dict
 from rationale.settings import Limit, Split
 from rationale.sources.public_datasets import REASONS, ParsedRow, Unusable, plain
 from rationale.sources.rowfiles import raised, read_rows, silent
-from rationale.sources.rows import Origin, Rows, check_images, image_file, suffix_of, table_of
+from rationale.sources.rows import Origin, Rows, check_images, image_file, listed, suffix_of, table_of
 
 
 @dataclass
@@ -155,13 +155,13 @@ class PublicDataset:
             return
         read: Counter[str] = Counter()
 
-        def named() -> Iterator[tuple[str, Any]]:
+        def named() -> Iterator[tuple[str, list[Any]]]:
             for _, _, where, item in self._items(parts, silent, read):
                 try:
-                    image = self._parsed(where, item).image
+                    images = self._parsed(where, item).images
                 except (RowError, Unusable):  # named where the row is read again
                     continue
-                yield where, image
+                yield where, listed(images)
 
         if check_images(named(), self._folder):
             self._compare(read)
@@ -192,32 +192,37 @@ class PublicDataset:
             raise RowError(f"{said}; it has the columns {list(row)}") from error
 
     def _sourced(self, key: str, where: str, row: Mapping[str, Any], split: str) -> Sourced:
-        """The question of a row and its image; raises Unusable, or an error that says where."""
+        """The question of a row and its images; raises Unusable, or an error that says where."""
         parsed = self._parsed(where, row)
         kind = parsed.kind or ("choice" if parsed.choices else "short")
         if not parsed.answers:
             raise Unusable("no_answer")
         if "repeated_choices" in self.skip and len({repr(c) for c in parsed.choices}) < len(parsed.choices):
             raise Unusable("repeated_choices")  # where it is not in `skip`, stage prepare names row and choices
-        if parsed.image is None or parsed.image == "":
+        if not (images := listed(parsed.images)):
             raise Unusable("no_image")
+        if "several_images" in self.skip and len(images) > 1:
+            raise Unusable("several_images")
         if kind not in {**self.scorers, "open": None}:
             raise RowError(f"{where}: a question of kind {kind!r}, for which dataset.scorers names no scorer")
         named = key if parsed.key is None else parsed.key
         chosen = {**self.options, **({"skip": list(self.skip)} if self.skip else {})}
         record = {
             "question_id": named if self.split_column else f"{self.ids or self.dataset}-{split}-{named}",
-            "dataset": self.dataset, "split": split, "image": "", "question": parsed.question,
+            "dataset": self.dataset, "split": split, "images": [], "question": parsed.question,
             "answers": parsed.answers, "kind": kind, "choices": parsed.choices,
             "scorer": "exact" if kind == "open" else self.scorers[kind],
             "meta": {**parsed.meta, **({"options": chosen} if chosen else {})},
         }  # fmt: skip
         question = from_dict(Question, record, where)
-        data, name = image_file(parsed.image, self._folder, where)
-        digest = sha256(data).digest()
-        if digest not in self._suffixes:
-            self._suffixes[digest] = suffix_of(data, name, where)
-        return question, data, self._suffixes[digest]
+        files = []
+        for image in images:
+            data, name = image_file(image, self._folder, where)
+            digest = sha256(data).digest()
+            if digest not in self._suffixes:
+                self._suffixes[digest] = suffix_of(data, name, where)
+            files.append((data, self._suffixes[digest]))
+        return question, files
 
 
 @dataclass

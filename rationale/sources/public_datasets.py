@@ -21,7 +21,7 @@ from rationale.scoring.answers import extract_choice
 Row = Mapping[str, Any]
 REASONS = {
     "no_image": "the row has no image, and an image question needs one",
-    "several_images": "the row has more than one image, and a question holds one",
+    "several_images": "the row has more than one image",
     "repeated_choices": "two choices read the same, so a letter does not name one answer",
     "unreadable_choices": "the choices could not be told apart in the question's text",
     "no_answer": "the row states no answer that can be scored",
@@ -41,12 +41,13 @@ class Unusable(Exception):
 class ParsedRow:
     """A question before it has an id, a scorer and a stored image. With `choices`, `answers` is the right one's text.
 
-    `image` is as the row holds it: bytes, a {"bytes", "path"} pair, a picture of Pillow, or a path.
+    `images` is an image as the row holds it (bytes, a {"bytes", "path"} pair, a picture of Pillow, or a path), or a
+    list of them.
     """
 
     question: str
     answers: list[str]
-    image: Any
+    images: Any
     key: Any = None  # the source's id of the row; where it has none, its place in the split counts
     split: str | None = None  # where the row says it itself
     choices: list[str] = field(default_factory=list)
@@ -104,7 +105,7 @@ UNFINISHED = (*ARTICLES, "of", "in", "on", "from", "by", "with", "to", "as", "li
 
 
 def in_words(text: str) -> str:
-    """The text with "the image" for "<image 1>" where its sentence needs it; the image itself stands before all text.
+    """The text with "the image" for "<image 1>" where its sentence needs it; one image stands before all text.
 
     Of several images each is "image 2" by its number. A tag between sentences or on a line of its own goes: it only
     shows where the picture was. So Megatron-LM's evaluation asks MMMU with one image; the authors leave the tags, and
@@ -216,13 +217,11 @@ def ai2d(row: Row, *, images: str) -> ParsedRow:
 
 def ai2d_train(row: Row) -> ParsedRow:
     """AI2D in the form of The Cauldron, one turn of an image's conversation a row: "Question: ... Choices: A. ..."."""
-    turn, images = row["texts"], row["images"]
-    if len(images) != 1:
-        raise Unusable("several_images" if images else "no_image")
+    turn = row["texts"]
     stem, _, listed = turn["user"].removeprefix("Question:").partition("Choices:")
     choices = split_choices(listed.strip(), gap=r"\n")[1]
     choices[-1] = choices[-1].split("\n")[0].strip()  # what follows is the instruction
-    return ParsedRow(stem.strip(), [choice_in(choices, turn["assistant"])], images[0], choices=choices)
+    return ParsedRow(stem.strip(), [choice_in(choices, turn["assistant"])], row["images"], choices=choices)
 
 
 def scienceqa(row: Row, *, subset: str, hint: bool, lecture: bool) -> ParsedRow:
@@ -294,14 +293,19 @@ def mmstar(row: Row) -> ParsedRow:
 
 
 def mmmu(row: Row) -> ParsedRow:
-    """MMMU. Choices and lists of answers are texts of Python lists."""
-    pictures = [row[f"image_{i}"] for i in range(1, 8) if row[f"image_{i}"] is not None]
-    if len(pictures) > 1:
-        raise Unusable("several_images")
+    """MMMU. Choices and lists of answers are texts of Python lists. Of several images each stays where it is named."""
+    numbers = [str(i) for i in range(1, 8) if row[f"image_{i}"] is not None]
+    places = {number: f"<image {place}>" for place, number in enumerate(numbers, 1)} if len(numbers) > 1 else {}
+
+    def shown(text: str) -> str:
+        return TAG.sub(lambda tag: places.get(tag[1], f"image {tag[1]}"), text)
+
     given, choices = row["answer"], []
     if row["question_type"] == "multiple-choice":
-        choices = [TAG.sub(r"image \1", str(c)) for c in ast.literal_eval(row["options"])]
+        choices = [shown(str(c)) for c in ast.literal_eval(row["options"])]
     answers = [str(a) for a in ast.literal_eval(given)] if not choices and given.startswith("[") else [given]
     answers = [letter_of(choices, given)] if choices else answers
-    meta, image = {name: row[name] for name in ("subfield", "question_type")}, pictures[0] if pictures else None
-    return ParsedRow(in_words(row["question"]), answers, image, row["id"], choices=choices, meta=meta)
+    meta = {name: row[name] for name in ("subfield", "question_type")}
+    question = shown(row["question"]).strip() if places else in_words(row["question"])
+    images = [row[f"image_{number}"] for number in numbers]
+    return ParsedRow(question, answers, images, row["id"], choices=choices, meta=meta)

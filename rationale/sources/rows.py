@@ -174,15 +174,16 @@ class _File(io.BytesIO):
         return self.name
 
 
+def listed(value: Any) -> list[Any]:
+    """The images of a row's field, which holds none, one, or a list of them."""
+    return [one for one in (value if isinstance(value, list | tuple) else [value]) if one not in (None, "")]
+
+
 def unwrapped(value: Any, where: str) -> Any:
     """An image as a row holds it, out of its wrapping: a path, bytes, or a picture of Pillow.
 
-    A list of one image is that image; text may be a data: URL or base64 of a file. `datasets` stores {"bytes", "path"}.
+    Text may be a data: URL or base64 of a file. `datasets` stores {"bytes", "path"}.
     """
-    if isinstance(value, list):
-        if len(value) != 1:
-            raise RowError(f"{where}: {len(value)} images, and a question holds one; leave one, or remove the row")
-        value = value[0]
     if isinstance(value, Mapping):
         value = value.get("bytes") or value.get("path", value)
     if not isinstance(value, str):
@@ -232,10 +233,10 @@ def image_path(value: Any, root: Path | None, where: str) -> Path:
     return resolve(root, value, where)
 
 
-def check_images(named: Iterable[tuple[str, Any]], root: Path | None, shown: int = 5) -> bool:
+def check_images(named: Iterable[tuple[str, Sequence[Any]]], root: Path | None, shown: int = 5) -> bool:
     """See that every image that rows name is there; one error counts those that are not and names the first `shown`.
 
-    `named` are places and images. False where one is no path, so that nothing more was looked at.
+    `named` are places and the images that each names. False where one is no path, so that nothing more was looked at.
     """
     there: set[str] = set()
     absent: list[RowError] = []
@@ -243,13 +244,12 @@ def check_images(named: Iterable[tuple[str, Any]], root: Path | None, shown: int
     for where, held in named:
         rows += 1
         try:
-            image = unwrapped(held, where)
-            if image in (None, "") or (isinstance(image, str) and image in there):
-                continue
-            if not isinstance(image, str):
-                return False
-            image_path(image, root, where)
-            there.add(image)
+            for image in (unwrapped(one, where) for one in held):
+                if not isinstance(image, str | None):
+                    return False
+                if image and image not in there:
+                    image_path(image, root, where)
+                    there.add(image)
         except RowError as error:
             absent.append(error)
     if len(absent) == 1:

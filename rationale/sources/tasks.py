@@ -64,19 +64,19 @@ def mini(
                 solution = template.solve(world, args)
                 question = Question(
                     question_id=f"{name}-{split}-{index}-{asked}",
-                    dataset=f"{name}_held_out" if template.held_out else name, split=split, image="",
+                    dataset=f"{name}_held_out" if template.held_out else name, split=split, images=[],
                     question=rng.choice(template.ask).format(**args), answers=[solution.answer], kind=module.KIND,
                     scorer=module.SCORER, choices=solution.choices,
                     meta={"world": world, "task": name, "template": template.name, "args": args},
                 )  # fmt: skip
-                yield question, data, ".png"
+                yield question, [(data, ".png")]
                 asked += 1
 
 
 def _open(question_id: str, world_name: str, skill: str, question: str, answer: str) -> Question:
     """A pre-training row, asked as it stands."""
     return Question(
-        question_id=question_id, dataset=world_name, split="train", image="", question=question, answers=[answer],
+        question_id=question_id, dataset=world_name, split="train", images=[], question=question, answers=[answer],
         kind="open", meta={"skill": skill},
     )  # fmt: skip
 
@@ -113,7 +113,7 @@ def mini_base(
         rng = Random(f"{seed}/{skill}")
         for index in range(count):
             say = drill.repeat if skill == "copy" else rng.choice(drill.IN_TEXT)
-            yield _open(f"{skill}-{index:06d}", "text", skill, *say(rng)), None, ""
+            yield _open(f"{skill}-{index:06d}", "text", skill, *say(rng)), []
     for name, module in WORLDS.items():
         known = [t for t in module.TEMPLATES if t.hop == 1]
         for index, world, rng, data in _drawn(name, "train", images, seed, largest):
@@ -125,4 +125,4 @@ def mini_base(
                 rows.append(("step", *drill.describe_and_say(module, world, rng)))
             for skill, asked, said in rows:
                 asked = " ".join([*rng.choices(FILLERS, k=rng.randint(0, 5)), asked])
-                yield _open(f"{skill}-{name}-{index}", name, skill, asked, said), data, ".png"
+                yield _open(f"{skill}-{name}-{index}", name, skill, asked, said), [(data, ".png")]

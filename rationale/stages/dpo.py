@@ -68,7 +68,7 @@ def run(
         )
     rows, examples = ([side[i] for i in kept] for side in (rows, examples))
     if scores:
-        contexts = {(p.question_id, p.style): context_hash(e.image, encoder.render(e.prompt))
+        contexts = {(p.question_id, p.style): context_hash(e.images, encoder.render(e))
                     for p, (e, _) in zip(rows, examples, strict=True)}  # fmt: skip
         stored = stored_logps(scores, rows, scored_with(vlm, truncate, settings.precision), contexts)
     check_rows(vlm, encoder, [e for pair in examples for e in pair])

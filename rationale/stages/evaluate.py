@@ -11,8 +11,8 @@ from rationale.artifacts import InputPath, write_json
 from rationale.models.batch import Example
 from rationale.models.encode import in_chunks
 from rationale.models.local import Generator, is_shared
+from rationale.models.response import prompted
 from rationale.models.vlm import VLM
-from rationale.prompts import prompt_text
 from rationale.schema import EvalRow, Question, read_jsonl, to_line
 from rationale.scoring.judge import judge
 from rationale.settings import Count, Style, settings
@@ -56,14 +56,14 @@ def run(
     closed = [q for q in by_id.values() if q.kind != "open"]
     share = processes.join(out, alone=is_shared(generator))
     answer = generator(model)
-    first = {q.image: len(q.question) for q in reversed(closed)}  # questions about one image stay together
-    ordered = sorted(closed, key=lambda q: (first[q.image], q.image, q.question_id))
+    first = {q.shown: len(q.question) for q in reversed(closed)}  # questions about the same images stay together
+    ordered = sorted(closed, key=lambda q: (first[q.shown], q.shown, q.question_id))
     units = in_chunks(
         [(q, style) for q in ordered for style in evaluation.styles], answer.at_once or evaluation.batch_size
     )
 
     def example(question: Question, style: str) -> Example:
-        return Example(question.question_id, Path(questions) / question.image, prompt_text(question, style), "")
+        return prompted(question, Path(questions), style)
 
     answer.check([example(*u) for unit in units for u in unit], [limits[s] for unit in units for _, s in unit])
 
@@ -74,7 +74,7 @@ def run(
         for (question, style), (reply,) in zip(unit, answered, strict=True):
             verdict = judge(question, reply.text, style)
             row = EvalRow(
-                question.question_id, question.dataset, question.image, style, reply.text, verdict.predicted,
+                question.question_id, question.dataset, question.images, style, reply.text, verdict.predicted,
                 verdict.score, reply.num_tokens, reply.finished, question.meta.get("options", {}),
             )  # fmt: skip
             lines.append(to_line(row))

@@ -6,12 +6,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 from rationale.artifacts import InputPath, UserError
-from rationale.models.batch import Example
 from rationale.models.checks import check_end, check_rows, log_unfollowed
 from rationale.models.encode import Encoder
 from rationale.models.prefix import layout_for
+from rationale.models.response import prompted
 from rationale.models.vlm import VLM, freeze
-from rationale.prompts import prompt_text
 from rationale.settings import typed
 from rationale.stages.inputs import choose, questions_by_id
 from rationale.training.fit import fit
@@ -36,7 +35,7 @@ def run(
         raise UserError(f"{questions}: none of {len(found)} training questions is of grpo.datasets={names}")
     train, held = held_out([q.question_id for q in asked], settings.validation.fraction, seed)
     asked = [asked[i] for i in train + held]
-    prompts = [Example(q.question_id, Path(questions) / q.image, prompt_text(q, rollout.style), "") for q in asked]
+    prompts = [prompted(q, Path(questions), rollout.style) for q in asked]
     vlm = model(lora=settings.lora)
     encoder = Encoder(vlm.processor, layout=layout_for(vlm.model, settings.layout))
     check_rows(vlm, encoder, prompts, [rollout.max_new_tokens] * len(prompts))

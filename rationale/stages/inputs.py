@@ -32,8 +32,8 @@ def questions_by_id(folder: str, split: str | None = None) -> dict[str, Question
     for question in iter_jsonl(path, Question):
         if question.question_id in found:
             raise RowError(f"{path}: question_id {question.question_id!r} occurs twice")
-        if question.image or question.kind != "open":
-            resolve(Path(folder), question.image, f"{path}: {question.question_id}")
+        for image in question.images or [""] * (question.kind != "open"):
+            resolve(Path(folder), image, f"{path}: {question.question_id}")
         found[question.question_id] = question
     found = {i: q for i, q in found.items() if split is None or q.split == split}
     if not found:

@@ -40,12 +40,12 @@ def run(task: Iterable[Sourced], out: Path, contamination: Contamination | None 
     counts: Counter[str] = Counter()
 
     def checked() -> Iterable[Question]:
-        for question, data, suffix in tqdm(task, desc="prepare", unit="row", mininterval=2):
+        for question, files in tqdm(task, desc="prepare", unit="row", mininterval=2):
             try:
                 check(question)
                 if question.question_id in seen:
                     raise RowError(f"{question.question_id}: this question_id occurs twice; ids must differ")
-                if data is None and question.kind != "open":
+                if not files and question.kind != "open":
                     raise RowError(
                         f"{question.question_id}: a question of kind {question.kind} without an image; add one"
                     )
@@ -53,8 +53,7 @@ def run(task: Iterable[Sourced], out: Path, contamination: Contamination | None 
                 refusals.add(error)
                 continue
             seen.add(question.question_id)
-            if data is not None:
-                question = replace(question, image=f"images/{store(data, suffix, images)}")
+            question = replace(question, images=[f"images/{store(*file, images)}" for file in files])
             counts[f"{question.dataset}/{question.split}"] += 1
             yield question
         refusals.stop()

@@ -10,6 +10,7 @@ from rationale.artifacts import InputPath
 from rationale.models.batch import Example
 from rationale.models.encode import in_chunks
 from rationale.models.local import Generator, is_shared
+from rationale.models.response import prompted
 from rationale.models.vlm import VLM
 from rationale.prompts import prompt_text
 from rationale.schema import Question, Response, iter_jsonl, to_line
@@ -56,7 +57,7 @@ def run(
     units = [c for kind in ("short", "choice") for c in in_chunks([q for q in chosen if q.kind == kind], size)]
 
     def example(question: Question) -> Example:
-        return Example(question.question_id, Path(questions) / question.image, prompt_text(question, style), "")
+        return prompted(question, Path(questions), style)
 
     answer.check([example(q) for q in chosen], [sampling.max_new_tokens] * len(chosen))
 

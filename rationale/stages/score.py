@@ -14,9 +14,8 @@ from rationale.models.fingerprints import context_hash, scored_with
 from rationale.models.logps import computing
 from rationale.models.prefill import candidate_logps, read_candidates
 from rationale.models.prefix import layout_for
-from rationale.models.response import Truncation, response_example
+from rationale.models.response import Truncation, prompted, response_example
 from rationale.models.vlm import VLM
-from rationale.prompts import prompt_text
 from rationale.schema import Pair, Response, ResponseKey, ResponseLogps, iter_jsonl, to_line
 from rationale.settings import Count, Layout, typed
 from rationale.shards import ALONE, Processes, in_shards
@@ -61,10 +60,8 @@ def run(
     vlm = model()
     vlm.model.eval()
     encoder = Encoder(vlm.processor, truncate.tokens, layout_for(vlm.model, layout))
-    contexts = {
-        key: context_hash(Path(questions) / found[key[0]].image, encoder.render(prompt_text(found[key[0]], key[1])))
-        for key in dict.fromkeys(t[:2] for t in texts)
-    }
+    prompts = {t[:2]: prompted(found[t[0]], Path(questions), t[1]) for t in texts}
+    contexts = {key: context_hash(e.images, encoder.render(e)) for key, e in prompts.items()}
 
     def example(key: ResponseKey) -> Example:
         return response_example(key, found[key[0]], Path(questions), truncate)

@@ -54,7 +54,8 @@ def run(
         drawn = Random(f"{seed}/pretrain").sample(base, min(mixture.pretrain, len(base)))
         examples += [example_of(q, Path(settings.pretrain_questions)) for q in drawn]
         counts["pretrain"] = len(drawn)
-    train, held = held_out([Path(e.about).name for e in examples], settings.validation.fraction, seed)
+    keys = [" ".join(image.name for image in e.images) or Path(e.prompt).name for e in examples]
+    train, held = held_out(keys, settings.validation.fraction, seed)
     vlm = model()
     encoder = Encoder(vlm.processor, settings.max_response_tokens, layout_for(vlm.model, settings.layout))
     check_rows(vlm, encoder, examples)

@@ -94,15 +94,16 @@ def some_questions(folder: str | None, scratch: Path) -> tuple[list[Question], P
     """Two questions about each of two images: the largest of `folder` and the smallest, or drawn ones."""
     if folder is None:
         drawn = tasks.mini({"train": 1}, questions_per_image=2, held_out_per_image=0, seed=0)
-        asked = [replace(q, image=store(strip(data), suffix, scratch)) for q, data, suffix in drawn]
+        asked = [replace(q, images=[store(strip(data), suffix, scratch)]) for q, ((data, suffix),) in drawn]
     else:
-        asked = [q for q in questions_by_id(folder).values() if q.image and q.kind != "open"]
+        asked = [q for q in questions_by_id(folder).values() if q.images and q.kind != "open"]
     root = scratch if folder is None else Path(folder)
     if not asked:
         raise UserError(f"check.questions={folder}: no question about an image; run stage=prepare, or set it to null")
-    sizes = {image: math.prod(Image.open(root / image).size) for image in dict.fromkeys(q.image for q in asked)}
-    ordered = sorted(sizes, key=lambda image: (-sizes[image], image))
-    chosen = [[q for q in asked if q.image == image][:2] for image in dict.fromkeys((ordered[0], ordered[-1]))]
+    about = {q.shown: q.files(root) for q in asked}
+    sizes = {shown: sum(math.prod(Image.open(file).size) for file in files) for shown, files in about.items()}
+    ordered = sorted(sizes, key=lambda shown: (-sizes[shown], shown))
+    chosen = [[q for q in asked if q.shown == shown][:2] for shown in dict.fromkeys((ordered[0], ordered[-1]))]
     return [q for about in chosen for q in about], root
 
 
@@ -168,7 +169,7 @@ class _Page:
     def prompt(self) -> Iterator[str]:
         """What the model reads, and where prompt and response meet."""
         example, tokenizer = self.examples()[0][0], self.vlm.tokenizer
-        yield f"prompt: {self.encoder.render(example.prompt)!r}"
+        yield f"prompt: {self.encoder.render(example)!r}"
         (ids,) = self.encoder.prompts([example])["input_ids"].tolist()
         (response,) = self.encoder.responses([example])
 
@@ -189,10 +190,11 @@ class _Page:
             images = [Path(scratch) / f"{width}x{height}.png" for width, height in SIZES]
             for image, size in zip(images, SIZES, strict=True):
                 Image.new("RGB", size, (200, 120, 40)).save(image)
-            for image in (*images, self.folder / self.rows[0].image):
-                example = Example(self.rows[0].question_id, image, "What is this?", "")
+            for shown in (*((image,) for image in images), self.rows[0].files(self.folder)):
+                example = Example(self.rows[0].question_id, shown, "What is this?", "")
                 (tokens,) = check_image_tokens(self.vlm, self.encoder, [example])
-                counts.append("{}x{}: {}".format(*Image.open(image).size, tokens))
+                sizes = " and ".join("{}x{}".format(*Image.open(image).size) for image in shown)
+                counts.append(f"{sizes}: {tokens}")
         yield f"image tokens: {', '.join(counts)} (the largest image)"
 
     def layouts(self) -> Iterator[str]:

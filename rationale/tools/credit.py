@@ -45,7 +45,7 @@ def run(
 
     found: list[Credited] = []
     for question_id, rows in responses.items():
-        said = [Example(question_id, None, "", r.text, token_ids=tuple(r.token_ids)) for r in rows]
+        said = [Example(question_id, (), "", r.text, token_ids=tuple(r.token_ids)) for r in rows]
         pairs = zip(rows, encoder.spans(said), strict=True)
         found += [credited(asked[question_id], row, at, sides) for row, at in pairs if at or row.finished]
     if not found:

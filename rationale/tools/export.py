@@ -66,7 +66,7 @@ def run(
         raise UserError(f"no row to export: styles {styles}, {there}")
     if form == "sharegpt":
         write_json(out / "dataset_info.json", sharegpt_info(files))
-    for image in {q.image for q in used.values() if q.image}:
+    for image in {image for q in used.values() for image in q.images}:
         link((Path(questions) / image).resolve(), out / image)
     left = list(left_out(chosen, said, used, styles, record))
     if left:

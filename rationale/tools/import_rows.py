@@ -50,7 +50,7 @@ def run(
             for where, raw in tqdm(read_rows(path, refusals.add), desc=path.name, unit="row", mininterval=2):
                 try:
                     row = ROW_FORMS[source.form].read(raw, where)
-                    incoming.add(row, source, store.keep(row.image, where), where)
+                    incoming.add(row, source, [store.keep(image, where) for image in row.images], where)
                 except RowError as error:
                     if unfit == "error":
                         refusals.add(error)
@@ -103,18 +103,17 @@ def reworded(questions: list[Question]) -> dict[str, int]:
     return {"prompts_reworded": sum("ending" in r for r in rows), "targets_reworded": sum("target" in r for r in rows)}
 
 
-def named_images(files: list[tuple[RowFiles, Path]]) -> Iterator[tuple[str, str]]:
+def named_images(files: list[tuple[RowFiles, Path]]) -> Iterator[tuple[str, list[str | bytes]]]:
     """The places and paths of the images that rows name; what is wrong with a row is said where it is taken in."""
     for source, path in files:
         for where, raw in read_rows(path, silent):
             try:
-                image = ROW_FORMS[source.form].read(raw, where).image
+                images = ROW_FORMS[source.form].read(raw, where).images
             except RowError:
                 continue
-            if isinstance(image, bytes):
+            if any(isinstance(image, bytes) for image in images):
                 break  # a file whose rows carry their images, which would take long to read twice
-            if image is not None:
-                yield where, image
+            yield where, images
 
 
 class ImageStore:
@@ -125,10 +124,8 @@ class ImageStore:
         self.known: dict[Path | bytes, str] = {}  # by path, or by the digest of bytes
         folder.mkdir(exist_ok=True)
 
-    def keep(self, image: str | bytes | None, where: str) -> str:
-        """Where an image stands below the artifact; empty for a row without one."""
-        if image is None:
-            return ""
+    def keep(self, image: str | bytes, where: str) -> str:
+        """Where an image stands below the artifact."""
         embedded = isinstance(image, bytes)
         key = hashlib.sha256(image).digest() if embedded else resolve(self.root, image, where)
         if key not in self.known and embedded:

@@ -18,23 +18,23 @@ from rationale.settings import Count, Style, typed
 def run(
     model: Callable[..., VLM],
     generator: Callable[..., Any],
-    image: InputPath | None,
+    image: InputPath | list[InputPath] | None,
     question: str | None,
     choices: list[str],
     styles: list[Style],
     max_new_tokens: dict[Style, Count],
 ) -> None:
-    """Print the greedy answer in each style; `choices` make it a multiple-choice question."""
+    """Print the greedy answer in each style; `image` is one or a list, `choices` make it a multiple-choice question."""
     if image is None or question is None:
         raise UserError("stage=predict needs image=<file> and question='<text>'")
-    path = Path(image).expanduser()
-    if not path.is_file():
-        raise UserError(f"image={image}: no such file")
+    files = tuple(Path(one).expanduser() for one in ([image] if isinstance(image, str) else image))
+    if absent := [file for file in files if not file.is_file()]:
+        raise UserError(f"image={absent[0]}: no such file")
     kind = "choice" if choices else "short"
-    asked = Question("predict", "predict", "test", image, question, [*choices[:1], ""][:1], kind, choices=list(choices))
+    asked = Question("predict", "predict", "test", [], question, [*choices[:1], ""][:1], kind, choices=list(choices))
     answer = generator(model)
     for style in styles:
-        example = Example("predict", path, prompt_text(asked, style), "")
+        example = Example("predict", files, prompt_text(asked, style), "")
         ((reply,),) = answer([example], max_new_tokens[style])
         end = "" if reply.finished else f" [cut at {reply.num_tokens} tokens]"
         print(f"{style}: {reply.text}{end}", flush=True)

@@ -50,7 +50,7 @@ def run(
     drawn = load.load_samples(samples, asked)
     candidates = [run.folder for run in drawn if run.name == report.compare[0]]
     every = [*runs, *(drawn if report.prompts & {*SAMPLED} else [])]
-    images = {i: Path(folder) / q.image for folder, found in known.items() for i, q in found.items()}
+    images = {i: q.files(Path(folder)) for folder, found in known.items() for i, q in found.items()}
     replies = load.rows(Path(rationales), Rationale) if Path(rationales).is_dir() else []
     kept = {r.question_id: r for r in replies if r.status == "kept"}
     sampled = load.load_candidates(candidates, logps)

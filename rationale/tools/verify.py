@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -15,6 +14,7 @@ from rationale.hashes import CARD, MANIFEST, fingerprint, output_hashes, read_ma
 from rationale.images import content_name
 from rationale.reporting.lineage import Digest, inputs_of
 from rationale.reporting.standing import some
+from rationale.schema import Question, iter_jsonl
 
 REPORTS = ("tabulate", "credit")  # stages whose outputs are figures
 SHOWN = {".md", ".csv", ".svg", ".html", ".png"}
@@ -84,8 +84,7 @@ def image_faults(path: Path) -> Iterable[str]:
             yield f"images/{image.name} was changed"
     questions = path / "questions.jsonl"
     if questions.is_file():
-        with questions.open(encoding="utf-8") as rows:
-            named = {json.loads(row)["image"] for row in rows} - {""}
+        named = {image for question in iter_jsonl(questions, Question) for image in question.images}
         yield from (f"{image} is missing" for image in sorted(named) if not (path / image).is_file())
 
 

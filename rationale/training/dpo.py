@@ -65,9 +65,14 @@ def dpo_data(
     weights together rather than in turn; every pair weighs the same within its step.
     """
     lengths = [encoder.response_lengths([pair[side] for pair in [*pairs, *held_out]]) for side in (0, 1)]
-    keys = ((p[0].image, p[0].prompt) if group_by == "question" else i for i, p in enumerate(pairs))
+    keys = ((p[0].images, p[0].prompt) if group_by == "question" else i for i, p in enumerate(pairs))
     prompts = encoder.prompt_lengths([chosen for chosen, _ in pairs])
-    planned = grouped(order, keys, lambda g: length_key(sum(side[i] for side in lengths for i in g), prompts[g[0]]))
+
+    def like(group: list[int]) -> tuple[int, int, int]:
+        first, tokens = group[0], sum(side[i] for side in lengths for i in group)
+        return length_key(tokens, prompts[first], len(pairs[first][0].images))
+
+    planned = grouped(order, keys, like)
     held, pairs = range(len(pairs), len(pairs) + len(held_out)), [*pairs, *held_out]
 
     def recipe(indices: list[int]) -> Recipe:

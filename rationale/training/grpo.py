@@ -122,7 +122,7 @@ class GRPOModule(ReferencedModule):
     def _examples(self, index: int, group: Group) -> list[Example]:
         head = self.questions[index][1]
         responses = zip(group.texts, group.finished, group.token_ids, strict=True)
-        return [Example(head.question_id, head.image, head.prompt, text, e, tuple(ids)) for text, e, ids in responses]
+        return [Example(head.question_id, head.images, head.prompt, text, e, tuple(ids)) for text, e, ids in responses]
 
     def on_train_batch_start(self, batch: QuestionBatch, index: int) -> None:
         """Here and not in the step: in the same autocast, weights that were cast without gradient would stay so."""

@@ -11,7 +11,7 @@ from typing import Literal
 
 from rationale.artifacts import UserError
 from rationale.models.batch import Example
-from rationale.prompts import prompt_text
+from rationale.models.response import prompted
 from rationale.schema import Question, Rationale, Response
 from rationale.scoring.judge import is_correct
 from rationale.settings import Count, Limit, Style, settings
@@ -56,9 +56,7 @@ def format_rows(questions: list[Question], per_dataset: int, seed: int) -> list[
 def example_of(question: Question, root: Path, style: Style = "direct", response: str | None = None) -> Example:
     """A row to imitate: the prompt of a style, and a response or else the bare answer. A question of kind open has a
     description for an answer, or is of pre-training, and may be text alone."""
-    image = root / question.image if question.image else None
-    answer = question.answer if response is None else response
-    return Example(question.question_id, image, prompt_text(question, style), answer)
+    return replace(prompted(question, root, style), response=question.answer if response is None else response)
 
 
 def drawn(

@@ -36,11 +36,12 @@ class Recipe:
     advantages: list[float] | None = None
 
     def to_json(self) -> dict[str, Any]:
-        return asdict(self) | {"examples": [asdict(e) | {"image": _absolute(e.image)} for e in self.examples]}
+        examples = [asdict(e) | {"images": [os.path.abspath(i) for i in e.images]} for e in self.examples]
+        return asdict(self) | {"examples": examples}
 
     @classmethod
     def from_json(cls, told: dict[str, Any]) -> Recipe:
-        examples = [Example(**e | {"image": e["image"] and Path(e["image"])}) for e in told["examples"]]
+        examples = [Example(**e | {"images": tuple(map(Path, e["images"]))}) for e in told["examples"]]
         return cls(**told | {"examples": examples})
 
 
@@ -91,7 +92,3 @@ def _message(what: str, step: int, found: Sequence[dict[str, Any]], folder: Path
         "The same command meets the same batch: mend or take out the row, lower the learning rate, or set "
         "trainer.precision=32-true"
     )
-
-
-def _absolute(image: Path | None) -> str | None:
-    return None if image is None else os.path.abspath(image)

@@ -8,6 +8,7 @@ from typing import Any
 
 import wandb
 
+from rationale.images import side_by_side
 from rationale.schema import EvalRow, Question
 
 # Prefix and factor of each number of a cell: accuracy and unparsed rate in percent, as tables have them.
@@ -46,8 +47,10 @@ def evaluation_panels(
 
 
 def table_row(row: EvalRow, question: Question, folder: Path) -> list[Any]:
-    """One prediction in the order of COLUMNS, its image the stored file."""
+    """One prediction in the order of COLUMNS, its image the stored file, or several side by side."""
+    files = row.files(folder)
+    image = str(files[0]) if len(files) == 1 else side_by_side(files)
     return [
-        row.question_id, row.dataset, row.style, wandb.Image(str(folder / row.image)), question.question,
+        row.question_id, row.dataset, row.style, wandb.Image(image), question.question,
         question.answer, row.predicted, row.score, row.num_tokens, row.text,
     ]  # fmt: skip

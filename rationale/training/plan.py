@@ -97,10 +97,10 @@ def copies(indices: list[int], step: list[int]) -> int:
     return step.count(indices[0])
 
 
-def length_key(tokens: int, prompt: int, image: bool = True) -> tuple[bool, int, int]:
-    """Sorts rows that pad little beside one another together: those with an image or without, of about as many
-    `tokens` after what is shared, and prompts of like length."""
-    return image, tokens // 8, prompt
+def length_key(tokens: int, prompt: int, images: int = 1) -> tuple[int, int, int]:
+    """Sorts rows that pad little beside one another together: those with as many images, of about as many `tokens`
+    after what is shared, and prompts of like length."""
+    return images, tokens // 8, prompt
 
 
 def grouped(order: Callable[[list], Plan], keys: Iterable[Hashable], length: Callable[[list[int]], Any]) -> Plan:

@@ -45,19 +45,19 @@ def sft_data(
 ) -> PlannedData:
     """Batches of examples in the order that `order(lengths)` plans, each told the total of its optimizer step.
 
-    What is planned and counted are groups: single examples, or all examples about one image, which then share a row
-    in the layout `tree`. A step of images is less mixed than one of as many examples: its examples come in fours (two
-    questions, both styles) about a quarter as many images. `held_out` are not trained on but measured.
+    What is planned and counted are groups: single examples, or all examples about the same images, which then share a
+    row in the layout `tree`. A step of images is less mixed than one of as many examples: its examples come in fours
+    (two questions, both styles) about a quarter as many images. `held_out` are not trained on but measured.
     """
     num_train, examples = len(examples), [*examples, *held_out]
     lengths = encoder.response_lengths(examples)
     keys = (e.about if group_by == "image" else i for i, e in enumerate(examples[:num_train]))
     prompts = encoder.prompt_lengths(examples)
 
-    def like(group: list[int]) -> tuple[bool, int, int]:
+    def like(group: list[int]) -> tuple[int, int, int]:
         rests = sum(prompts[i] for i in group) if len(group) > 1 else 0  # of prompts that differ behind an image
         first = group[0]
-        return length_key(rests + sum(lengths[i] for i in group), prompts[first], examples[first].image is not None)
+        return length_key(rests + sum(lengths[i] for i in group), prompts[first], len(examples[first].images))
 
     def recipe(indices: list[int]) -> Recipe:
         return Recipe([examples[i] for i in indices], encoder.layout, encoder.max_response_tokens)
