@@ -151,4 +151,4 @@ def test_a_question_teaches_its_letter_or_its_first_answer():
 
 def test_an_integer_passes_for_a_float():
     assert from_dict(Rationale, {**RATIONALE, "score": 1}, "here") == Rationale(**RATIONALE)
-    assert asdict(from_dict(Rationale, RATIONALE, "here")) == {**RATIONALE, "reason": ""}
+    assert asdict(from_dict(Rationale, RATIONALE, "here")) == {**RATIONALE, "reason": "", "way": ""}
