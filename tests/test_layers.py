@@ -93,7 +93,7 @@ def test_only_the_command_imports_hydra():
 
 @pytest.mark.parametrize("package", ["objectives", "scoring"])
 def test_what_is_mathematical_knows_no_framework(package):
-    known = {"torch", "numpy", "rationale"} | set(sys.stdlib_module_names)
+    known = {"torch", "numpy", "rapidfuzz", "rationale"} | set(sys.stdlib_module_names)
     for file in (f for f in FILES if package_of(f) == package):
         assert {name.split(".")[0] for name in imports_of(file)} <= known
 
