@@ -120,6 +120,15 @@ def test_more_features_than_image_tokens_are_found_before_the_first_step(tiny, e
         check_rows(tiny, Encoder(tiny.processor), examples)
 
 
+def test_a_model_that_takes_one_image_a_prompt_is_named_with_the_way_out(tiny, examples):
+    several = replace(examples[0], images=examples[0].images + examples[-1].images)
+    check_image_tokens(tiny, Encoder(tiny.processor), [*examples, several])
+    template = tiny.processor.chat_template
+    tiny.processor.chat_template = template.replace("<image>", "{% if loop.first %}<image>{% endif %}")
+    with pytest.raises(UserError, match=r"\(llava\).* one image a prompt.*dataset\.skip=\[several_images\]"):
+        check_image_tokens(tiny, Encoder(tiny.processor), [*examples, several])
+
+
 @pytest.mark.parametrize("image", [True, False], ids=["image", "text alone"])
 def test_a_row_is_as_long_as_the_model_reads_and_no_longer(image, tiny, examples):
     encoder, config = Encoder(tiny.processor), tiny.model.config.get_text_config()
@@ -128,7 +137,7 @@ def test_a_row_is_as_long_as_the_model_reads_and_no_longer(image, tiny, examples
     config.max_position_embeddings = longest
     check_rows(tiny, encoder, rows)
     config.max_position_embeddings = longest - 1
-    with pytest.raises(RowError, match=rf"{longest} tokens with its image and response, and .* reads {longest - 1}"):
+    with pytest.raises(RowError, match=rf"{longest} tokens with its images and response, and .* reads {longest - 1}"):
         check_rows(tiny, encoder, rows)
 
 

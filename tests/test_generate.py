@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from rationale.artifacts import UserError
 from rationale.models.batch import Example
 from rationale.models.encode import Encoder
 from rationale.models.generate import decode, generate, seed_of
@@ -24,6 +25,14 @@ def test_greedy_is_the_argmax_of_the_model(tiny, examples):
     inputs = Encoder(tiny.processor).prompts(examples[:1])
     best = tiny.model(**inputs).logits[0, -1].argmax()
     assert reply.text == tiny.tokenizer.decode([best], skip_special_tokens=True).strip()
+
+
+def test_samples_of_several_images_are_refused_where_a_prompt_is_not_read_once(tiny, examples):
+    several = replace(examples[0], images=examples[0].images + examples[-1].images)
+    assert len(generate(tiny, [several], 2, num_samples=2, temperature=1.0)[0]) == 2
+    tiny.model.config.model_type = "gemma3"
+    with pytest.raises(UserError, match=r"\(gemma3\): several samples of a prompt with several images"):
+        generate(tiny, [several], 2, num_samples=2, temperature=1.0)
 
 
 def test_sampling_gives_the_asked_number_and_repeats_under_one_seed(tiny, examples):

@@ -65,7 +65,13 @@ def check_image_tokens(vlm: VLM, encoder: Encoder, examples: Sequence[Example]) 
 
 def _image_tokens(vlm: VLM, encoder: Encoder, pictured: list[Example], remedy: str) -> list[int]:
     image, bare = image_token(vlm), [replace(e, prompt="") for e in pictured]
-    counts = [(encoder.prompts(rows)["input_ids"] == image).sum(1).tolist() for rows in (pictured, bare)]
+    whose = f"{vlm.source} ({base_of(vlm.model).config.model_type})"
+    try:
+        counts = [(encoder.prompts(rows)["input_ids"] == image).sum(1).tolist() for rows in (pictured, bare)]
+    except RowError:
+        raise
+    except ValueError as error:  # transformers', where a template shows fewer images than there are
+        raise UserError(f"{whose}: {error} {remedy}") from error
     for example, found, number in zip(pictured, *counts, strict=True):
         if found != number or not found:
             raise RowError(
@@ -74,10 +80,9 @@ def _image_tokens(vlm: VLM, encoder: Encoder, pictured: list[Example], remedy: s
             )
     features = num_features(vlm.model, encoder.prompts(pictured[:1]))
     if features != counts[0][0]:
-        kind = base_of(vlm.model).config.model_type
         raise UserError(
-            f"{vlm.source} ({kind}): {counts[0][0]} image tokens for {named(pictured[0])}, of which the model makes "
-            f"{features} features. {remedy}"
+            f"{whose}: {counts[0][0]} image tokens for {named(pictured[0])}, of which the model makes {features} "
+            f"features. {remedy}"
         )
     return counts[0]
 
