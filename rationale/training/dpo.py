@@ -155,7 +155,7 @@ class DPOModule(ReferencedModule):
         means = {"train/loss": terms.loss.mean().detach(), **_means(terms, policy), "train/padding": batch.rows.padding}
         tokens = {"train/tokens": batch.rows.mask.sum() / batch.copies}
         self.log_step(index, loss, len(terms.loss) / batch.copies, means, tokens)
-        return loss * self.micro_batches()
+        return self.averaged(loss)
 
     def objective_config(self) -> dict[str, Any]:
         kind = type(self.objective)

@@ -168,7 +168,7 @@ class GRPOModule(ReferencedModule):
         self.log_step(index, loss, weight, means, {
             "train/loss": loss.detach(), "train/tokens": mask.sum() / batch.copies, **sums,
         })  # fmt: skip
-        return loss * self.micro_batches()
+        return self.averaged(loss)
 
     def _responses(self, indices: Sequence[int]) -> tuple[list[Example], list[float], list[list[float]]]:
         """The responses to these questions that are trained on, their advantages, and their log-probs under the weights

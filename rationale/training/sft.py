@@ -89,7 +89,7 @@ class SFTModule(StepModule):
         nll = sft_loss(logps.detach(), batch.rows.mask)
         means = {"train/loss": nll, "train/padding": batch.rows.padding}
         self.log_step(index, loss, tokens, means, {"train/tokens": tokens})
-        return loss * self.micro_batches()
+        return self.averaged(loss)
 
     def objective_config(self) -> dict[str, Any]:
         return {"stage": "sft", "reduction": self.reduction}

@@ -46,9 +46,15 @@ class StepModule(pl.LightningModule):
         return configure(self.policy, self.optim, self.total_steps)
 
     def micro_batches(self) -> int:
-        """Of a step, over all processes. Lightning and the processes average over them: a loss whose sum over the
-        micro-batches is the step's is multiplied by their number."""
+        """Of a step, over all processes."""
         return self.trainer.accumulate_grad_batches * self.trainer.world_size
+
+    def averaged(self, loss: Tensor) -> Tensor:
+        """What `training_step` returns of a loss whose sum over the step's micro-batches is the step's: Lightning and
+        the processes average over them. DeepSpeed divides by those of a process once more, which Adam does not see, but
+        the clip of the gradient does."""
+        again = isinstance(self.trainer.strategy, DeepSpeedStrategy)
+        return loss * self.micro_batches() * (self.trainer.accumulate_grad_batches if again else 1)
 
     def log_step(self, index: int, loss: Tensor, weight: float, means: dict[str, Any], sums: dict[str, Any]) -> None:
         """Log, once a step, the means by `weight` and the sums over its micro-batches in all processes.
