@@ -1,12 +1,16 @@
-"""The command in a process of its own, and the settings of its smallest whole run."""
+"""The command and trainings in processes of their own, and the settings of the command's smallest whole run."""
 
 from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
+
+from forks import Fork
 
 HERE = Path(__file__).resolve().parent
 
@@ -18,19 +22,36 @@ def command(folder, *arguments):
 
 
 def run(folder, *arguments):
-    done = subprocess.run(
-        command(folder, *arguments), cwd=folder, capture_output=True, encoding="utf-8", timeout=1200, check=False
-    )
+    done = begun(folder, *arguments).ended(1200)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
     return done.stdout
 
 
-def in_processes(out: Path, processes: int, **settings: str | int) -> subprocess.CompletedProcess:
-    """A training in its own processes."""
+def begun(folder, *arguments, **environment):
+    """The command in a fork, which begins with its imports made."""
+    return Fork(command(folder, *arguments)[1:], cwd=folder, env={**os.environ, **environment})
+
+
+def in_processes(out: Path, processes: int, threads: int = 1, **settings: Any) -> subprocess.CompletedProcess:
+    """A training by sharded.py in its own processes."""
     told = out / "settings.json"
     told.write_text(json.dumps({**settings, "processes": processes, "out": str(out)}), encoding="utf-8")
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
-    return subprocess.run(
-        [*command, str(HERE / "sharded.py"), str(told)], capture_output=True, timeout=300, check=False,
-        encoding="utf-8", env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(HERE.parent)},
-    )  # fmt: skip
+    return together([HERE / "sharded.py", told], processes, threads)
+
+
+def together(arguments: list[Any], processes: int, threads: int = 1) -> subprocess.CompletedProcess:
+    """A script in forks that are told what torchrun tells; the first of them that failed, or the first."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    shared = {
+        **os.environ, "OMP_NUM_THREADS": str(threads), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port),
+        "WORLD_SIZE": str(processes), "LOCAL_WORLD_SIZE": str(processes), "GROUP_RANK": "0", "TORCHELASTIC_RUN_ID": "0",
+    }  # fmt: skip
+    ranks = [Fork(arguments, env={**shared, "RANK": str(r), "LOCAL_RANK": str(r)}) for r in range(processes)]
+    try:
+        done = [rank.ended(300) for rank in ranks]
+    finally:
+        for rank in ranks:
+            rank.kill()
+    return max(done, key=lambda rank: rank.returncode != 0)

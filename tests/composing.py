@@ -1,10 +1,26 @@
 """Configs composed as the command composes them, and what their calls do not take."""
 
+from copy import deepcopy
+from functools import cache
+from pathlib import Path
+from typing import TextIO
+
 from hydra import compose, initialize_config_dir
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, base, grammar_parser
 
 from rationale.command.binding import misfits
 from rationale.command.cli import CONF
+
+# Every config reads the same files and parses the same interpolations, whose trees are only read: each is parsed once.
+grammar_parser.parse = base.parse = cache(grammar_parser.parse)
+parsed = cache(OmegaConf.create)  # of a file's text
+
+
+def loaded(file: str | Path | TextIO) -> DictConfig:
+    return deepcopy(parsed(file.read() if hasattr(file, "read") else Path(file).read_text(encoding="utf-8")))
+
+
+OmegaConf.load = loaded
 
 GIVEN = ["++data_root=/somewhere"]  # what only the user can know
 

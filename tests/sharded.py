@@ -1,6 +1,6 @@
 """One process of several that train the tiny model; started from test_sharded.py.
 
-sharded.py SETTINGS.json        the arguments of `train`, and `kills`
+sharded.py SETTINGS.json        the arguments of `train`
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -134,32 +133,11 @@ def train(
     fit(module, data, settings, logger, out)
 
 
-def attempt(work: Callable[[], None]) -> bool:
-    """Whether the work came to its end, in a process of its own that begins as this one is."""
-    child = os.fork()
-    if child == 0:
-        try:
-            work()
-        except BaseException as error:  # the other process was killed first, and does not answer
-            print(f"{type(error).__name__}: {error}", file=sys.stderr, flush=True)
-            os._exit(1)
-        os._exit(0)
-    return os.waitpid(child, 0)[1] == 0
-
-
 def main() -> None:
     settings = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
     torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
     prefix.TILE_ELEMENTS = 4096  # of ten tokens, so that the processes have different numbers of tiles
-    kills, ports = settings.pop("kills", None), settings.pop("ports", None)
-    work = partial(train, **{**settings, "out": Path(settings["out"])})
-    if kills is None:
-        work()
-        return
-    for kill, port in zip([*kills, None], ports, strict=True):
-        os.environ["MASTER_PORT"] = str(port)
-        if attempt(partial(work, kill=kill)) != (kill is None):
-            raise SystemExit(f"kill {kill}: the attempt ended otherwise than it should")
+    train(**{**settings, "out": Path(settings["out"])})
 
 
 if __name__ == "__main__":

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import csv
 import os
+import subprocess
 
 import pytest
 import wandb
-from commands import run as command
+from commands import command
 from offline import runs
 
 from rationale.artifacts import produce
@@ -142,5 +143,8 @@ def test_a_home_that_can_be_written_is_left_as_it_is(tmp_path, monkeypatch):
 
 @pytest.mark.slow
 def test_stages_end_well_without_a_home(homeless):
-    command(homeless, "experiment=mini_small", "stage=prepare")
-    command(homeless, "experiment=mini_small", "stage=evaluate", "checkpoint=base", "evaluation.batch_size=32")
+    """In processes of their own, in which libraries look for it as they are loaded."""
+    for stage in (["stage=prepare"], ["stage=evaluate", "checkpoint=base", "evaluation.batch_size=32"]):
+        words = command(homeless, "experiment=mini_small", *stage)
+        done = subprocess.run(words, cwd=homeless, capture_output=True, encoding="utf-8", timeout=1200, check=False)
+        assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
-import subprocess
 import time
 
 import pytest
-from commands import SMALL, command, run
+from commands import SMALL, begun, run
 
 from rationale.schema import EvalRow, iter_jsonl
 
@@ -53,16 +51,13 @@ def test_a_training_killed_half_way_ends_with_the_weights_of_an_uncut_one(small_
     arguments = ["experiment=mini_small", "stage=sft", "logger=csv", "sft.epochs=1", "sft.save_every=2"]
     shared = [f"paths.{p}={small_run}/runs/mini_small/{p}" for p in ("questions", "rationales", "pretrain_questions")]
     run(tmp_path / ".", *arguments, *shared, "seed=5")
-    process = subprocess.Popen(
-        command(tmp_path, *arguments, *shared, "seed=5", "name=cut"), cwd=tmp_path, start_new_session=True,
-        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-    )  # fmt: skip
+    process = begun(tmp_path, *arguments, *shared, "seed=5", "name=cut")
     state = tmp_path / "runs/cut/seed_5"
     deadline = time.monotonic() + 300
     while not list(state.glob(".sft_both.*/state/step=*.ckpt")) and time.monotonic() < deadline:
         time.sleep(0.05)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
+    process.kill()
+    assert process.ended(60).returncode == -signal.SIGKILL
     assert not (state / "sft_both").exists()
     run(tmp_path, *arguments, *shared, "seed=5", "name=cut")
     uncut, cut = (tmp_path / f"runs/{name}/seed_5/sft_both/model/model.safetensors" for name in ("mini_small", "cut"))

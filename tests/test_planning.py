@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import shlex
-import subprocess
-import sys
 import weakref
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +13,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 import transformers as t
+from commands import together
 from composing import check, composed
 from families import EVERY
 from hydra.utils import instantiate
@@ -456,12 +454,8 @@ def wide_dir(questions, tmp_path_factory):
 
 def held_by(objective, strategy, model, questions, out):
     """What each of two processes holds in its second step."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    told = [str(ROOT / "tests" / "planned.py"), str(model), str(questions), objective, strategy, "2", str(out)]
-    done = subprocess.run(
-        [*command, *told], capture_output=True, encoding="utf-8", timeout=300, check=False,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
-    )  # fmt: skip
+    told = [model, questions, objective, strategy, 2, out]
+    done = together([ROOT / "tests" / "planned.py", *told], 2)
     assert done.returncode == 0, done.stderr[-4000:]
     return [SimpleNamespace(**json.loads((out / f"held_{rank}.json").read_text(encoding="utf-8"))) for rank in (0, 1)]
 

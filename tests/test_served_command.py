@@ -16,6 +16,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+from commands import begun
 from loopback import KEY, PASSING, Loopback
 
 from rationale.endpoints.chat import ImageEncoding
@@ -37,15 +38,8 @@ FAULTS = ("429", "500", "cut", "json", "empty", "refusal", "400", "wrong")
 ENVIRONMENT = {**os.environ, "TEST_KEY": KEY, "OMP_NUM_THREADS": "1"}
 
 
-def command(folder, *arguments):
-    return [sys.executable, "-m", "rationale", f"root={folder}/runs", *arguments]
-
-
 def run(folder, *arguments):
-    done = subprocess.run(
-        command(folder, *arguments),
-        cwd=folder, env=ENVIRONMENT, capture_output=True, encoding="utf-8", timeout=1200, check=False,
-    )  # fmt: skip
+    done = begun(folder, *arguments, TEST_KEY=KEY).ended(1200)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
     return done.stdout + done.stderr
 
@@ -81,17 +75,16 @@ def test_a_distillation_killed_half_way_and_resumed_gives_the_rows_of_an_uncut_o
         said += run(tmp_path, *asking, "name=uncut")
         server.asked.clear()
 
-        process = subprocess.Popen(
-            command(tmp_path, *asking, "name=cut"), cwd=tmp_path, env=ENVIRONMENT, start_new_session=True,
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, encoding="utf-8",
-        )  # fmt: skip
+        process = begun(tmp_path, *asking, "name=cut", TEST_KEY=KEY)
         stored, deadline = [], time.monotonic() + 600
         while len(stored) < 20 and time.monotonic() < deadline:
             time.sleep(0.02)
             found = list(tmp_path.glob("runs/cut/.rationales.*/replies.jsonl"))
             stored = found[0].read_text(encoding="utf-8").splitlines() if found else []
-        os.killpg(process.pid, signal.SIGKILL)
-        said += process.communicate()[0]
+        process.kill()
+        done = process.ended(60)
+        assert done.returncode == -signal.SIGKILL
+        said += done.stdout + done.stderr
         stored = found[0].read_text(encoding="utf-8").splitlines(keepends=True)
         whole = sum(line.endswith("\n") for line in stored)
         assert 20 <= whole < len(asked)

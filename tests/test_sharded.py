@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import random
-import socket
-import subprocess
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -19,7 +15,6 @@ from safetensors.torch import load_file
 from rationale.models.vlm import load
 
 DDP = "ddp_find_unused_parameters_true"  # LLaVA's last vision layer is not read
-HERE = Path(__file__).resolve().parent
 
 
 def trained(out: Path, processes: int, **settings: str | int) -> SimpleNamespace:
@@ -92,36 +87,9 @@ def test_pieces_of_a_state_are_refused_in_another_number_of_processes(tiny_dir, 
 def killed(out: Path, processes: int, kills: list[tuple[int, float, str]], **settings: str | int) -> None:
     """A training that is killed and started again at each of `kills`, and then left to end."""
     out.mkdir()
-    told = out / "settings.json"
-    ports = free_ports(len(kills) + 1)
-    told.write_text(
-        json.dumps({**settings, "processes": processes, "out": str(out), "kills": kills, "ports": ports}),
-        encoding="utf-8",
-    )
-    shared = {
-        **os.environ, "PYTHONPATH": str(HERE.parent), "OMP_NUM_THREADS": str(3 - processes), "NODE_RANK": "0",
-        "MASTER_ADDR": "127.0.0.1", "WORLD_SIZE": str(processes), "LOCAL_WORLD_SIZE": str(processes),
-    }  # fmt: skip
-    ranks = [
-        subprocess.Popen(
-            [sys.executable, str(HERE / "sharded.py"), str(told)], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
-            encoding="utf-8", env={**shared, "LOCAL_RANK": str(rank), "RANK": str(rank)},
-        )
-        for rank in range(processes)
-    ]  # fmt: skip
-    for rank in ranks:
-        told = rank.communicate(timeout=400)[1]
-        assert rank.returncode == 0, told[-4000:]
-
-
-def free_ports(number: int) -> list[int]:
-    sockets = [socket.socket() for _ in range(number)]
-    for each in sockets:
-        each.bind(("127.0.0.1", 0))
-    ports = [each.getsockname()[1] for each in sockets]
-    for each in sockets:
-        each.close()
-    return ports
+    for kill in [*kills, None]:
+        done = in_processes(out, processes, threads=3 - processes, kill=kill, **settings)
+        assert (done.returncode == 0) == (kill is None), f"kill {kill}: {done.stderr[-4000:]}"
 
 
 def random_kills(number: int, steps: int, by: str) -> list[tuple[int, float, str]]:

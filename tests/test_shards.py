@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+from forks import Fork
 from shared import stages
 from torch.distributed import HashStore, ProcessGroupGloo
 
@@ -140,10 +141,8 @@ def two(given):
     told = Path(given["out"]) / "given.json"
     told.write_text(json.dumps(given), encoding="utf-8")
     free = {k: v for k, v in os.environ.items() if k not in ("LOCAL_RANK", "RANK", "WORLD_SIZE", "MASTER_PORT")}
-    done = subprocess.run(
-        [sys.executable, str(HERE / "shared.py"), str(told)], capture_output=True, timeout=1200, encoding="utf-8",
-        check=False, env={**free, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(HERE.parent)},
-    )  # fmt: skip
+    environment = {**free, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(HERE.parent)}  # of the second, not forked
+    done = Fork([HERE / "shared.py", told], env=environment).ended(1200)
     assert (Path(given["out"]) / "evaluate").is_dir(), done.stderr[-4000:]
     return Path(given["out"]), done
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import subprocess
 import sys
 from pathlib import Path
 
@@ -16,7 +15,9 @@ sys.path.insert(0, str(SPEED))
 import dpo_vs_trl  # noqa: E402
 import growth  # noqa: E402
 import sample_vs_generate  # noqa: E402
+import score_candidates  # noqa: E402
 import shapes  # noqa: E402
+from common import bench  # noqa: E402
 
 
 def test_the_slope_is_the_exponent_of_a_power_law():
@@ -48,10 +49,13 @@ def test_the_first_loss_against_a_stored_reference_is_log_2_in_bfloat16_too(tmp_
 
 
 @pytest.mark.slow
-def test_shared_and_plain_scoring_give_the_same_log_probs(tmp_path):
+def test_shared_and_plain_scoring_give_the_same_log_probs(tmp_path, monkeypatch, capfd):
     out = tmp_path / "found.json"
-    command = [sys.executable, SPEED / "score_candidates.py", "--shape", "tiny", "--steps", "1", "--json", out]
-    subprocess.run(command, check=True, capture_output=True)
-    sides = json.loads(out.read_text(encoding="utf-8"))["shapes"]["tiny"]
-    assert len(sides["tree 64"]["logps"]) == 64
-    assert sides["tree 64"]["logps"] == pytest.approx(sides["rows 64"]["logps"], abs=1e-3)  # sums of 100 tokens
+    sides = {name: side for name, side in score_candidates.SIDES.items() if name in ("rows 64", "tree 64")}
+    monkeypatch.setattr(score_candidates, "COUNTS", (64,))
+    monkeypatch.setattr(sys, "argv", ["bench", "--shape", "tiny", "--steps", "1", "--json", str(out)])
+    bench(score_candidates.__file__, "", sides, score_candidates.show)
+    measured = json.loads(out.read_text(encoding="utf-8"))["shapes"]["tiny"]
+    assert len(measured["tree 64"]["logps"]) == 64
+    assert measured["tree 64"]["logps"] == pytest.approx(measured["rows 64"]["logps"], abs=1e-3)  # sums of 100 tokens
+    assert "**tiny**" in capfd.readouterr().out

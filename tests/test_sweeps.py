@@ -14,6 +14,7 @@ from pathlib import Path
 import psutil
 import pytest
 import torch
+from commands import run
 from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
@@ -325,7 +326,7 @@ def trained(tmp_path_factory):
         "sft.batch={micro_batch_size: 1, gradient_accumulation_steps: 2}",
     ]
     for step in (["stage=prepare", *few], ["stage=distill", *few], [*sft, "paths.sft=runs/alone"]):
-        command(folder, ["rationale"], *step)
+        run(folder, *step)
     return folder, sft, load_file(folder / "runs/alone/model/model.safetensors")
 
 
