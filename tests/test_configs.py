@@ -275,7 +275,7 @@ WRONG = [
     "dpo.objective.label_smoothing=0.6", "dpo.truncate.words=-5", "dpo.truncate.eos=often",
     "dpo.reference=thawed", "sampling.temperature.short=-1", "sampling.top_p=0", "sampling.num_samples=0",
     "sampling.max_new_tokens=many", "evaluation.max_new_tokens.cot=0", "evaluation.styles=[cot,short]",
-    "pairing.low=-0.1", "pairing.partner=near", "pretrain.optim.lr=inf", "pretrain.curriculum.parts=[3]",
+    "pairing.low=-0.1", "pairing.partner=near", "pretrain.optim.lr=inf", "pretrain.curriculum.parts=[{copy:many}]",
     "pretrain.architecture.heads=0", "score.batch_size=0", "report.verifier.temperature=0",
     "plan.trainers=[fsdp]", "credit.threshold=0", "teacher.slip=2", "logger.mode=on", "export.form=csv",
 ]  # fmt: skip

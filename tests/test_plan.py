@@ -17,7 +17,7 @@ from rationale.training.plan import PlannedData, copies, grouped, length_key, pl
 
 lengths_of = st.lists(st.integers(1, 50), min_size=1, max_size=200)
 small = st.integers(1, 5)
-in_order = partial(plan, accumulate=1, epochs=1, seed=1, shuffle=False, window=1)
+in_order = partial(plan, accumulate=1, epochs=1, seed=1, shuffle=False)
 
 
 def flat(batches):
@@ -60,14 +60,14 @@ def test_the_longest_rows_are_trained_on():
 
 
 def test_what_was_trained_on_is_counted():
-    found = plan(range(7), 2, 2, 2, seed=1, shuffle=False, window=1)  # steps 0-3 and 0-3; 4, 5 and 6 are left out twice
+    found = plan(range(7), 2, 2, 2, seed=1, shuffle=False)  # steps 0-3 and 0-3; 4, 5 and 6 are left out twice
     assert found.counts(2) == {"left_out": [3, 3], "never_trained_on": 3}
     assert found.counts(0)["never_trained_on"] == 7
 
 
 def test_what_groups_left_out_hold_is_counted():
     found = grouped(partial(in_order, micro_batch=2), "abaccc", len)
-    assert found.micro_batches == [[1, 0, 2]]
+    assert found.micro_batches == [[0, 2, 1]]
     assert found.counts(1) == {"left_out": [3], "never_trained_on": 3}
 
 
@@ -113,10 +113,9 @@ def test_epochs_differ_in_their_order():
     assert found[:16] != found[16:]
 
 
-def test_without_shuffling_the_given_order_stands_from_window_to_window():
-    found = plan([9, 1, 8, 2, 7, 3, 6, 4], 2, 1, 1, seed=1, shuffle=False, window=2).micro_batches
-    assert sorted(found[:2]) == [[1, 3], [2, 0]]
-    assert sorted(found[2:]) == [[5, 7], [6, 4]]
+def test_without_shuffling_the_given_order_stands():
+    lengths = [9, 1, 8, 2, 7, 3, 6]
+    assert plan(lengths, 2, 1, 1, seed=1, shuffle=False).micro_batches == [[0, 1], [2, 3], [4, 5]]
 
 
 def test_a_step_holds_rows_of_like_length():
@@ -147,11 +146,11 @@ def test_groups_keep_what_shares_a_key_in_order():
     ],
 )
 def test_fewer_examples_than_one_step_still_train(num, batches):
-    assert plan([1] * num, 2, 4, 1, seed=1, shuffle=False, window=1).micro_batches == batches
+    assert plan([1] * num, 2, 4, 1, seed=1, shuffle=False).micro_batches == batches
 
 
 def test_a_last_step_that_is_kept_is_a_smaller_one():
-    found = plan([1] * 7, 2, 2, 1, seed=1, shuffle=False, window=1, drop_last=False)
+    found = plan([1] * 7, 2, 2, 1, seed=1, shuffle=False, drop_last=False)
     assert found.micro_batches == [[0, 1], [2, 3], [4], [5, 6]]
     assert found.left_out == [[]]
 
@@ -161,14 +160,14 @@ def test_nothing_to_train_on_is_no_step():
 
 
 def test_a_micro_batch_is_told_its_whole_step():
-    found = plan([1] * 8, micro_batch=2, accumulate=2, epochs=1, seed=1, shuffle=False, window=1)
+    found = plan([1] * 8, micro_batch=2, accumulate=2, epochs=1, seed=1, shuffle=False)
     data = PlannedData(found, lambda indices, step: [indices, step])
     step_of = {0: [0, 1, 2, 3], 1: [0, 1, 2, 3], 2: [4, 5, 6, 7], 3: [4, 5, 6, 7]}
     assert list(data.train_dataloader()) == [[found.micro_batches[i], step] for i, step in step_of.items()]
 
 
 def test_processes_share_the_micro_batches_of_every_step():
-    found = plan([1] * 16, micro_batch=2, accumulate=4, epochs=1, seed=1, shuffle=False, window=1)
+    found = plan([1] * 16, micro_batch=2, accumulate=4, epochs=1, seed=1, shuffle=False)
     taken = []
     for rank in range(2):
         data = PlannedData(found, lambda indices, step: (indices, step))
@@ -181,7 +180,7 @@ def test_processes_share_the_micro_batches_of_every_step():
 
 def test_processes_share_a_last_step_of_fewer_rows_than_micro_batches():
     """Three rows in four micro-batches of two processes: each has two, and every row weighs one over them all."""
-    found = plan([1] * 3, micro_batch=2, accumulate=4, epochs=1, seed=1, shuffle=False, window=1)
+    found = plan([1] * 3, micro_batch=2, accumulate=4, epochs=1, seed=1, shuffle=False)
     weights, sizes = Counter(), []
     for rank in range(2):
         data = PlannedData(found, lambda indices, step: (indices, Fraction(1, copies(indices, step))))
@@ -200,7 +199,7 @@ def test_a_step_that_processes_cannot_share_is_refused():
 
 
 def test_a_resumed_run_goes_on_at_its_micro_batch():
-    data = PlannedData(plan([1] * 8, 2, 2, 1, seed=1, shuffle=False, window=1), lambda indices, _: indices)
+    data = PlannedData(plan([1] * 8, 2, 2, 1, seed=1, shuffle=False), lambda indices, _: indices)
     data.load_state_dict({"steps": 1})
     loader = data.train_dataloader()
     assert list(loader) == [[4, 5], [6, 7]]

@@ -58,7 +58,7 @@ def plan(
     Sorting by length keeps padding low and leaves the composition of the data over a window random. What does not
     fill a step is set apart before anything is sorted, so a row's length has no part in it: each epoch leaves other
     len(lengths) mod step rows out, or with `drop_last=False` ends with a smaller step of them. Fewer rows than one
-    step are such a step either way. `shuffle=False` keeps the given order (a curriculum) from window to window.
+    step are such a step either way. `shuffle=False` keeps the given order (a curriculum) and sorts nothing.
     """
     step = micro_batch * accumulate
     size = len(lengths)
@@ -70,15 +70,19 @@ def plan(
         if shuffle:
             rng.shuffle(order)
         rest = order[whole:]
-        for start in range(0, whole, step * window):
-            chunk = sorted(order[start : min(start + step * window, whole)], key=lambda i: lengths[i])
+        size_of_window = step * window if shuffle else step
+        for start in range(0, whole, size_of_window):
+            chunk = order[start : min(start + size_of_window, whole)]
+            if shuffle:
+                chunk.sort(key=lambda i: lengths[i])
             steps = [chunk[i : i + step] for i in range(0, len(chunk), step)]
-            rng.shuffle(steps)
+            if shuffle:
+                rng.shuffle(steps)
             micro_batches += [batch for indices in steps for batch in _cut(indices, accumulate)]
         drops = drop_last and whole > 0
         left_out.append(rest if drops else [])
         if rest and not drops:
-            micro_batches += _cut(sorted(rest, key=lambda i: lengths[i]), accumulate)
+            micro_batches += _cut(sorted(rest, key=lambda i: lengths[i]) if shuffle else rest, accumulate)
     return Plan(micro_batches, accumulate, left_out)
 
 
