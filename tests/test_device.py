@@ -71,7 +71,7 @@ def everywhere(tiny_dir, questions, questions_dir, rationales_dir, tmp_path_fact
     asked = [q for q in questions if q.split == "train"][:8]
     rows = [Pair(q.question_id, 0, "cot", f"so it is {i}", f"no, {i}", 0, 1, "1", "2") for i, q in enumerate(asked)]
     write_jsonl(out / "pairs/pairs.jsonl", rows)
-    prepare.run(tasks.mini_base(copies=0, drills=0, images=3, readings=1.0, steps=0.0, seed=0), out / "opened")
+    prepare.run(tasks.mini_base(images=3, one_hop_per_image=1, sums_share=0.5, seed=0), out / "opened")
     given = {"model": tiny_dir, "questions": questions_dir, "rationales": rationales_dir, "pairs": out / "pairs"}
     given |= {"opened": out / "opened", "image": asked[0].files(questions_dir)[0], "out": out / "run"}
     (out / "given.json").write_text(json.dumps(given, default=str), encoding="utf-8")

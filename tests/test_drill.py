@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections import Counter
 from random import Random
 
 import pytest
 
+from rationale.artifacts import UserError
 from rationale.sources import tasks
 from rationale.worlds import WORLDS, drill, scene
 
@@ -162,20 +162,23 @@ def test_a_description_comes_before_what_follows_from_it(name):
     assert any(said.startswith(listing + " ") for listing in listings)
 
 
-BASE = {"copies": 4, "drills": 6, "images": 2, "readings": 1.0, "steps": 1.0, "seed": 0}
-
-
-def test_base_rows_are_open_questions_about_train_images_only():
-    rows = [question for question, _ in tasks.mini_base(**BASE)]
+def test_drill_rows_are_open_questions_about_train_images_only():
+    rows = [question for question, _ in tasks.mini_drills(2, 1, 2, seed=0, largest={})]
     assert {q.kind for q in rows} == {"open"}
     assert {q.split for q in rows} == {"train"}
+    assert len(rows) == 3 * 2 * 3
 
 
-def test_rows_of_each_skill_are_as_many_as_asked_for():
-    skills = [question.meta["skill"] for question, _ in tasks.mini_base(**BASE)]
-    assert Counter(skills) == {"copy": 4, "drill": 6, "describe": 6, "read": 6, "step": 6}
+def test_drills_on_text_have_no_image_and_descriptions_have_one():
+    sourced = list(tasks.mini_drills(2, 1, 2, seed=0, largest={}))
+    assert all((not files) == (question.meta["skill"] == "drill") for question, files in sourced)
 
 
-def test_base_rows_on_text_have_no_image_and_the_others_have_one():
-    sourced = list(tasks.mini_base(**BASE))
-    assert all((not files) == (question.meta["skill"] in ("copy", "drill")) for question, files in sourced)
+def test_only_the_drills_that_are_named_are_drawn():
+    rows = [q for q, _ in tasks.mini_drills(3, 0, 4, seed=0, largest={}, only=["sums"])]
+    assert {q.question for q in rows} == {"Add and subtract."}
+
+
+def test_an_unknown_drill_is_named():
+    with pytest.raises(UserError, match=r"no drill is called \['dance'\]; there are \['asked_of_a_list', "):
+        next(tasks.mini_drills(1, 0, 1, seed=0, largest={}, only=["dance"]))

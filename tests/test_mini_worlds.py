@@ -124,10 +124,10 @@ def test_splits_share_no_image_whatever_the_seed():
 
 
 def test_the_base_model_sees_no_image_of_another_split_and_no_hop():
-    base = list(mini_base(copies=5, drills=5, images=40, readings=0.5, steps=0.5, seed=0))
+    base = list(mini_base(images=40, one_hop_per_image=1, sums_share=0.5, seed=0))
     assert not {data for _, files in base for data, _ in files} & {data for _, data in TEST}
     assert {q.kind for q, _ in base} == {"open"}
-    assert {q.meta["skill"] for q, _ in base} == {"copy", "drill", "describe", "read", "step"}
+    assert {q.meta["skill"] for q, _ in base} == {"describe", "one_hop"}
 
 
 def test_a_world_is_in_the_split_of_its_content():

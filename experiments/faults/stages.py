@@ -52,8 +52,7 @@ STAGES = [
     ),
     Stage(
         "prepare, pretrain",
-        ["stage=prepare", "dataset=mini_base", "dataset.images=20", "dataset.copies=20", "dataset.drills=20",
-         "paths.questions=${paths.pretrain_questions}"],
+        ["stage=prepare", "dataset=mini_base", "dataset.images=20", "paths.questions=${paths.pretrain_questions}"],
         "pretrain_questions",
     ),
     Stage(

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import product
 from random import Random
 from types import MappingProxyType
 from typing import Any, Literal
 
+from rationale.artifacts import UserError
 from rationale.schema import Question, Sourced
 from rationale.settings import Count, Fraction, Limit, Split
 from rationale.worlds import WORLDS, drill, split_of
@@ -92,37 +93,56 @@ STARTS = ("", "", "Here is what it shows. ", "I see this. ", "This is the list. 
 
 
 def mini_base(
-    copies: Limit,
-    drills: Limit,
-    images: Limit,
-    readings: Fraction,
-    steps: Fraction,
-    seed: int,
-    largest: Mapping[Literal[tuple(WORLDS)], Count] = MappingProxyType({}),
+    images: Limit, one_hop_per_image: Limit, sums_share: Fraction, seed: int, varied: bool = False
 ) -> Iterator[Sourced]:
-    """What the base model is taught (`worlds.drill`), by skill: `copies` lists said again and `drills` single steps of
-    language, as text alone; of `images` of each world a description each, for a share of `readings` one thing read
-    off, for a share of `steps` a description and what follows from it.
+    """What the base model knows: describing an image, reading off one thing, adding and subtracting two numbers.
 
-    Drawn from the train split of the worlds with its own seed; no multi-step question and no rationale. Up to five
-    filler sentences stand before each request and a phrase before some descriptions, so that where a description begins
-    differs: with two wordings of like length a model learns to read at fixed distances from the image, and fails at any
-    other prompt (experiments/LOG.md).
+    `sums_share` of the images carry a sum besides. Drawn from the train split of the worlds with its own seed; no
+    multi-step question and no rationale. `varied` puts up to five filler sentences before each request and starts some
+    descriptions with a phrase, so that where a description begins differs: with two wordings of like length a model
+    learns to read at fixed distances from the image, and fails at any other prompt (experiments/LOG.md).
     """
-    for skill, count in (("copy", copies), ("drill", drills)):
-        rng = Random(f"{seed}/{skill}")
-        for index in range(count):
-            say = drill.repeat if skill == "copy" else rng.choice(drill.IN_TEXT)
-            yield _open(f"{skill}-{index:06d}", "text", skill, *say(rng)), []
     for name, module in WORLDS.items():
-        known = [t for t in module.TEMPLATES if t.hop == 1]
+        readings = [t for t in module.TEMPLATES if t.hop == 1]
+        for index, world, rng, data in _drawn(name, "train", images, seed):
+            rows = [("describe", rng.choice(DESCRIBE), module.listing(world, rng))]
+            for template in rng.sample(readings, min(one_hop_per_image, len(readings))):
+                args = template.pick(world, rng)
+                rows.append(("one_hop", rng.choice(template.ask).format(**args), template.solve(world, args).answer))
+            if rng.random() < sums_share:
+                a, b = rng.randint(0, 99), rng.randint(1, 40)
+                high, low = max(a % 61, b), min(a % 61, b)
+                plus = rng.random() < 0.5
+                asked, answer = (f"What is {a} + {b}?", a + b) if plus else (f"What is {high} - {low}?", high - low)
+                rows.append(("one_hop", asked, str(answer)))
+            for number, (skill, question, answer) in enumerate(rows):
+                if varied:
+                    question = " ".join([*rng.choices(FILLERS, k=rng.randint(0, 5)), question])
+                    answer = rng.choice(STARTS) + answer if skill == "describe" else answer
+                yield _open(f"base-{name}-{index}-{number}", name, skill, question, answer), [(data, ".png")]
+
+
+def mini_drills(
+    images: Limit,
+    described_per_image: Limit,
+    drills_per_image: Limit,
+    seed: int,
+    largest: Mapping[Literal[tuple(WORLDS)], Count],
+    only: Sequence[str] = (),
+) -> Iterator[Sourced]:
+    """Descriptions with single steps that follow from them, and the same steps on text alone (`worlds.drill`).
+
+    `largest` is that of the questions to come (`mini`); `only` names the drills on text to draw from, if not all.
+    """
+    known = {d.__name__ for d in drill.IN_TEXT}
+    if unknown := sorted(set(only) - known):
+        raise UserError(f"dataset.only: no drill is called {unknown}; there are {sorted(known)}")
+    drills = [d for d in drill.IN_TEXT if not only or d.__name__ in only]
+    for name, module in WORLDS.items():
         for index, world, rng, data in _drawn(name, "train", images, seed, largest):
-            rows = [("describe", rng.choice(DESCRIBE), rng.choice(STARTS) + module.listing(world, rng))]
-            template = rng.choice(known)
-            if rng.random() < readings and (args := template.pick(world, rng)) is not None:
-                rows.append(("read", rng.choice(template.ask).format(**args), template.solve(world, args).answer))
-            if rng.random() < steps:
-                rows.append(("step", *drill.describe_and_say(module, world, rng)))
-            for skill, asked, said in rows:
-                asked = " ".join([*rng.choices(FILLERS, k=rng.randint(0, 5)), asked])
-                yield _open(f"{skill}-{name}-{index}", name, skill, asked, said), [(data, ".png")]
+            for number in range(described_per_image):
+                asked, said = drill.describe_and_say(module, world, rng)
+                question = " ".join([*rng.choices(FILLERS, k=rng.randint(0, 2)), asked])
+                yield _open(f"drill-{name}-{index}-{number}", name, "describe", question, said), [(data, ".png")]
+            for number in range(drills_per_image):
+                yield _open(f"text-{name}-{index}-{number}", "text", "drill", *rng.choice(drills)(rng)), []

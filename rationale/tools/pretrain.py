@@ -1,28 +1,25 @@
-"""A base model from random weights, by a curriculum: language first, then seeing (the part of Open-LLaVA-NeXT)."""
+"""A base model from random weights: describing images first, then single readings (the part of Open-LLaVA-NeXT)."""
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable
 from dataclasses import asdict
-from itertools import accumulate, pairwise
 from pathlib import Path
 from random import Random
 
-from rationale.artifacts import InputPath, UserError
+from rationale.artifacts import InputPath
 from rationale.models.encode import Encoder
 from rationale.models.vlm import VLM
 from rationale.prompts import SUFFIXES
 from rationale.schema import Question, Rationale, iter_jsonl
-from rationale.settings import Count, settings, typed
+from rationale.settings import Count, Share, settings, typed
 from rationale.stages.inputs import need, questions_by_id
 from rationale.tools.small_llava import build_model, build_processor, train_tokenizer
 from rationale.training.fit import fit
 from rationale.training.mixture import example_of
 from rationale.training.settings import Training
 from rationale.training.sft import SFTModule, sft_data
-
-TOKENIZER_ROWS = 20000
 
 
 @settings
@@ -40,36 +37,32 @@ class Architecture:
 
 @settings
 class Curriculum:
-    """`parts` are trained one after the other, each a mix of skills. Weights share the rows of a skill out among the
-    parts that name it, so every row is trained on once."""
+    """Descriptions alone for the first `describe_share` of all descriptions, then everything else mixed. `keep` is the
+    share of rows taken, by "<skill>/<data set>" (all where it is silent)."""
 
-    parts: list[dict[str, float]]
+    describe_share: Share
+    keep: dict[str, Share]
 
 
 def ordered(questions: Iterable[Question], curriculum: Curriculum, seed: int) -> list[Question]:
-    """The rows in the order of a curriculum, shuffled within each part."""
-    rng = Random(f"{seed}/curriculum")
-    by_skill: dict[str, list[Question]] = defaultdict(list)
-    for question in questions:
-        by_skill[question.meta["skill"]].append(question)
-    weights = {skill: [part.get(skill, 0.0) for part in curriculum.parts] for skill in by_skill}
-    named = {skill for part in curriculum.parts for skill in part}
-    if wrong := sorted(named ^ by_skill.keys()) or [
-        s for s, given in weights.items() if min(given) < 0 or not any(given)
-    ]:
-        raise UserError(
-            f"pretrain.curriculum: {wrong} must be skills of the rows with a weight in some part; the rows have "
-            f"{sorted(by_skill)}"
-        )
-    parts: list[list[Question]] = [[] for _ in curriculum.parts]
-    for skill, rows in sorted(by_skill.items()):
-        rng.shuffle(rows)
-        ends = [round(len(rows) * total / sum(weights[skill])) for total in accumulate(weights[skill], initial=0.0)]
-        for part, (start, end) in zip(parts, pairwise(ends), strict=True):
-            part += rows[start:end]
-    for part in parts:
-        rng.shuffle(part)
-    return [question for part in parts for question in part]
+    """The rows in the order of a curriculum.
+
+    What is listed in text is easy to look up later: a model taught single readings from the start learns to tie a
+    named colour to its bar last of all (experiments/LOG.md).
+    """
+    rng, keep = Random(f"{seed}/curriculum"), curriculum.keep
+    rows = list(questions)
+    rng.shuffle(rows)
+    groups: dict[str, list[Question]] = defaultdict(list)
+    for q in rows:
+        groups[f"{q.meta['skill']}/{q.dataset}"].append(q)
+    kept = {q.question_id for name, group in groups.items() for q in group[: round(keep.get(name, 1.0) * len(group))]}
+    rows = [q for q in rows if q.question_id in kept]
+    describe = [q for q in rows if q.meta["skill"] == "describe"]
+    first = describe[: int(curriculum.describe_share * len(describe))]
+    rest = describe[len(first) :] + [q for q in rows if q.meta["skill"] != "describe"]
+    rng.shuffle(rest)
+    return first + rest
 
 
 @typed
@@ -102,7 +95,7 @@ def from_nothing(
     rows: list[Question], tokenizer_texts: str, architecture: Architecture, vocab_size: int, seed: int
 ) -> VLM:
     """A tokenizer of what the rows and the rationales say, and random weights."""
-    texts = [text for q in rows[:: max(1, len(rows) // TOKENIZER_ROWS)] for text in (q.question, q.answer)]
+    texts = [text for q in rows[:20000] for text in (q.question, q.answer)]
     texts += [r.text for r in iter_jsonl(need(tokenizer_texts, "rows.jsonl"), Rationale)]
     texts += [suffix for suffix in SUFFIXES.values() for _ in range(500)]
     sizes = asdict(architecture)
