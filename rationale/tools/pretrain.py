@@ -13,7 +13,7 @@ from rationale.models.encode import Encoder
 from rationale.models.vlm import VLM
 from rationale.prompts import SUFFIXES
 from rationale.schema import Question, Rationale, iter_jsonl
-from rationale.settings import Count, Share, settings, typed
+from rationale.settings import Count, Fraction, settings, typed
 from rationale.stages.inputs import need, questions_by_id
 from rationale.tools.small_llava import build_model, build_processor, train_tokenizer
 from rationale.training.fit import fit
@@ -40,8 +40,8 @@ class Curriculum:
     """Descriptions alone for the first `describe_share` of all descriptions, then everything else mixed. `keep` is the
     share of rows taken, by "<skill>/<data set>" (all where it is silent)."""
 
-    describe_share: Share
-    keep: dict[str, Share]
+    describe_share: Fraction
+    keep: dict[str, Fraction]
 
 
 def ordered(questions: Iterable[Question], curriculum: Curriculum, seed: int) -> list[Question]:
