@@ -23,7 +23,7 @@ from rationale.models.families import LANGUAGE, is_in
 from rationale.models.logps import response_logps
 from rationale.models.vlm import load, read_model
 from rationale.objectives.dpo import Objective
-from rationale.training import dpo as dpo_module
+from rationale.training import step as step_module
 from rationale.training.dpo import DPOModule, dpo_data
 from rationale.training.optim import Optim
 from rationale.training.plan import plan
@@ -115,7 +115,7 @@ def test_lora_dpo_after_lora_sft_takes_the_sft_model_as_reference(reference, tin
             seen.append((batch, logps))
         return logps
 
-    monkeypatch.setattr(dpo_module, "response_logps", told)
+    monkeypatch.setattr(step_module, "response_logps", told)
     losses = dpo(load(str(tmp_path / "model"), lora=LORA), examples, reference)
     assert losses[0] == pytest.approx(math.log(2), abs=1e-6)
     for batch, logps in (seen[0], seen[-1]):  # before the first step and after some

@@ -113,7 +113,7 @@ MUTATIONS = {
         "objective.length_normalised).chunk(2)[::-1]", PREFERS,
     ),
     "the reference takes gradients": Mutation(
-        "training/dpo.py", "copy.deepcopy(self.policy).requires_grad_(False)", "copy.deepcopy(self.policy)",
+        "training/step.py", "copy.deepcopy(self.policy).requires_grad_(False)", "copy.deepcopy(self.policy)",
         FROZEN,
     ),
     "an average counts padding": Mutation(

@@ -127,7 +127,7 @@ OWN_FILES = {
 @pytest.mark.parametrize(("name", "data"), OWN_FILES.values(), ids=OWN_FILES)
 def test_a_file_as_people_have_them_is_read(source, name, data):
     (source / name).write_bytes(data)
-    ((question, _, _),) = folder(str(source), "mine", "exact")
+    ((question, _),) = folder(str(source), "mine", "exact")
     assert (question.question_id, question.question, question.answers) == ("r1", "Combien là?", ["2"])
 
 
@@ -138,7 +138,7 @@ def test_lines_that_end_in_cr_alone_are_lines(source):
 
 def test_choices_in_a_cell_are_a_list(source):
     (source / "data.csv").write_text(table(";", choices="['2', '3']"), encoding="utf-8")
-    ((question, _, _),) = folder(str(source), "mine", "exact")
+    ((question, _),) = folder(str(source), "mine", "exact")
     assert (question.choices, question.answer) == (["2", "3"], "A")
 
 
@@ -340,7 +340,7 @@ def test_recorded_rationales_are_filtered_by_the_annotation(source, tmp_path):
 def text_row(kind):
     """A task of one question without an image."""
     question = Question("t1", "text", "train", [], "What is 2 + 3?", ["5"], kind, "exact")
-    return [(question, None, "")]
+    return [(question, [])]
 
 
 def test_a_row_of_text_alone_is_kept_as_one(tmp_path):

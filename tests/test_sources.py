@@ -391,5 +391,5 @@ def test_letters_of_a_plain_folder_name_choices(tmp_path):
         "split": "val",
     }
     (tmp_path / "data.jsonl").write_text(json.dumps(row) + "\n", encoding="utf-8")
-    ((question, _, _),) = folder(str(tmp_path), "mathvision", "math", letters=True, expected={"val": 1})
+    ((question, _),) = folder(str(tmp_path), "mathvision", "math", letters=True, expected={"val": 1})
     assert (question.question_id, question.answers, question.answer) == ("r1", ["two"], "B")

@@ -16,6 +16,7 @@ from rationale.artifacts import UserError, produce
 from rationale.hashes import MANIFEST
 from rationale.images import store
 from rationale.schema import Question, write_jsonl
+from rationale.scoring.cells import SAMPLED
 from rationale.tools import verify
 
 
@@ -128,9 +129,11 @@ def test_the_command_finds_a_whole_run_whole_and_makes_nothing(small_run):
 def test_every_row_of_a_table_leads_to_a_manifest(small_run):
     report = small_run / "runs/mini_small/report"
     sources = list(csv.DictReader((report / "sources.csv").read_text(encoding="utf-8").splitlines()))
-    rows = list(csv.DictReader((report / "table_2.csv").read_text(encoding="utf-8").splitlines()))
+    tables = [report / "table_2.csv", report / "table_3.csv"]
+    rows = [row for table in tables for row in csv.DictReader(table.read_text(encoding="utf-8").splitlines())]
     for row in rows:
-        (source,) = [s for s in sources if s["name"] == row["name"]]
+        place = "/samples/" if row["prompt"] in SAMPLED else "/eval/"
+        (source,) = [s for s in sources if s["name"] == row["name"] and place in s["folder"]]
         manifest = json.loads((small_run / source["folder"] / MANIFEST).read_text(encoding="utf-8"))
         assert manifest["key"] == source["key"] and manifest["arguments"]["seed"] == int(source["seed"])
         assert all(f"{path} {digest}" in source["inputs"] for path, digest in manifest["inputs"].items())

@@ -45,6 +45,19 @@ def _warp(temperature: float, top_p: float) -> LogitsProcessorList:
     return LogitsProcessorList(warpers + ([TopPLogitsWarper(top_p)] if top_p < 1 else []))
 
 
+def _generator(device: torch.device, seed: int) -> torch.Generator:
+    """On the device, or on the CPU for a device that has none of its own."""
+    try:
+        return torch.Generator(device).manual_seed(seed)
+    except NotImplementedError:
+        return torch.Generator().manual_seed(seed)
+
+
+def _drawn(probs: Tensor, noise: torch.Generator | None) -> Tensor:
+    there = probs if noise is None else probs.to(noise.device)
+    return torch.multinomial(there, 1, generator=noise).to(probs.device)
+
+
 def decode(
     model: nn.Module,
     read: Prefilled,
@@ -70,13 +83,13 @@ def decode(
     tokens = torch.full((len(rows), longest), -1, dtype=torch.long, device=model.device)
     probs = torch.full((len(rows), logits.shape[-1]), 1 / logits.shape[-1], device=model.device)
     done = torch.zeros(len(rows), dtype=torch.bool, device=model.device)
-    noise = [None] if seeds is None else [torch.Generator(model.device).manual_seed(seed) for seed in seeds]
+    noise = [None] if seeds is None else [_generator(model.device, seed) for seed in seeds]
     in_pieces = any(hasattr(p, "ds_id") for p in model.parameters())
     for step in range(longest):
         if temperature > 0:
             probs[alive] = warp(None, logits).softmax(-1)
             parts = zip(probs.chunk(len(noise)), noise, strict=True)
-            chosen = torch.cat([torch.multinomial(part, 1, generator=own) for part, own in parts])[alive]
+            chosen = torch.cat([_drawn(part, own) for part, own in parts])[alive]
         else:
             chosen = logits.argmax(-1, keepdim=True)
         going = ~done[alive]
