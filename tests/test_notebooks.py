@@ -150,5 +150,5 @@ def test_a_run_that_is_not_whole_is_told_by_its_first_missing_part(path, tmp_pat
     (tmp_path / "questions").mkdir()
     (tmp_path / "questions/manifest.json").write_text("{}", encoding="utf-8")
     of_run(tmp_path)
-    with pytest.raises(FileNotFoundError, match=r"(rationales|seed_1/\w+|report) is no finished artifact"):
+    with pytest.raises(FileNotFoundError, match=r"(rationales|seed_1/[\w/]+|report) is no finished artifact"):
         next(execute(path))
