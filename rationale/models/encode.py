@@ -80,8 +80,8 @@ class Encoder:
 
     `max_response_tokens` cuts responses (never prompts, so never an image token); a cut response gets no end token.
     `layout` is rows (a row a response) or tree (a row an image, shared by the responses about it, or several images of
-    one question). What a row's own
-    text spells, `<image>` or `</s>` even, is text: special tokens are the template's and the processor's alone.
+    one question). What a row's own text spells, `<image>` or `</s>` even, is text: special tokens are the template's
+    and the processor's alone.
     """
 
     def __init__(self, processor: Any, max_response_tokens: int | None = None, layout: str = "rows"):

@@ -21,7 +21,7 @@ from rationale.schema import EvalRow, Question, Record, Response, ResponseLogps,
 from rationale.scoring.cells import PASS, SAMPLED, Run
 from rationale.scoring.judge import canonical, is_correct
 from rationale.scoring.votes import majority, pass_at
-from rationale.stages.inputs import need
+from rationale.stages.inputs import grouped, need
 
 
 def folders(pattern: str) -> list[Path]:
@@ -74,10 +74,8 @@ def load_samples(pattern: str, questions: dict[str, Question]) -> list[Run]:
     response, one of the majority and one of pass@k of each question."""
     runs = []
     for folder in folders(pattern):
-        grouped: dict[str, list[Response]] = {}
-        for response in rows(folder, Response):
-            grouped.setdefault(response.question_id, []).append(response)
-        made = [row for i, found in grouped.items() for row in sampled_rows(questions[i], found)]
+        by_question = grouped(need(str(folder), "rows.jsonl"), Response, questions)
+        made = [row for i, responses in by_question.items() for row in sampled_rows(questions[i], responses)]
         runs.append(Run(folder.name, seed_of(folder), made, folder))
     return runs
 

@@ -150,16 +150,12 @@ def results(report: Report, runs: list[Run]) -> list[str]:
     said = []
     for claim in (claim for claim in report.orderings if claim.says):
         better, worse = scores_of(runs, *claim.better), scores_of(runs, *claim.worse)
-        paired = difference(better, worse)
-        sides = {
-            "difference": paired,
-            **{n: {k: s[k] for k in paired} for n, s in (("better", better), ("worse", worse))},
-        }
-        cells = {name: summary(s, claim.datasets or report.average, report.num_resamples) for name, s in sides.items()}
-        if all(cell.interval for cell in cells.values()):
-            values = {name: number(cell.interval.mean) for name, cell in cells.items()}
-            gain = f"{number(cells['difference'].interval.mean, signed=True)} {interval_text(cells['difference'])}"
-            said.append(claim.says.format(**values | {"difference": gain}))
+        paired, datasets = difference(better, worse), claim.datasets or report.average
+        gain = summary(paired, datasets, report.num_resamples)
+        if gain.interval:
+            one, other = (summary({k: side[k] for k in paired}, datasets, 1).interval.mean for side in (better, worse))
+            text = f"{number(gain.interval.mean, signed=True)} {interval_text(gain)}"
+            said.append(claim.says.format(difference=text, better=number(one), worse=number(other)))
     return said
 
 

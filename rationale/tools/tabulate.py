@@ -47,9 +47,8 @@ def run(
     runs = load.load_runs(evals)
     known = {folder: questions_by_id(folder) for folder in (questions, trained_on)}
     asked = {i: q for found in known.values() for i, q in found.items()}
-    drawn = load.load_samples(samples, asked)
-    candidates = [run.folder for run in drawn if run.name == report.compare[0]]
-    every = [*runs, *(drawn if report.prompts & {*SAMPLED} else [])]
+    candidates = [folder for folder in load.folders(samples) if folder.name == report.compare[0]]
+    every = [*runs, *(load.load_samples(samples, asked) if report.prompts & {*SAMPLED} else [])]
     images = {i: q.files(Path(folder)) for folder, found in known.items() for i, q in found.items()}
     replies = load.rows(Path(rationales), Rationale) if Path(rationales).is_dir() else []
     kept = {r.question_id: r for r in replies if r.status == "kept"}
